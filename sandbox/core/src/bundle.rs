@@ -74,7 +74,9 @@ impl Bundle {
             _ => BundleError::Io { path: config.clone(), source },
         })?;
         let bad = |source| BundleError::Config { path: config.clone(), source };
-        let json: Value = serde_json::from_slice(&bytes).map_err(bad)?;
+        // An object first: serde would take an array for a struct whose fields are all optional.
+        let object: serde_json::Map<String, Value> = serde_json::from_slice(&bytes).map_err(bad)?;
+        let json = Value::Object(object);
         let spec: Spec = serde_json::from_slice(&bytes).map_err(bad)?;
         Ok(Self { path, json, spec })
     }
