@@ -1,1 +1,104 @@
-//! To come.
+//! The one door to the host: processes, mounts, and the exits of everything that was started.
+//!
+//! Nothing else in the workspace starts a process or mounts a file system, so that what a
+//! backend does to the host can be read, faked and bounded in one place.
+
+mod command;
+mod fake;
+mod mark;
+mod mount;
+mod real;
+mod reaper;
+mod spawn;
+
+use std::fmt::Debug;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use command::{Command, Output};
+pub use fake::{FakeHost, Scripted};
+pub use mark::ProcessMark;
+pub use mount::MountError;
+pub use real::RealHost;
+pub use reaper::ExitWatch;
+
+use crate::error::{Classified, Kind};
+use crate::request::RootfsMount;
+
+/// What a backend may do to the host.
+#[async_trait]
+pub trait Host: Debug + Send + Sync {
+    /// Runs `command` to its end, with its output captured (each stream's last 64 KiB) unless
+    /// the command says where it goes. After `deadline` it is killed.
+    async fn run(&self, command: Command, deadline: Duration) -> Result<Output, HostError>;
+
+    /// Starts `command`. It is killed when this process dies, if the command says so; nobody
+    /// kills it when the answer is dropped.
+    fn spawn(&self, command: Command) -> Result<Child, HostError>;
+
+    /// Watches a process that was, or is about to be, reparented to this one.
+    fn watch(&self, pid: u32) -> Result<ExitWatch, HostError>;
+
+    /// Mounts `mount` on the existing directory `target`.
+    fn mount(&self, mount: &RootfsMount, target: &Path) -> Result<(), MountError>;
+
+    /// Unmounts everything at and below `target`; fine when nothing is mounted there.
+    fn unmount_all(&self, target: &Path) -> Result<(), MountError>;
+}
+
+/// A started process.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id.
+    pub pid: u32,
+    /// Its end.
+    pub exit: ExitWatch,
+}
+
+/// What the host refused.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The program could not be started.
+    #[error("cannot run {program}")]
+    Spawn {
+        /// The program.
+        program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The program did not end in time and was killed.
+    #[error("{command} did not end within {seconds} s and was killed")]
+    Deadline {
+        /// Program and first argument that is no flag.
+        command: String,
+        /// The bound that ran out.
+        seconds: u64,
+    },
+    /// A process to watch is neither ours nor known to have ended.
+    #[error("process {0} is gone and its exit was not seen")]
+    Gone(u32),
+    /// Reading a program's output failed.
+    #[error("reading the output of {program}")]
+    Output {
+        /// The program.
+        program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// This process could not be made the reaper of its orphans.
+    #[error("cannot become a child subreaper")]
+    Subreaper(#[source] std::io::Error),
+}
+
+impl Classified for HostError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Spawn { .. } => Kind::Unavailable,
+            Self::Deadline { .. } => Kind::DeadlineExceeded,
+            Self::Gone(_) => Kind::NotFound,
+            Self::Output { .. } | Self::Subreaper(_) => Kind::Internal,
+        }
+    }
+}

@@ -1,1 +1,297 @@
-//! To come.
+//! A process's streams.
+//!
+//! Without a terminal nothing is copied: the process gets the fifo (or file, or logger's pipe)
+//! itself, and this side only holds the ends that keep it usable while containerd is away. With a
+//! terminal two tasks copy between the pseudo-terminal and the fifos.
+
+mod console;
+mod fifo;
+mod logger;
+mod terminal;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+pub use console::ConsoleSocket;
+
+use crate::error::{Classified, Kind};
+use crate::host::{Host, HostError};
+use crate::id::Id;
+use crate::request::StdioPaths;
+use fifo::OutputHold;
+use logger::Logger;
+use terminal::Terminal;
+
+/// Streams that could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum StdioError {
+    /// A path could not be opened.
+    #[error("opening {stream} {path}")]
+    Open {
+        /// `stdin`, `stdout` or `stderr`.
+        stream: &'static str,
+        /// The path or URI.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A URI of a kind that nobody here speaks.
+    #[error("{stream} {uri} is not supported: use a fifo's path, file:// or binary://")]
+    Scheme {
+        /// Which stream.
+        stream: &'static str,
+        /// What was given.
+        uri: String,
+    },
+    /// The logger of a `binary://` URI could not be started.
+    #[error("starting the logger {path}")]
+    Logger {
+        /// The program.
+        path: String,
+        /// Why.
+        source: HostError,
+    },
+    /// The logger ended, or stayed silent, before it said that it is ready.
+    #[error("the logger {path} did not become ready")]
+    LoggerNotReady {
+        /// The program.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A pseudo-terminal or its socket failed.
+    #[error("{step} the terminal")]
+    Terminal {
+        /// What was being done.
+        step: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Classified for StdioError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => Kind::NotFound,
+            Self::Scheme { .. } => Kind::InvalidArgument,
+            Self::Logger { .. } | Self::LoggerNotReady { .. } => Kind::Unavailable,
+            Self::Open { .. } | Self::Terminal { .. } => Kind::Internal,
+        }
+    }
+}
+
+/// Whose streams they are; loggers are told.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// containerd's namespace.
+    pub namespace: Id,
+    /// The container.
+    pub container: Id,
+}
+
+/// What the process gets as its fds 0, 1 and 2.
+#[derive(Debug)]
+pub struct ProcessFds {
+    /// Standard input.
+    pub stdin: OwnedFd,
+    /// Standard output.
+    pub stdout: OwnedFd,
+    /// Standard error.
+    pub stderr: OwnedFd,
+}
+
+/// This side's share of a process's streams.
+#[derive(Debug)]
+pub struct Streams {
+    /// A writer of the stdin fifo: the process reads no end-of-file while it stands.
+    stdin: Mutex<Option<File>>,
+    outputs: Vec<OutputHold>,
+    loggers: Vec<Logger>,
+    terminal: Option<Terminal>,
+}
+
+/// Opens the streams of a process without a terminal.
+///
+/// # Errors
+///
+/// [`StdioError`] names the stream and its path; what was opened before is closed again.
+pub async fn open(
+    paths: &StdioPaths,
+    owner: &Owner,
+    host: &dyn Host,
+) -> Result<(ProcessFds, Streams), StdioError> {
+    let (stdin, hold) = match &paths.stdin {
+        Some(path) => fifo::stdin(path)?,
+        None => (null("stdin")?, None),
+    };
+    let mut streams = Streams::new(hold);
+    // One logger serves both streams when they name the same URI.
+    let shared = paths.stdout.is_some() && paths.stdout == paths.stderr;
+    let (stdout, stderr) =
+        match paths.stdout.as_deref().and_then(|uri| uri.strip_prefix("binary://")) {
+            Some(uri) if shared => {
+                let (logger, [out, err]) = logger::start(uri, owner, host).await?;
+                streams.loggers.push(logger);
+                (out, err)
+            }
+            _ => (
+                streams.output("stdout", paths.stdout.as_deref(), owner, host).await?,
+                streams.output("stderr", paths.stderr.as_deref(), owner, host).await?,
+            ),
+        };
+    Ok((ProcessFds { stdin, stdout, stderr }, streams))
+}
+
+/// Opens a new pseudo-terminal and connects it to `paths`; gives the process's side.
+///
+/// # Errors
+///
+/// As [`open`].
+pub async fn open_terminal(
+    paths: &StdioPaths,
+    owner: &Owner,
+    host: &dyn Host,
+) -> Result<(OwnedFd, Streams), StdioError> {
+    let pair = nix::pty::openpty(None, None)
+        .map_err(|e| StdioError::Terminal { step: "opening", source: e.into() })?;
+    for fd in [&pair.master, &pair.slave] {
+        fifo::close_on_exec(fd)
+            .map_err(|source| StdioError::Terminal { step: "opening", source })?;
+    }
+    Ok((pair.slave, attach_terminal(pair.master, paths, owner, host).await?))
+}
+
+/// Connects a pseudo-terminal's master, made by somebody else, to `paths`.
+///
+/// # Errors
+///
+/// As [`open`].
+pub async fn attach_terminal(
+    master: OwnedFd,
+    paths: &StdioPaths,
+    owner: &Owner,
+    host: &dyn Host,
+) -> Result<Streams, StdioError> {
+    let (stdin, hold) = match &paths.stdin {
+        Some(path) => fifo::stdin(path).map(|(fd, hold)| (Some(fd), hold))?,
+        None => (None, None),
+    };
+    let mut streams = Streams::new(hold);
+    let stdout = match &paths.stdout {
+        Some(_) => Some(streams.output("stdout", paths.stdout.as_deref(), owner, host).await?),
+        None => None,
+    };
+    let terminal = Terminal::new(master, stdin, stdout)
+        .map_err(|source| StdioError::Terminal { step: "attaching", source })?;
+    streams.terminal = Some(terminal);
+    Ok(streams)
+}
+
+impl Streams {
+    fn new(stdin: Option<File>) -> Self {
+        let stdin = Mutex::new(stdin);
+        Self { stdin, outputs: Vec::new(), loggers: Vec::new(), terminal: None }
+    }
+
+    /// Opens one output and keeps what has to be held for it.
+    async fn output(
+        &mut self,
+        stream: &'static str,
+        uri: Option<&str>,
+        owner: &Owner,
+        host: &dyn Host,
+    ) -> Result<OwnedFd, StdioError> {
+        let Some(uri) = uri else { return null(stream) };
+        match uri.split_once("://") {
+            None => {
+                let (fd, hold) = fifo::output(stream, Path::new(uri))?;
+                self.outputs.extend(hold);
+                Ok(fd)
+            }
+            Some(("fifo", path)) => {
+                let (fd, hold) = fifo::output(stream, Path::new(path))?;
+                self.outputs.extend(hold);
+                Ok(fd)
+            }
+            Some(("file", path)) => append(stream, Path::new(path)),
+            Some(("binary", uri)) => {
+                let (logger, [out, err]) = logger::start(uri, owner, host).await?;
+                self.loggers.push(logger);
+                Ok(if stream == "stderr" { err } else { out })
+            }
+            Some(_) => Err(StdioError::Scheme { stream, uri: uri.to_owned() }),
+        }
+    }
+
+    /// Lets the process read end-of-file once the client's writer is closed too.
+    pub fn close_stdin(&self) {
+        self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Sets the terminal's size; without a terminal there is nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the size.
+    pub fn resize(&self, width: u16, height: u16) -> Result<(), StdioError> {
+        match &self.terminal {
+            Some(terminal) => terminal.resize(width, height),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether there is a terminal.
+    pub fn has_terminal(&self) -> bool {
+        self.terminal.is_some()
+    }
+
+    /// Hands over what the ended process left: the terminal's last output is copied (for at
+    /// most two seconds; a stalled reader gets the rest later), held ends are closed so that
+    /// readers see end-of-file. Output that has no reader yet waits for one until this value is
+    /// dropped.
+    pub async fn finish(&self) {
+        self.close_stdin();
+        match &self.terminal {
+            Some(terminal) => terminal.finish().await,
+            None => {
+                for output in &self.outputs {
+                    output.release();
+                }
+                for logger in &self.loggers {
+                    logger.finish().await;
+                }
+            }
+        }
+    }
+}
+
+fn null(stream: &'static str) -> Result<OwnedFd, StdioError> {
+    let path = PathBuf::from("/dev/null");
+    File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map(OwnedFd::from)
+        .map_err(|source| StdioError::Open { stream, path: path.display().to_string(), source })
+}
+
+/// Opens a log file for appending, with its directory.
+fn append(stream: &'static str, path: &Path) -> Result<OwnedFd, StdioError> {
+    let open = || {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        File::options().append(true).create(true).open(path)
+    };
+    open().map(OwnedFd::from).map_err(|source| StdioError::Open {
+        stream,
+        path: path.display().to_string(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests;

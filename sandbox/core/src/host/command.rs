@@ -1,0 +1,143 @@
+//! A process to start, as a value.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use crate::exit::Exit;
+
+/// A process to start. Its environment is empty but for what is given here and a `PATH`.
+#[derive(Debug)]
+pub struct Command {
+    pub(super) program: PathBuf,
+    pub(super) args: Vec<OsString>,
+    pub(super) env: Vec<(OsString, OsString)>,
+    pub(super) cwd: Option<PathBuf>,
+    pub(super) stdio: [Option<OwnedFd>; 3],
+    pub(super) fds: Vec<(i32, OwnedFd)>,
+    pub(super) mask_proc_sys_net: bool,
+    pub(super) dies_with_parent: bool,
+}
+
+impl Command {
+    /// Runs `program`, an absolute path or a name looked up in `PATH`.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+            stdio: [None, None, None],
+            fds: Vec::new(),
+            mask_proc_sys_net: false,
+            dies_with_parent: true,
+        }
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<A: Into<OsString>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, key: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Sets the working directory.
+    #[must_use]
+    pub fn cwd(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(path.into());
+        self
+    }
+
+    /// Gives the process `fd` as its standard input. Without it, `/dev/null`.
+    #[must_use]
+    pub fn stdin(mut self, fd: OwnedFd) -> Self {
+        self.stdio[0] = Some(fd);
+        self
+    }
+
+    /// Gives the process `fd` as its standard output.
+    #[must_use]
+    pub fn stdout(mut self, fd: OwnedFd) -> Self {
+        self.stdio[1] = Some(fd);
+        self
+    }
+
+    /// Gives the process `fd` as its standard error.
+    #[must_use]
+    pub fn stderr(mut self, fd: OwnedFd) -> Self {
+        self.stdio[2] = Some(fd);
+        self
+    }
+
+    /// Gives the process `fd` under the number `number` (3 or more).
+    #[must_use]
+    pub fn fd(mut self, number: i32, fd: OwnedFd) -> Self {
+        self.fds.push((number, fd));
+        self
+    }
+
+    /// Runs the process in a mount namespace of its own in which `/proc/sys/net` is empty.
+    #[must_use]
+    pub fn mask_proc_sys_net(mut self, mask: bool) -> Self {
+        self.mask_proc_sys_net = mask;
+        self
+    }
+
+    /// Lets the process outlive this one. By default it gets SIGKILL when this process dies.
+    #[must_use]
+    pub fn outlives_parent(mut self) -> Self {
+        self.dies_with_parent = false;
+        self
+    }
+
+    /// The program's path.
+    pub fn program(&self) -> &std::path::Path {
+        &self.program
+    }
+
+    /// The arguments, for logs and tests; bytes that are no UTF-8 are replaced.
+    pub fn arguments(&self) -> Vec<String> {
+        self.args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect()
+    }
+
+    /// Program name and first argument that is no flag: enough to tell calls apart in a message.
+    pub fn summary(&self) -> String {
+        let name = self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy();
+        match self.arguments().into_iter().find(|arg| !arg.starts_with('-')) {
+            Some(verb) => format!("{name} {verb}"),
+            None => name.into_owned(),
+        }
+    }
+}
+
+/// A finished process.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// How it ended.
+    pub exit: Exit,
+    /// The last 64 KiB of its standard output, if it was captured.
+    pub stdout: Vec<u8>,
+    /// The last 64 KiB of its standard error, if it was captured.
+    pub stderr: Vec<u8>,
+}
+
+impl Output {
+    /// Whether it ended with status 0.
+    pub fn success(&self) -> bool {
+        self.exit.status == 0
+    }
+}

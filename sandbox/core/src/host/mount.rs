@@ -1,0 +1,288 @@
+//! Mounting a snapshotter's root file system, and taking it down again.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::error::{Classified, Kind};
+use crate::request::RootfsMount;
+
+/// mount(2) takes one page of options, its final NUL included.
+const OPTIONS_MAX: usize = 4095;
+
+/// How often [`unmount_all`] reads the mount table again before it gives up.
+const ROUNDS: usize = 16;
+
+/// A mount that could not be made or taken down.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// mount(2) failed.
+    #[error("mounting {kind} {source_path} on {target}")]
+    Mount {
+        /// File system type.
+        kind: String,
+        /// Device or directory.
+        source_path: String,
+        /// Where it should have gone.
+        target: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// umount(2) failed.
+    #[error("unmounting {target}")]
+    Unmount {
+        /// The mount point.
+        target: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The options do not fit one page even with short paths.
+    #[error("mount options for {target} take {length} bytes; the kernel takes {OPTIONS_MAX}")]
+    TooLong {
+        /// The mount point.
+        target: PathBuf,
+        /// What they take.
+        length: usize,
+    },
+}
+
+impl Classified for MountError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Mount { source, .. } => match source.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EPERM | Errno::EACCES) => Kind::PermissionDenied,
+                Some(Errno::ENOENT | Errno::EINVAL | Errno::ENODEV | Errno::ENOTBLK) => {
+                    Kind::InvalidArgument
+                }
+                _ => Kind::Internal,
+            },
+            Self::Unmount { .. } => Kind::Internal,
+            Self::TooLong { .. } => Kind::InvalidArgument,
+        }
+    }
+}
+
+/// A mount as the kernel takes it.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    flags: MsFlags,
+    data: String,
+    /// Where the relative paths in `data` start.
+    base: Option<PathBuf>,
+}
+
+/// Options that are flags of mount(2): name, flag, and whether the name sets it.
+const FLAGS: &[(&str, MsFlags, bool)] = &[
+    ("ro", MsFlags::MS_RDONLY, true),
+    ("rw", MsFlags::MS_RDONLY, false),
+    ("nosuid", MsFlags::MS_NOSUID, true),
+    ("suid", MsFlags::MS_NOSUID, false),
+    ("nodev", MsFlags::MS_NODEV, true),
+    ("dev", MsFlags::MS_NODEV, false),
+    ("noexec", MsFlags::MS_NOEXEC, true),
+    ("exec", MsFlags::MS_NOEXEC, false),
+    ("sync", MsFlags::MS_SYNCHRONOUS, true),
+    ("async", MsFlags::MS_SYNCHRONOUS, false),
+    ("dirsync", MsFlags::MS_DIRSYNC, true),
+    ("noatime", MsFlags::MS_NOATIME, true),
+    ("atime", MsFlags::MS_NOATIME, false),
+    ("nodiratime", MsFlags::MS_NODIRATIME, true),
+    ("diratime", MsFlags::MS_NODIRATIME, false),
+    ("relatime", MsFlags::MS_RELATIME, true),
+    ("norelatime", MsFlags::MS_RELATIME, false),
+    ("strictatime", MsFlags::MS_STRICTATIME, true),
+    ("bind", MsFlags::MS_BIND, true),
+    ("rbind", MsFlags::MS_BIND.union(MsFlags::MS_REC), true),
+    ("defaults", MsFlags::empty(), true),
+];
+
+fn plan(mount: &RootfsMount) -> Plan {
+    let mut flags = MsFlags::empty();
+    let mut data = Vec::new();
+    for option in &mount.options {
+        match FLAGS.iter().find(|(name, ..)| name == option) {
+            Some((_, flag, true)) => flags |= *flag,
+            Some((_, flag, false)) => flags &= !*flag,
+            None => data.push(option.clone()),
+        }
+    }
+    if mount.kind == "bind" {
+        flags |= MsFlags::MS_BIND;
+    }
+    let base = if mount.kind == "overlay" { shorten(&mut data) } else { None };
+    Plan { flags, data: data.join(","), base }
+}
+
+/// Makes an overlay's lower directories relative to their common parent when the options would
+/// not fit one page; gives that parent.
+fn shorten(data: &mut [String]) -> Option<PathBuf> {
+    let length: usize = data.iter().map(|option| option.len() + 1).sum();
+    if length < OPTIONS_MAX {
+        return None;
+    }
+    let option = data.iter_mut().find(|option| option.starts_with("lowerdir="))?;
+    let layers: Vec<PathBuf> =
+        option.strip_prefix("lowerdir=")?.split(':').map(PathBuf::from).collect();
+    let mut base = layers.first()?.parent()?.to_owned();
+    while !layers.iter().all(|layer| layer.starts_with(&base) && *layer != base) {
+        base = base.parent()?.to_owned();
+    }
+    let relative: Option<Vec<&str>> =
+        layers.iter().map(|layer| layer.strip_prefix(&base).ok().and_then(Path::to_str)).collect();
+    *option = format!("lowerdir={}", relative?.join(":"));
+    Some(base)
+}
+
+/// Mounts `wanted` on `target`.
+#[expect(clippy::disallowed_methods, reason = "this is the door")]
+pub(super) fn mount(wanted: &RootfsMount, target: &Path) -> Result<(), MountError> {
+    let Plan { flags, data, base } = plan(wanted);
+    if data.len() > OPTIONS_MAX {
+        return Err(MountError::TooLong { target: target.to_owned(), length: data.len() });
+    }
+    let call = || {
+        let data = (!data.is_empty()).then_some(data.as_str());
+        let source = Some(wanted.source.as_str());
+        nix::mount::mount(source, target, Some(wanted.kind.as_str()), flags, data)?;
+        // A bind mount takes its other flags, read-only above all, only from a remount.
+        if flags.contains(MsFlags::MS_BIND)
+            && flags.intersects(!(MsFlags::MS_BIND | MsFlags::MS_REC))
+        {
+            let again = flags | MsFlags::MS_REMOUNT;
+            nix::mount::mount(None::<&str>, target, None::<&str>, again, None::<&str>)?;
+        }
+        Ok(())
+    };
+    let result = match &base {
+        None => call(),
+        Some(base) => in_directory(base, call),
+    };
+    result.map_err(|errno: Errno| MountError::Mount {
+        kind: wanted.kind.clone(),
+        source_path: wanted.source.clone(),
+        target: target.to_owned(),
+        source: errno.into(),
+    })
+}
+
+/// Runs `call` with `directory` as working directory, on a thread of its own, so that the
+/// process's own stays.
+fn in_directory(
+    directory: &Path,
+    call: impl FnOnce() -> nix::Result<()> + Send,
+) -> nix::Result<()> {
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                unshare(CloneFlags::CLONE_FS)?;
+                nix::unistd::chdir(directory)?;
+                call()
+            })
+            .join()
+            .unwrap_or(Err(Errno::EIO))
+    })
+}
+
+/// Detaches every mount at or below `target`, the newest first.
+#[expect(clippy::disallowed_methods, reason = "this is the door")]
+pub(super) fn unmount_all(target: &Path) -> Result<(), MountError> {
+    let failed = |source: io::Error| MountError::Unmount { target: target.to_owned(), source };
+    for _ in 0..ROUNDS {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(failed)?;
+        let points = below(&table, target);
+        if points.is_empty() {
+            return Ok(());
+        }
+        for point in points.iter().rev() {
+            match nix::mount::umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+                // EINVAL, ENOENT: gone with the one above it.
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
+    }
+    Err(failed(io::Error::other("new mounts keep appearing there")))
+}
+
+/// The mount points of a `mountinfo` table at or below `target`, in the table's order.
+fn below(table: &str, target: &Path) -> Vec<PathBuf> {
+    table
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .map(|field| PathBuf::from(unescape(field)))
+        .filter(|point| point.starts_with(target))
+        .collect()
+}
+
+/// Undoes the octal escapes of space, tab, newline and backslash (proc_pid_mountinfo(5)).
+fn unescape(field: &str) -> String {
+    let pairs = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    pairs.iter().fold(field.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn overlay(lower: &str) -> RootfsMount {
+        RootfsMount {
+            kind: "overlay".into(),
+            source: "overlay".into(),
+            options: vec!["ro".into(), "index=off".into(), format!("lowerdir={lower}")],
+        }
+    }
+
+    #[test]
+    fn splits_flags_from_data() {
+        let plan = plan(&overlay("/a:/b"));
+        assert_eq!(plan.flags, MsFlags::MS_RDONLY);
+        assert_eq!((plan.data.as_str(), plan.base), ("index=off,lowerdir=/a:/b", None));
+    }
+
+    #[test]
+    fn long_overlays_get_relative_layers() {
+        let layers: Vec<String> = (0..127)
+            .map(|n| format!("/var/lib/containerd/snapshots/{n}/a-rather-long-name/fs"))
+            .collect();
+        let plan = plan(&overlay(&layers.join(":")));
+        assert_eq!(plan.base.as_deref(), Some(Path::new("/var/lib/containerd/snapshots")));
+        assert!(plan.data.starts_with("index=off,lowerdir=0/a-rather-long-name/fs:1/"));
+        assert!(plan.data.len() < OPTIONS_MAX);
+    }
+
+    #[test]
+    fn finds_mounts_below_a_path_with_spaces() {
+        let table = "1 2 0:1 / /x rw - t t rw\n3 4 0:1 / /x\\040y/z rw - t t rw\n5 6 0:1 / /x/a rw - t t rw\n";
+        assert_eq!(below(table, Path::new("/x")), [Path::new("/x"), Path::new("/x/a")]);
+        assert_eq!(below(table, Path::new("/x y")), [Path::new("/x y/z")]);
+    }
+
+    #[test]
+    fn mounts_and_unmounts_for_real() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: mounting needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        std::fs::create_dir(&from).unwrap();
+        std::fs::create_dir(&to).unwrap();
+        std::fs::write(from.join("f"), "x").unwrap();
+        let bind = RootfsMount {
+            kind: "bind".into(),
+            source: from.display().to_string(),
+            options: vec!["rbind".into(), "ro".into()],
+        };
+        mount(&bind, &to).unwrap();
+        mount(&bind, &to).unwrap();
+        assert_eq!(std::fs::read_to_string(to.join("f")).unwrap(), "x");
+        let refused = std::fs::write(to.join("g"), "").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(nix::libc::EROFS));
+        unmount_all(&to).unwrap();
+        assert!(!to.join("f").exists());
+        unmount_all(&to).unwrap();
+    }
+}

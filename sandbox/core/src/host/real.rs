@@ -1,0 +1,229 @@
+//! The real host.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::pipe2;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+
+use super::mark::raw;
+use super::reaper::Reaper;
+use super::{Child, Command, ExitWatch, Host, HostError, MountError, Output, mount, spawn};
+use crate::request::RootfsMount;
+
+/// How much of a stream [`Host::run`] keeps.
+const CAPTURE: usize = 64 * 1024;
+
+/// Children belong to the process, so all its hosts share one table of them.
+static REAPER: OnceLock<Reaper> = OnceLock::new();
+
+/// Starts real processes and makes real mounts.
+///
+/// The process that holds it is the reaper of its orphans, and collects every child's exit:
+/// nothing else in it may wait for children.
+#[derive(Debug)]
+pub struct RealHost {
+    reaper: &'static Reaper,
+    task: JoinHandle<()>,
+}
+
+impl RealHost {
+    /// Makes this process a child subreaper and starts to collect exits.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses the role or the signal handler.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with its I/O driver on.
+    pub fn new() -> Result<Self, HostError> {
+        prctl::set_child_subreaper(true).map_err(|e| HostError::Subreaper(e.into()))?;
+        let mut ended = signal(SignalKind::child()).map_err(HostError::Subreaper)?;
+        let reaper = REAPER.get_or_init(Reaper::default);
+        let task = tokio::spawn(async move {
+            while ended.recv().await.is_some() {
+                reaper.reap();
+            }
+        });
+        Ok(Self { reaper, task })
+    }
+}
+
+impl Drop for RealHost {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[async_trait]
+impl Host for RealHost {
+    async fn run(&self, mut command: Command, deadline: Duration) -> Result<Output, HostError> {
+        let program = command.program.display().to_string();
+        let summary = command.summary();
+        let unread = |source| HostError::Output { program: program.clone(), source };
+        let stdout = capture(&mut command.stdio[1]).map_err(unread)?;
+        let stderr = capture(&mut command.stdio[2]).map_err(unread)?;
+        let child = self.spawn(command)?;
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let both = async {
+            tokio::join!(read(&stdout, &mut out, &child.exit), read(&stderr, &mut err, &child.exit))
+        };
+        match tokio::time::timeout(deadline, both).await {
+            Ok((first, second)) => {
+                first.and(second).map_err(unread)?;
+                Ok(Output { exit: child.exit.wait().await, stdout: out, stderr: err })
+            }
+            Err(_) => {
+                // It may have ended in this very moment; then there is nothing to kill.
+                let _ = kill(raw(child.pid), Signal::SIGKILL);
+                child.exit.wait().await;
+                Err(HostError::Deadline { command: summary, seconds: deadline.as_secs() })
+            }
+        }
+    }
+
+    fn spawn(&self, command: Command) -> Result<Child, HostError> {
+        let program = command.program.display().to_string();
+        log::debug!("run {program} {}", command.arguments().join(" "));
+        self.reaper
+            .adopt(|| spawn::spawn(command))
+            .map_err(|source| HostError::Spawn { program, source })
+    }
+
+    fn watch(&self, pid: u32) -> Result<ExitWatch, HostError> {
+        self.reaper.watch(pid)
+    }
+
+    fn mount(&self, mount: &RootfsMount, target: &Path) -> Result<(), MountError> {
+        mount::mount(mount, target)
+    }
+
+    fn unmount_all(&self, target: &Path) -> Result<(), MountError> {
+        mount::unmount_all(target)
+    }
+}
+
+/// Puts a pipe in a stream's empty place and gives its reading end.
+fn capture(stream: &mut Option<OwnedFd>) -> io::Result<Option<pipe::Receiver>> {
+    if stream.is_some() {
+        return Ok(None);
+    }
+    let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+    *stream = Some(writer);
+    pipe::Receiver::from_owned_fd(reader).map(Some)
+}
+
+/// Reads until end-of-file, or until the process has ended and the pipe is empty: what it left
+/// running may hold the other end for ever. Keeps the last [`CAPTURE`] bytes.
+async fn read(
+    stream: &Option<pipe::Receiver>,
+    kept: &mut Vec<u8>,
+    exit: &ExitWatch,
+) -> io::Result<()> {
+    let Some(stream) = stream else {
+        exit.wait().await;
+        return Ok(());
+    };
+    let mut ended = false;
+    let mut chunk = [0; 4096];
+    loop {
+        // Read past tokio's readiness cache, which may lag behind the exit.
+        match nix::unistd::read(stream, &mut chunk) {
+            Ok(0) => return Ok(()),
+            Ok(read) => {
+                kept.extend_from_slice(&chunk[..read]);
+                if kept.len() > 2 * CAPTURE {
+                    kept.drain(..kept.len() - CAPTURE);
+                }
+            }
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) if ended => return Ok(()),
+            Err(Errno::EAGAIN) => {
+                let again = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+                // Nothing to read: clears the cached readiness, so that the next wait is real.
+                let _ = stream.try_io(again);
+                tokio::select! {
+                    ready = stream.readable() => ready?,
+                    _ = exit.wait() => ended = true,
+                }
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Command {
+        Command::new("/bin/sh").arg("-c").arg(script)
+    }
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn runs_bounds_and_adopts() {
+        let host = RealHost::new().unwrap();
+        let output = host.run(sh("echo out; echo err >&2; exit 7"), SOON).await.unwrap();
+        assert_eq!(
+            (output.exit.status, output.stdout, output.stderr),
+            (7, b"out\n".into(), b"err\n".into())
+        );
+
+        let late = host.run(sh("sleep 100"), Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(late.kind_of_deadline(), Some("sh sleep 100"));
+
+        // The grandchild is adopted; its exit is kept until somebody asks.
+        let output = host.run(sh("(sleep 0.1; exit 3) & echo $!"), SOON).await.unwrap();
+        let pid: u32 = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+        assert_eq!(host.watch(pid).unwrap().wait().await.status, 3);
+
+        let output = host.run(sh("exit 5 & echo $!; wait $!; sleep 0.1"), SOON).await.unwrap();
+        assert!(output.success());
+
+        let missing = host.spawn(Command::new("/no/such/program")).unwrap_err();
+        assert_eq!(missing.to_string(), "cannot run /no/such/program");
+    }
+
+    impl HostError {
+        fn kind_of_deadline(&self) -> Option<&str> {
+            match self {
+                Self::Deadline { command, .. } => Some(command),
+                _ => None,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn gives_fds_by_number_and_keeps_the_end_of_long_output() {
+        let host = RealHost::new().unwrap();
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let command = sh("echo hello >&5; yes | head -c 300000; echo end").fd(5, writer);
+        let output = host.run(command, SOON).await.unwrap();
+        assert!(output.stdout.len() <= 2 * CAPTURE + 4096 && output.stdout.ends_with(b"end\n"));
+        let mut text = String::new();
+        io::Read::read_to_string(&mut std::fs::File::from(reader), &mut text).unwrap();
+        assert_eq!(text, "hello\n");
+    }
+
+    #[tokio::test]
+    async fn environment_is_clean() {
+        let host = RealHost::new().unwrap();
+        let command = Command::new("/usr/bin/env").env("A", "b");
+        let output = String::from_utf8(host.run(command, SOON).await.unwrap().stdout).unwrap();
+        let names: Vec<&str> = output.lines().filter_map(|l| l.split('=').next()).collect();
+        assert_eq!(names, ["A", "PATH"]);
+    }
+}

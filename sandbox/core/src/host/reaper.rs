@@ -1,0 +1,127 @@
+//! Collects the exit of every child, own or adopted, and hands it to whoever watches it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use tokio::sync::watch;
+
+use super::mark::raw;
+use super::{Child, HostError};
+use crate::exit::Exit;
+
+/// How many exits of unwatched processes are kept for a watcher that comes late.
+const KEPT: usize = 256;
+
+/// A process's end, to be awaited any number of times.
+#[derive(Debug, Clone)]
+pub struct ExitWatch(watch::Receiver<Option<Exit>>);
+
+impl ExitWatch {
+    /// A watch and the means to end it.
+    pub fn pair() -> (watch::Sender<Option<Exit>>, Self) {
+        let (sender, receiver) = watch::channel(None);
+        (sender, Self(receiver))
+    }
+
+    /// The exit, if it was seen already.
+    pub fn seen(&self) -> Option<Exit> {
+        *self.0.borrow()
+    }
+
+    /// Waits for the exit. When the host stops watching first, the process counts as killed.
+    pub async fn wait(&self) -> Exit {
+        let mut receiver = self.0.clone();
+        match receiver.wait_for(Option::is_some).await {
+            Ok(exit) => exit.unwrap_or_else(|| Exit::now(Exit::KILLED)),
+            Err(_) => Exit::now(Exit::KILLED),
+        }
+    }
+}
+
+/// Known children and the exits nobody asked for yet.
+#[derive(Debug, Default)]
+pub(super) struct Reaper(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    watched: HashMap<u32, watch::Sender<Option<Exit>>>,
+    unclaimed: VecDeque<(u32, Exit)>,
+}
+
+impl Reaper {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Every change to the table is one call that cannot panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts a process by `spawn` and watches it, with reaping held off in between.
+    pub(super) fn adopt(
+        &self,
+        spawn: impl FnOnce() -> std::io::Result<std::process::Child>,
+    ) -> std::io::Result<Child> {
+        let mut table = self.table();
+        let pid = spawn()?.id();
+        table.unclaimed.retain(|(old, _)| *old != pid);
+        Ok(Child { pid, exit: table.watch(pid) })
+    }
+
+    /// Watches an adopted orphan, which may have ended already.
+    pub(super) fn watch(&self, pid: u32) -> Result<ExitWatch, HostError> {
+        let mut table = self.table();
+        if let Some(at) = table.unclaimed.iter().position(|(old, _)| *old == pid) {
+            if let Some((_, exit)) = table.unclaimed.remove(at) {
+                let (sender, watch) = ExitWatch::pair();
+                sender.send_replace(Some(exit));
+                return Ok(watch);
+            }
+        }
+        let gone = kill(raw(pid), None) == Err(Errno::ESRCH);
+        if gone && !table.watched.contains_key(&pid) {
+            return Err(HostError::Gone(pid));
+        }
+        Ok(table.watch(pid))
+    }
+
+    /// Collects every child that has ended.
+    pub(super) fn reap(&self) {
+        let mut table = self.table();
+        loop {
+            match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
+                Ok(WaitStatus::Exited(pid, code)) => table.ended(pid, code.unsigned_abs()),
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    table.ended(pid, 128 + (signal as i32).unsigned_abs());
+                }
+                Err(Errno::EINTR) => {}
+                // StillAlive: nobody else has ended. ECHILD: there are no children.
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+}
+
+impl Table {
+    fn watch(&mut self, pid: u32) -> ExitWatch {
+        let sender = self.watched.entry(pid).or_insert_with(|| watch::channel(None).0);
+        ExitWatch(sender.subscribe())
+    }
+
+    fn ended(&mut self, pid: Pid, status: u32) {
+        let pid = pid.as_raw().unsigned_abs();
+        let exit = Exit::now(status);
+        match self.watched.remove(&pid) {
+            Some(sender) => {
+                sender.send_replace(Some(exit));
+            }
+            None => {
+                if self.unclaimed.len() == KEPT {
+                    self.unclaimed.pop_front();
+                }
+                self.unclaimed.push_back((pid, exit));
+            }
+        }
+    }
+}

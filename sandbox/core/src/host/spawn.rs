@@ -1,0 +1,107 @@
+//! Starting a process with what std's `Command` cannot say: inherited fds, a private mount
+//! namespace, death with the parent.
+
+#![allow(unsafe_code, reason = "pre_exec runs between fork and exec")]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use nix::unistd::getppid;
+
+use super::Command;
+
+/// The search path of started programs when the command names none.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Inherited fds are first moved above this number, so that placing one never overwrites another.
+const FD_FLOOR: RawFd = 64;
+
+/// Starts `command`; streams it does not place are `/dev/null`.
+pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
+    let Command { program, args, env, cwd, stdio, fds, mask_proc_sys_net, dies_with_parent } =
+        command;
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    let mut process = std::process::Command::new(&program);
+    process.args(args).env_clear().env("PATH", PATH).envs(env);
+    if let Some(cwd) = cwd {
+        process.current_dir(cwd);
+    }
+    let [stdin, stdout, stderr] = stdio.map(|fd| fd.map_or_else(Stdio::null, Stdio::from));
+    process.stdin(stdin).stdout(stdout).stderr(stderr);
+    let high = lift(fds)?;
+    let placed: Vec<(RawFd, RawFd)> = high.iter().map(|(to, fd)| (fd.as_raw_fd(), *to)).collect();
+    let placed_max = placed.iter().map(|(_, to)| *to).max().unwrap_or(0);
+    let parent = nix::unistd::getpid();
+    // SAFETY: the closure only makes system calls on values that were prepared before the fork:
+    // no allocation (nix keeps short paths on the stack), no lock, nothing of this process's
+    // other threads.
+    unsafe {
+        process.pre_exec(move || {
+            if dies_with_parent {
+                prctl::set_pdeathsig(Signal::SIGKILL)?;
+                if getppid() != parent {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+            }
+            if mask_proc_sys_net {
+                mask_net()?;
+            }
+            for (from, to) in &placed {
+                // Plain dup2 leaves the copy without close-on-exec, as wanted.
+                if libc::dup2(*from, *to) < 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            Ok(())
+        })
+    };
+    let taken = occupy(placed_max)?;
+    let child = process.spawn();
+    drop((high, taken));
+    child
+}
+
+/// Duplicates each fd to a number above [`FD_FLOOR`], close-on-exec.
+fn lift(fds: Vec<(i32, OwnedFd)>) -> io::Result<Vec<(i32, OwnedFd)>> {
+    use nix::fcntl::{FcntlArg, fcntl};
+    use std::os::fd::FromRawFd;
+    fds.into_iter()
+        .map(|(to, fd)| {
+            let raw = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(FD_FLOOR))?;
+            // SAFETY: fcntl just made `raw`, nobody else owns it.
+            Ok((to, unsafe { OwnedFd::from_raw_fd(raw) }))
+        })
+        .collect()
+}
+
+/// Takes every free fd number up to `last`, so that the pipe on which std's child reports a
+/// failed exec is none of the numbers that get placed.
+fn occupy(last: RawFd) -> io::Result<Vec<std::fs::File>> {
+    let mut taken = Vec::new();
+    if last == 0 {
+        return Ok(taken);
+    }
+    loop {
+        let file = std::fs::File::open("/dev/null")?;
+        if file.as_raw_fd() > last {
+            return Ok(taken);
+        }
+        taken.push(file);
+    }
+}
+
+/// Hides `/proc/sys/net` from the calling process alone.
+fn mask_net() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none: Option<&str> = None;
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    let result = mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+        .and_then(|()| mount(Some("none"), "/proc/sys/net", Some("tmpfs"), MsFlags::empty(), none));
+    result
+}

@@ -1,0 +1,143 @@
+//! Fifos, opened so that neither side ever waits for the other and nothing in them is lost.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::task::JoinHandle;
+
+use super::StdioError;
+
+/// How often a fifo with unread output is looked at for a reader.
+const LINGER: Duration = Duration::from_millis(50);
+
+/// Keeps the reading end of an output fifo: while containerd restarts, the process can go on
+/// writing until the pipe is full, and gets no SIGPIPE.
+#[derive(Debug)]
+pub(super) struct OutputHold {
+    path: PathBuf,
+    reader: Mutex<Hold>,
+}
+
+#[derive(Debug)]
+enum Hold {
+    Reader {
+        _open: File,
+    },
+    /// The process has ended, its output has no reader yet.
+    Lingering(JoinHandle<()>),
+    Released,
+}
+
+/// Opens a stdin fifo: its reading end for the process, a writing end to hold.
+pub(super) fn stdin(path: &str) -> Result<(OwnedFd, Option<File>), StdioError> {
+    let failed = |source| StdioError::Open { stream: "stdin", path: path.to_owned(), source };
+    if !is_fifo(path.as_ref()).map_err(failed)? {
+        let file = File::open(path).map_err(failed)?;
+        return Ok((file.into(), None));
+    }
+    // Not blocking: opening a fifo's reading end otherwise waits for a writer.
+    let reader = nonblocking(File::options().read(true), path.as_ref()).map_err(failed)?;
+    let hold = nonblocking(File::options().write(true), path.as_ref()).map_err(failed)?;
+    blocking(&reader).map_err(failed)?;
+    Ok((reader.into(), Some(hold)))
+}
+
+/// Opens an output fifo: its writing end for the process, and a hold on it.
+pub(super) fn output(
+    stream: &'static str,
+    path: &Path,
+) -> Result<(OwnedFd, Option<OutputHold>), StdioError> {
+    let failed = |source| StdioError::Open { stream, path: path.display().to_string(), source };
+    if !is_fifo(path).map_err(failed)? {
+        let file = File::options().append(true).open(path).map_err(failed)?;
+        return Ok((file.into(), None));
+    }
+    let reader = nonblocking(File::options().read(true), path).map_err(failed)?;
+    let writer = nonblocking(File::options().write(true), path).map_err(failed)?;
+    blocking(&writer).map_err(failed)?;
+    let hold =
+        OutputHold { path: path.to_owned(), reader: Mutex::new(Hold::Reader { _open: reader }) };
+    Ok((writer.into(), Some(hold)))
+}
+
+impl OutputHold {
+    /// Lets the reader see end-of-file. When nobody reads (containerd is being restarted) and
+    /// output is left in the pipe, the pipe is held until a reader has come.
+    pub(super) fn release(&self) {
+        let mut hold = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*hold, Hold::Reader { .. }) {
+            return;
+        }
+        let reader = std::mem::replace(&mut *hold, Hold::Released);
+        // Opened while the reading end still stands, else the open would fail.
+        let writer = nonblocking(File::options().write(true), &self.path);
+        drop(reader);
+        let Ok(writer) = writer else {
+            // The fifo's name is gone: whoever removed it wants nothing more from it.
+            return;
+        };
+        if !has_reader(&writer) && unread(&writer) {
+            *hold = Hold::Lingering(tokio::spawn(async move {
+                while !has_reader(&writer) {
+                    tokio::time::sleep(LINGER).await;
+                }
+            }));
+        }
+    }
+}
+
+impl Drop for OutputHold {
+    fn drop(&mut self) {
+        let hold = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Hold::Lingering(task) = hold {
+            task.abort();
+        }
+    }
+}
+
+/// Whether anybody has the reading end open, told by the writing end.
+fn has_reader(writer: &File) -> bool {
+    let mut fds = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
+    match poll(&mut fds, PollTimeout::ZERO) {
+        Ok(_) => !fds[0].revents().is_some_and(|found| found.contains(PollFlags::POLLERR)),
+        Err(_) => false,
+    }
+}
+
+/// Whether the pipe holds bytes.
+#[allow(unsafe_code, reason = "FIONREAD has no safe wrapper")]
+fn unread(pipe: &File) -> bool {
+    use std::os::fd::AsRawFd;
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int to the address given, and `bytes` is one.
+    let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    result == 0 && bytes > 0
+}
+
+fn is_fifo(path: &Path) -> io::Result<bool> {
+    Ok(std::fs::metadata(path)?.file_type().is_fifo())
+}
+
+fn nonblocking(options: &mut std::fs::OpenOptions, path: &Path) -> io::Result<File> {
+    options.custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
+}
+
+/// Takes the non-blocking flag off again: the process expects an ordinary stream.
+fn blocking(file: &File) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    fcntl(file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+/// Sets close-on-exec.
+pub(super) fn close_on_exec(fd: impl AsFd) -> io::Result<()> {
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    Ok(())
+}

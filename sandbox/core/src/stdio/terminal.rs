@@ -1,0 +1,201 @@
+//! A pseudo-terminal's master and the tasks that copy between it and the fifos.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use super::{StdioError, fifo};
+
+/// A terminal's lines are short; throughput is not what it is for.
+const BUFFER: usize = 4096;
+
+/// How long [`Terminal::finish`] waits for the reader of the last output.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Owns the master and both copying tasks.
+#[derive(Debug)]
+pub(super) struct Terminal {
+    master: Arc<AsyncFd<File>>,
+    input: Option<JoinHandle<()>>,
+    output: Mutex<JoinHandle<()>>,
+}
+
+impl Terminal {
+    /// Starts to copy `stdin` to the terminal and its output to `stdout`; without a `stdout`
+    /// the output is read and dropped, so that the process does not block.
+    pub(super) fn new(
+        master: OwnedFd,
+        stdin: Option<OwnedFd>,
+        stdout: Option<OwnedFd>,
+    ) -> io::Result<Self> {
+        fifo::close_on_exec(&master)?;
+        let master = Arc::new(pollable(master)?);
+        let input = match stdin {
+            Some(stdin) => Some(tokio::spawn(feed(Source::new(stdin)?, Arc::clone(&master)))),
+            None => None,
+        };
+        let sink = stdout.map(Sink::new).transpose()?;
+        let output = Mutex::new(tokio::spawn(drain(Arc::clone(&master), sink)));
+        Ok(Self { master, input, output })
+    }
+
+    #[allow(unsafe_code, reason = "TIOCSWINSZ has no safe wrapper")]
+    pub(super) fn resize(&self, width: u16, height: u16) -> Result<(), StdioError> {
+        let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: TIOCSWINSZ reads one winsize from the address given.
+        let result =
+            unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        if result == 0 {
+            return Ok(());
+        }
+        Err(StdioError::Terminal { step: "resizing", source: io::Error::last_os_error() })
+    }
+
+    /// Waits until the last output is copied, but not for ever: a stalled reader gets the rest
+    /// when it reads on, as long as this value lives.
+    pub(super) async fn finish(&self) {
+        if let Some(input) = &self.input {
+            input.abort();
+        }
+        let mut output = self.output.lock().await;
+        if !output.is_finished() {
+            // Timing out is no fault: the task goes on.
+            let _ = tokio::time::timeout(DRAIN, &mut *output).await;
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        if let Some(input) = &self.input {
+            input.abort();
+        }
+        self.output.get_mut().abort();
+    }
+}
+
+/// Where input comes from: something epoll knows (a fifo) or a plain file.
+#[derive(Debug)]
+struct Source(Ready);
+
+/// Where output goes.
+#[derive(Debug)]
+struct Sink(Ready);
+
+#[derive(Debug)]
+enum Ready {
+    Polled(AsyncFd<File>),
+    /// Regular files cannot be polled; they are always ready.
+    Always(File),
+}
+
+impl Ready {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
+        if file.metadata()?.is_file() {
+            return Ok(Self::Always(file));
+        }
+        pollable(file.into()).map(Self::Polled)
+    }
+}
+
+impl Source {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ready::new(fd).map(Self)
+    }
+
+    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Ready::Polled(fd) => read(fd, buffer).await,
+            Ready::Always(file) => file.read(buffer),
+        }
+    }
+}
+
+impl Sink {
+    fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ready::new(fd).map(Self)
+    }
+
+    async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.0 {
+            Ready::Polled(fd) => write_all(fd, bytes).await,
+            Ready::Always(file) => file.write_all(bytes),
+        }
+    }
+}
+
+#[allow(unsafe_code, reason = "registering with epoll asks for a stable fd")]
+fn pollable(fd: OwnedFd) -> io::Result<AsyncFd<File>> {
+    let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+    fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    // SAFETY: the AsyncFd owns the file, which keeps its one fd for as long as it lives.
+    unsafe { AsyncFd::register(File::from(fd)) }.map_err(io::Error::from)
+}
+
+async fn read(fd: &AsyncFd<File>, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        let mut ready = fd.readable().await?;
+        if let Ok(result) = ready.try_io(|fd| fd.get_ref().read(buffer)) {
+            return result;
+        }
+    }
+}
+
+async fn write_all(fd: &AsyncFd<File>, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let mut ready = fd.writable().await?;
+        match ready.try_io(|fd| fd.get_ref().write(bytes)) {
+            Ok(Ok(written)) => bytes = &bytes[written..],
+            Ok(Err(e)) if e.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(e)) => return Err(e),
+            Err(_would_block) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Copies what the client types to the terminal until the client's end is closed.
+async fn feed(mut from: Source, master: Arc<AsyncFd<File>>) {
+    let mut buffer = [0; BUFFER];
+    loop {
+        let copied = match from.read(&mut buffer).await {
+            Ok(0) => return,
+            Ok(read) => write_all(&master, &buffer[..read]).await,
+            Err(e) => Err(e),
+        };
+        if let Err(error) = copied {
+            log::debug!("terminal input ended: {error}");
+            return;
+        }
+    }
+}
+
+/// Copies the terminal's output until its last user has closed it (EIO on Linux). A sink that
+/// fails is given up; the terminal is still read, so that the process does not block.
+async fn drain(master: Arc<AsyncFd<File>>, mut to: Option<Sink>) {
+    let mut buffer = [0; BUFFER];
+    loop {
+        let read = match read(&master, &mut buffer).await {
+            Ok(0) => return,
+            Ok(read) => read,
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => return,
+            Err(error) => {
+                log::warn!("terminal output ended: {error}");
+                return;
+            }
+        };
+        let Some(sink) = &mut to else { continue };
+        if let Err(error) = sink.write_all(&buffer[..read]).await {
+            log::warn!("terminal output is dropped from here: {error}");
+            to = None;
+        }
+    }
+}

@@ -1,0 +1,201 @@
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+use super::*;
+use crate::host::RealHost;
+
+struct Bed {
+    dir: tempfile::TempDir,
+    host: RealHost,
+    owner: Owner,
+}
+
+impl Bed {
+    fn new() -> Self {
+        let owner = Owner { namespace: Id::new("ns").unwrap(), container: Id::new("c1").unwrap() };
+        Self { dir: tempfile::tempdir().unwrap(), host: RealHost::new().unwrap(), owner }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn fifo(&self, name: &str) -> String {
+        let path = self.path(name);
+        nix::unistd::mkfifo(path.as_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        path
+    }
+
+    async fn open(&self, paths: &StdioPaths) -> Result<(ProcessFds, Streams), StdioError> {
+        open(paths, &self.owner, &self.host).await
+    }
+}
+
+fn reader(path: &str) -> File {
+    File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap()
+}
+
+fn read_all(mut file: File) -> String {
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_after_the_exit_still_gets_the_output() {
+    let bed = Bed::new();
+    let paths = StdioPaths { stdout: Some(bed.fifo("out")), ..StdioPaths::default() };
+    let (fds, streams) = bed.open(&paths).await.unwrap();
+    File::from(fds.stdout).write_all(b"last words").unwrap();
+    streams.finish().await;
+    let late = reader(&bed.path("out"));
+    // The hold sees the reader and lets go, so that it reads an end-of-file.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(read_all(late), "last words");
+}
+
+#[tokio::test]
+async fn a_reader_that_is_there_sees_end_of_file_at_once() {
+    let bed = Bed::new();
+    let paths = StdioPaths { stdout: Some(bed.fifo("out")), ..StdioPaths::default() };
+    let client = reader(&bed.path("out"));
+    let (fds, streams) = bed.open(&paths).await.unwrap();
+    File::from(fds.stdout).write_all(b"x").unwrap();
+    streams.finish().await;
+    assert_eq!(read_all(client), "x");
+}
+
+#[tokio::test]
+async fn stdin_stays_open_until_it_is_closed() {
+    let bed = Bed::new();
+    let paths = StdioPaths { stdin: Some(bed.fifo("in")), ..StdioPaths::default() };
+    let (fds, streams) = bed.open(&paths).await.unwrap();
+    let mut client = File::options().write(true).open(bed.path("in")).unwrap();
+    client.write_all(b"typed").unwrap();
+    drop(client);
+    let process = std::thread::spawn(move || read_all(File::from(fds.stdin)));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!process.is_finished(), "no end-of-file before CloseIO");
+    streams.close_stdin();
+    assert_eq!(process.join().unwrap(), "typed");
+}
+
+#[tokio::test]
+async fn files_are_appended_to() {
+    let bed = Bed::new();
+    std::fs::write(bed.path("log"), "old\n").unwrap();
+    let uri = format!("file://{}", bed.path("log"));
+    let paths =
+        StdioPaths { stdout: Some(uri.clone()), stderr: Some(uri), ..StdioPaths::default() };
+    let (fds, streams) = bed.open(&paths).await.unwrap();
+    File::from(fds.stdout).write_all(b"out\n").unwrap();
+    File::from(fds.stderr).write_all(b"err\n").unwrap();
+    streams.finish().await;
+    assert_eq!(std::fs::read_to_string(bed.path("log")).unwrap(), "old\nout\nerr\n");
+}
+
+#[tokio::test]
+async fn loggers_get_both_streams_and_the_owner() {
+    let bed = Bed::new();
+    let script = bed.path("logger");
+    let body = format!(
+        "#!/bin/sh\nexec 5>&-\n(echo $1 $2 $CONTAINER_NAMESPACE/$CONTAINER_ID; cat <&3; cat <&4) > {}\n",
+        bed.path("log")
+    );
+    std::fs::write(&script, body).unwrap();
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let uri = format!("binary://{script}?--to=x");
+    let paths =
+        StdioPaths { stdout: Some(uri.clone()), stderr: Some(uri), ..StdioPaths::default() };
+    let (fds, streams) = bed.open(&paths).await.unwrap();
+    File::from(fds.stdout).write_all(b"out\n").unwrap();
+    File::from(fds.stderr).write_all(b"err\n").unwrap();
+    streams.finish().await;
+    let log = std::fs::read_to_string(bed.path("log")).unwrap();
+    assert_eq!(log, "--to x ns/c1\nout\nerr\n");
+}
+
+#[tokio::test]
+async fn faults_are_named() {
+    let bed = Bed::new();
+    let open = async |uri: String| {
+        let paths = StdioPaths { stdout: Some(uri), ..StdioPaths::default() };
+        crate::Error::from(bed.open(&paths).await.unwrap_err()).to_string()
+    };
+    assert_eq!(
+        open("ftp://x".into()).await,
+        "stdout ftp://x is not supported: use a fifo's path, file:// or binary://"
+    );
+    assert!(open(bed.path("none")).await.starts_with("opening stdout /"));
+    assert!(open("binary:///no/logger".into()).await.starts_with("starting the logger /no/logger"));
+    assert!(open("binary:///bin/false".into()).await.contains("/bin/false did not become ready"));
+}
+
+#[tokio::test]
+async fn a_terminal_copies_both_ways_and_resizes() {
+    let bed = Bed::new();
+    let paths = StdioPaths {
+        stdin: Some(bed.fifo("in")),
+        stdout: Some(bed.fifo("out")),
+        terminal: true,
+        ..StdioPaths::default()
+    };
+    let (slave, streams) = open_terminal(&paths, &bed.owner, &bed.host).await.unwrap();
+    streams.resize(97, 31).unwrap();
+    let client = reader(&bed.path("out"));
+    let mut typing = File::options().write(true).open(bed.path("in")).unwrap();
+    let copies = ["-i", "-o", "-e"].map(|_| slave.try_clone().unwrap());
+    drop(slave);
+    let [stdin, stdout, stderr] = copies;
+    let command = crate::host::Command::new("/bin/sh")
+        .args(["-c", "stty size; read line; echo got $line"])
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr);
+    let child = bed.host.spawn(command).unwrap();
+    let mut output = String::new();
+    while !output.contains("97") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        // WouldBlock until the shell has written.
+        let _ = (&client).read_to_string(&mut output);
+    }
+    typing.write_all(b"hello\n").unwrap();
+    assert_eq!(child.exit.wait().await.status, 0);
+    streams.finish().await;
+    drop(streams);
+    let output = (output + &read_all(client)).replace('\r', "");
+    assert_eq!(output, "31 97\nhello\ngot hello\n", "{output:?}");
+}
+
+#[tokio::test]
+async fn a_stalled_reader_delays_a_terminals_end_by_no_more_than_its_deadline() {
+    let bed = Bed::new();
+    let paths =
+        StdioPaths { stdout: Some(bed.fifo("out")), terminal: true, ..StdioPaths::default() };
+    let (slave, streams) = open_terminal(&paths, &bed.owner, &bed.host).await.unwrap();
+    let stdout = slave.try_clone().unwrap();
+    drop(slave);
+    let command = crate::host::Command::new("/bin/sh")
+        .args(["-c", "yes | head -c 80000; exit 4"])
+        .stdout(stdout);
+    let child = bed.host.spawn(command).unwrap();
+    // More than pipe and terminal hold together: the process blocks until it is killed.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    ProcessMarkOf(child.pid).kill();
+    let bounded = tokio::time::timeout(Duration::from_secs(20), async {
+        child.exit.wait().await;
+        streams.finish().await;
+    });
+    assert!(bounded.await.is_ok());
+}
+
+struct ProcessMarkOf(u32);
+
+impl ProcessMarkOf {
+    fn kill(&self) {
+        if let Some(mark) = crate::host::ProcessMark::of(self.0) {
+            mark.kill();
+        }
+    }
+}
