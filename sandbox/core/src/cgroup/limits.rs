@@ -1,0 +1,121 @@
+//! Limits on a Pod's group.
+
+use super::{Cgroup, CgroupError, Version, write};
+use crate::error::{Classified, Kind};
+
+/// Limits to put on a group; what is `None` is left as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes; -1 lifts the limit.
+    pub memory: Option<i64>,
+    /// Memory plus swap, in bytes; -1 lifts the limit.
+    pub memory_swap: Option<i64>,
+    /// v1's CPU shares (2 to 262144).
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU time per period; -1 lifts the limit.
+    pub cpu_quota: Option<i64>,
+    /// The period, in microseconds.
+    pub cpu_period: Option<u64>,
+    /// Processes and threads; -1 lifts the limit.
+    pub pids: Option<i64>,
+}
+
+/// The kernel's default period, in microseconds.
+const PERIOD: u64 = 100_000;
+
+impl Cgroup {
+    /// Puts `limits` on the group.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Io`] names value and file; limits before it are then in force.
+    pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
+        match self.version {
+            Version::V1 => self.limit_v1(limits),
+            Version::V2 => self.limit_v2(limits),
+        }
+    }
+
+    fn limit_v1(&self, limits: &Limits) -> Result<(), CgroupError> {
+        self.limit_memory_v1(limits)?;
+        let cpu = self.directory("cpu");
+        if let Some(shares) = limits.cpu_shares {
+            write(&cpu.join("cpu.shares"), &shares.to_string())?;
+        }
+        if let Some(period) = limits.cpu_period {
+            write(&cpu.join("cpu.cfs_period_us"), &period.to_string())?;
+        }
+        if let Some(quota) = limits.cpu_quota {
+            let quota = if quota <= 0 { -1 } else { quota };
+            write(&cpu.join("cpu.cfs_quota_us"), &quota.to_string())?;
+        }
+        match limits.pids {
+            Some(pids) => write(&self.directory("pids").join("pids.max"), &max(pids)),
+            None => Ok(()),
+        }
+    }
+
+    /// Memory may never exceed memory plus swap, so the order depends on the direction.
+    fn limit_memory_v1(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let Some(memory) = limits.memory else { return Ok(()) };
+        let directory = self.directory("memory");
+        let plain = directory.join("memory.limit_in_bytes");
+        let swap = directory.join("memory.memsw.limit_in_bytes");
+        let with_swap = limits.memory_swap.filter(|_| swap.exists());
+        let Some(total) = with_swap else { return write(&plain, &memory.to_string()) };
+        match write(&plain, &memory.to_string()) {
+            // Growing above the old total: the total has to grow first.
+            Err(e) if e.kind() == Kind::InvalidArgument => {
+                write(&swap, &total.to_string())?;
+                write(&plain, &memory.to_string())
+            }
+            result => result.and_then(|()| write(&swap, &total.to_string())),
+        }
+    }
+
+    fn limit_v2(&self, limits: &Limits) -> Result<(), CgroupError> {
+        let directory = self.directory("memory");
+        if let Some(memory) = limits.memory {
+            write(&directory.join("memory.max"), &max(memory))?;
+            let swap = directory.join("memory.swap.max");
+            if let Some(total) = limits.memory_swap.filter(|_| swap.exists()) {
+                let only_swap = if total < 0 || memory < 0 { -1 } else { (total - memory).max(0) };
+                write(&swap, &max(only_swap))?;
+            }
+        }
+        if let Some(shares) = limits.cpu_shares {
+            write(&directory.join("cpu.weight"), &weight(shares).to_string())?;
+        }
+        if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
+            let quota = limits.cpu_quota.filter(|quota| *quota > 0).unwrap_or(-1);
+            let period = limits.cpu_period.unwrap_or(PERIOD);
+            write(&directory.join("cpu.max"), &format!("{} {period}", max(quota)))?;
+        }
+        match limits.pids {
+            Some(pids) => write(&directory.join("pids.max"), &max(pids)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A number, or `max` for no limit.
+fn max(value: i64) -> String {
+    if value < 0 { "max".to_owned() } else { value.to_string() }
+}
+
+/// v1's shares (2 to 262144) on v2's scale of weights (1 to 10000), linearly, as runc and
+/// Kubernetes (KEP-2254) do.
+fn weight(shares: u64) -> u64 {
+    let shares = shares.clamp(2, 262_144);
+    1 + (shares - 2) * 9_999 / 262_142
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_become_weights() {
+        assert_eq!([2, 1024, 262_144, 0].map(weight), [1, 39, 10_000, 1]);
+    }
+}
