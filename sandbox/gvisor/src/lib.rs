@@ -1,1 +1,11 @@
-//! See Cargo.toml.
+#![forbid(unsafe_code)]
+//! The gVisor backend: Pods in a `runsc` sandbox.
+
+mod argv;
+pub mod config;
+mod control;
+mod message;
+mod spec;
+mod urpc;
+
+pub use config::GvisorConfig;

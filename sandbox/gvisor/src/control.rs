@@ -1,0 +1,345 @@
+//! The sandbox's control server: the calls this backend makes, with gVisor's own argument names
+//! (`runsc/boot/controller.go`, `pkg/sentry/control/proc.go`; the same from 20240729 on).
+
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sandbox_core::{Classified, Kind};
+use serde::de::{DeserializeOwned, Deserializer};
+use serde::{Deserialize, Serialize};
+
+use crate::message;
+use crate::urpc::{Connection, UrpcError};
+
+/// The limit of calls that may not take long.
+#[derive(Debug, Clone)]
+pub(crate) struct Control {
+    socket: PathBuf,
+    deadline: Duration,
+}
+
+/// Whom a signal goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The container's first process.
+    Init,
+    /// One process, by the sandbox's number for it.
+    Process(i32),
+    /// Every process of the container.
+    All,
+    /// The foreground process group of the terminal of the first process (0) or of an exec.
+    Foreground(i32),
+}
+
+#[derive(Serialize)]
+struct SignalArgs<'a> {
+    #[serde(rename = "CID")]
+    cid: &'a str,
+    #[serde(rename = "Signo")]
+    signo: i32,
+    #[serde(rename = "PID")]
+    pid: i32,
+    #[serde(rename = "Mode")]
+    mode: u8,
+}
+
+#[derive(Serialize)]
+struct WaitPidArgs<'a> {
+    #[serde(rename = "PID")]
+    pid: i32,
+    #[serde(rename = "CID")]
+    cid: &'a str,
+}
+
+/// A process to run in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ExecArgs {
+    pub(crate) argv: Vec<String>,
+    pub(crate) envv: Vec<String>,
+    #[serde(rename = "wd")]
+    pub(crate) cwd: String,
+    #[serde(rename = "KUID")]
+    pub(crate) uid: u32,
+    #[serde(rename = "KGID")]
+    pub(crate) gid: u32,
+    #[serde(rename = "ExtraKGIDs")]
+    pub(crate) groups: Vec<u32>,
+    #[serde(rename = "Capabilities")]
+    pub(crate) capabilities: Capabilities,
+    /// Unknown to 20240729, which ignores it.
+    #[serde(rename = "NoNewPrivileges")]
+    pub(crate) no_new_privileges: bool,
+    #[serde(rename = "StdioIsPty")]
+    pub(crate) terminal: bool,
+    /// The guest's numbers for the descriptors that go along.
+    #[serde(rename = "GuestFDs")]
+    pub(crate) guest_fds: [i32; 3],
+    #[serde(rename = "ContainerID")]
+    pub(crate) cid: String,
+}
+
+/// Capability sets as bit masks (`auth.TaskCapabilities`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Capabilities {
+    #[serde(rename = "PermittedCaps")]
+    pub(crate) permitted: u64,
+    #[serde(rename = "InheritableCaps")]
+    pub(crate) inheritable: u64,
+    #[serde(rename = "EffectiveCaps")]
+    pub(crate) effective: u64,
+    #[serde(rename = "BoundingCaps")]
+    pub(crate) bounding: u64,
+    #[serde(rename = "AmbientCaps")]
+    pub(crate) ambient: u64,
+}
+
+/// A process that runs in a container.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct GuestProcess {
+    pub(crate) pid: u32,
+}
+
+/// The answer to `Event`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Event {
+    pub(crate) event: EventBody,
+    /// CPU time in nanoseconds by container, of those that run.
+    #[serde(rename = "containerUsage", deserialize_with = "null_is_default")]
+    pub(crate) cpu: HashMap<String, u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct EventBody {
+    pub(crate) data: EventData,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct EventData {
+    pub(crate) memory: Memory,
+    pub(crate) pids: Pids,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) network_interfaces: Vec<GuestInterface>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Memory {
+    pub(crate) usage: MemoryUsage,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct MemoryUsage {
+    pub(crate) usage: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pids {
+    pub(crate) current: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(crate) struct GuestInterface {
+    pub(crate) name: String,
+    pub(crate) rx_bytes: u64,
+    pub(crate) rx_packets: u64,
+    pub(crate) rx_errors: u64,
+    pub(crate) rx_dropped: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) tx_packets: u64,
+    pub(crate) tx_errors: u64,
+    pub(crate) tx_dropped: u64,
+}
+
+/// Go writes an empty slice or map as `null`.
+fn null_is_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: Default + Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl Classified for UrpcError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Connect { .. } | Self::Io { .. } | Self::Closed { .. } => Kind::Unavailable,
+            Self::Answer { .. } | Self::TooLong { .. } => Kind::Internal,
+            Self::Remote { message, .. } => message::kind(message),
+            Self::Deadline { .. } => Kind::DeadlineExceeded,
+        }
+    }
+}
+
+impl Control {
+    /// A client for the control socket at `socket`; every call but the waits must be answered
+    /// within `deadline`.
+    pub(crate) fn new(socket: PathBuf, deadline: Duration) -> Self {
+        Self { socket, deadline }
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The processes of container `cid`.
+    pub(crate) async fn processes(&self, cid: &str) -> Result<Vec<GuestProcess>, UrpcError> {
+        Ok(self.ask("containerManager.Processes", &cid, &[]).await?.unwrap_or_default())
+    }
+
+    /// What container `cid` uses.
+    pub(crate) async fn event(&self, cid: &str) -> Result<Event, UrpcError> {
+        Ok(self.ask("containerManager.Event", &cid, &[]).await?.unwrap_or_default())
+    }
+
+    /// Sends `signo`.
+    pub(crate) async fn signal(
+        &self,
+        cid: &str,
+        signo: i32,
+        target: Target,
+    ) -> Result<(), UrpcError> {
+        let (pid, mode) = match target {
+            Target::Init => (0, 0),
+            Target::Process(pid) => (pid, 0),
+            Target::All => (0, 1),
+            Target::Foreground(pid) => (pid, 2),
+        };
+        self.tell("containerManager.Signal", &SignalArgs { cid, signo, pid, mode }).await
+    }
+
+    /// Freezes every container of the sandbox.
+    pub(crate) async fn pause(&self) -> Result<(), UrpcError> {
+        self.tell("containerManager.Pause", &()).await
+    }
+
+    /// Undoes [`Self::pause`].
+    pub(crate) async fn resume(&self) -> Result<(), UrpcError> {
+        self.tell("containerManager.Resume", &()).await
+    }
+
+    /// Runs a process with `stdio` as its descriptors 0 to 2; the answer is the sandbox's number
+    /// for it.
+    pub(crate) async fn execute(
+        &self,
+        args: &ExecArgs,
+        stdio: [BorrowedFd<'_>; 3],
+    ) -> Result<i32, UrpcError> {
+        let method = "containerManager.ExecuteAsync";
+        let pid = self.ask(method, args, &stdio).await?;
+        pid.ok_or(UrpcError::Closed { method })
+    }
+
+    /// Starts to wait for container `cid`'s first process. The returned future resolves to its
+    /// wait status word; it fails when the sandbox ends first.
+    pub(crate) async fn wait(
+        &self,
+        cid: String,
+    ) -> Result<impl Future<Output = Result<i32, UrpcError>> + Send + 'static, UrpcError> {
+        let mut connection = self.connect("containerManager.Wait").await?;
+        Ok(async move {
+            let method = "containerManager.Wait";
+            let status = connection.call::<_, u32>(method, &cid, &[]).await?;
+            word(method, status)
+        })
+    }
+
+    /// As [`Self::wait`] for the process that [`Self::execute`] made.
+    pub(crate) async fn wait_pid(
+        &self,
+        cid: String,
+        pid: i32,
+    ) -> Result<impl Future<Output = Result<i32, UrpcError>> + Send + 'static, UrpcError> {
+        let mut connection = self.connect("containerManager.WaitPID").await?;
+        Ok(async move {
+            let method = "containerManager.WaitPID";
+            let args = WaitPidArgs { pid, cid: &cid };
+            let status = connection.call::<_, u32>(method, &args, &[]).await?;
+            word(method, status)
+        })
+    }
+
+    async fn connect(&self, method: &'static str) -> Result<Connection, UrpcError> {
+        let opened = tokio::time::timeout(self.deadline, Connection::open(&self.socket)).await;
+        opened.unwrap_or(Err(UrpcError::Deadline { method, after: self.deadline }))
+    }
+
+    async fn ask<A: Serialize, R: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        arg: &A,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Option<R>, UrpcError> {
+        let call = async {
+            let mut connection = Connection::open(&self.socket).await?;
+            connection.call(method, arg, fds).await
+        };
+        let answered = tokio::time::timeout(self.deadline, call).await;
+        answered.unwrap_or(Err(UrpcError::Deadline { method, after: self.deadline }))
+    }
+
+    async fn tell<A: Serialize>(&self, method: &'static str, arg: &A) -> Result<(), UrpcError> {
+        self.ask::<A, serde_json::Value>(method, arg, &[]).await.map(drop)
+    }
+}
+
+/// A wait status, which the sandbox sends as an unsigned number.
+fn word(method: &'static str, status: Option<u32>) -> Result<i32, UrpcError> {
+    status.and_then(|s| i32::try_from(s).ok()).ok_or(UrpcError::Closed { method })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_both_versions_answer() {
+        let text = r#"{"event":{"type":"stats","id":"ct","data":{"cpu":{"usage":{}},
+            "memory":{"usage":{"limit":0,"usage":4050944,"failcnt":0},"swap":{"limit":0}},
+            "pids":{"current":1},"network_interfaces":[{"Name":"eth0","RxBytes":7,"RxPackets":1,
+            "RxErrors":0,"RxDropped":0,"TxBytes":9,"TxPackets":1,"TxErrors":0,"TxDropped":0}]}},
+            "containerUsage":{"ct":10000000,"sb":0}}"#;
+        let event: Event = serde_json::from_str(text).unwrap();
+        assert_eq!(event.event.data.memory.usage.usage, 4_050_944);
+        assert_eq!(event.event.data.network_interfaces[0].rx_bytes, 7);
+        assert_eq!(event.cpu["ct"], 10_000_000);
+        let idle = r#"{"event":{"data":{"pids":{},"network_interfaces":null}},
+            "containerUsage":null}"#;
+        let event: Event = serde_json::from_str(idle).unwrap();
+        assert_eq!((event.event.data.pids.current, event.cpu.len()), (0, 0));
+    }
+
+    #[test]
+    fn writes_an_exec_as_gvisor_reads_it() {
+        let args = ExecArgs {
+            argv: vec!["id".into()],
+            envv: vec!["PATH=/bin".into()],
+            cwd: "/tmp".into(),
+            uid: 1000,
+            gid: 5,
+            groups: vec![6],
+            capabilities: Capabilities { bounding: 1 << 63, ..Capabilities::default() },
+            no_new_privileges: true,
+            terminal: false,
+            guest_fds: [0, 1, 2],
+            cid: "c".into(),
+        };
+        assert_eq!(
+            serde_json::to_string(&args).unwrap(),
+            concat!(
+                r#"{"argv":["id"],"envv":["PATH=/bin"],"wd":"/tmp","KUID":1000,"KGID":5,"#,
+                r#""ExtraKGIDs":[6],"Capabilities":{"PermittedCaps":0,"InheritableCaps":0,"#,
+                r#""EffectiveCaps":0,"BoundingCaps":9223372036854775808,"AmbientCaps":0},"#,
+                r#""NoNewPrivileges":true,"StdioIsPty":false,"GuestFDs":[0,1,2],"#,
+                r#""ContainerID":"c"}"#
+            )
+        );
+    }
+}
