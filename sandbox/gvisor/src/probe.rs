@@ -1,0 +1,256 @@
+//! What the installed runsc can do, asked once per binary.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sandbox_core::host::{Command, Host, HostError};
+use sandbox_core::{Classified, Kind, record};
+use serde::{Deserialize, Serialize};
+
+/// The limit of each question.
+const ASK: Duration = Duration::from_secs(20);
+/// The date from which runsc tells a Pod's network namespace from the host's by a file that
+/// newer kernels still have in the host's alone.
+const NAMESPACE_TEST_MENDED: u32 = 20_241_001;
+
+/// What is known of a runsc binary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Probe {
+    /// What `runsc --version` calls itself.
+    pub(crate) version: String,
+    /// The build's date as `YYYYMMDD`, where the version tells it.
+    pub(crate) date: Option<u32>,
+    /// Its subcommands.
+    pub(crate) subcommands: BTreeSet<String>,
+    /// Its global flags.
+    pub(crate) flags: BTreeSet<String>,
+}
+
+/// Why runsc cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProbeError {
+    #[error(
+        "runsc is not in PATH; install it (Debian: apt install runsc) or set runsc = \"/path\" in \
+         the handler's file"
+    )]
+    NotInPath,
+    #[error("runsc {path} cannot be used; set runsc in the handler's file to an installed binary")]
+    Unusable { path: PathBuf, source: io::Error },
+    #[error("runsc {path} is not executable; chmod +x it or set runsc in the handler's file")]
+    NotExecutable { path: PathBuf },
+    #[error("asking {path} what it can do")]
+    Ask { path: PathBuf, source: HostError },
+    #[error("{path} does not answer as runsc does (`{path} {question}` ended with {status})")]
+    NotRunsc { path: PathBuf, question: &'static str, status: u32 },
+    #[error("{path} (version {version}) does not know --{flag}; remove it from flags")]
+    UnknownFlag { path: PathBuf, version: String, flag: String },
+}
+
+impl Classified for ProbeError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::UnknownFlag { .. } => Kind::InvalidArgument,
+            Self::NotInPath
+            | Self::Unusable { .. }
+            | Self::NotExecutable { .. }
+            | Self::Ask { .. }
+            | Self::NotRunsc { .. } => Kind::Unavailable,
+        }
+    }
+}
+
+impl Probe {
+    /// Whether this build takes every network namespace for the host's on kernels that show
+    /// `rmem_default` in all of them (6.11 and later), and refuses to start a Pod's network.
+    pub(crate) fn mistakes_namespaces(&self) -> bool {
+        match self.date {
+            Some(date) => date < NAMESPACE_TEST_MENDED,
+            // Builds without a date (from Go modules) came after `update` did.
+            None => !self.subcommands.contains("update"),
+        }
+    }
+
+    /// The first of `wanted` that this build does not know.
+    pub(crate) fn unknown_flag<'a>(
+        &self,
+        mut wanted: impl Iterator<Item = &'a String>,
+    ) -> Option<&'a String> {
+        // Without a list nothing can be said.
+        wanted.find(|flag| !self.flags.is_empty() && !self.flags.contains(*flag))
+    }
+}
+
+/// Finds `wanted` as an absolute path; a bare name is looked up in the directories of `path`.
+pub(crate) fn find(wanted: &Path, path: &str) -> Result<PathBuf, ProbeError> {
+    let candidates: Vec<PathBuf> = if wanted.is_absolute() {
+        vec![wanted.to_owned()]
+    } else {
+        path.split(':').filter(|d| d.starts_with('/')).map(|d| Path::new(d).join(wanted)).collect()
+    };
+    let mut refused = ProbeError::NotInPath;
+    for candidate in candidates {
+        match fs::metadata(&candidate) {
+            Ok(file) if file.is_file() && file.mode() & 0o111 != 0 => return Ok(candidate),
+            Ok(_) => refused = ProbeError::NotExecutable { path: candidate },
+            Err(source) if wanted.is_absolute() => {
+                refused = ProbeError::Unusable { path: candidate, source };
+            }
+            Err(_) => {}
+        }
+    }
+    Err(refused)
+}
+
+/// Asks the runsc at `binary`, or reads what it answered before from the directory `cache`.
+pub(crate) async fn ask(binary: &Path, cache: &Path, host: &dyn Host) -> Result<Probe, ProbeError> {
+    let file = fs::metadata(binary)
+        .map_err(|source| ProbeError::Unusable { path: binary.to_owned(), source })?;
+    let key = cache.join(format!(
+        "runsc-{}-{}-{}.{}-{}.json",
+        file.dev(),
+        file.ino(),
+        file.mtime(),
+        file.mtime_nsec(),
+        file.size()
+    ));
+    if let Ok(Some(known)) = record::load(&key) {
+        return Ok(known);
+    }
+    let probe = Probe::from_answers(
+        &answer(binary, "--version", host).await?,
+        &answer(binary, "help", host).await?,
+        &answer(binary, "flags", host).await?,
+    );
+    if let Err(e) = fs::create_dir_all(cache).map_err(|e| e.to_string()).and_then(|()| {
+        record::store(&key, &probe).map_err(|e| sandbox_core::Error::from(e).to_string())
+    }) {
+        log::warn!("what {} can do is asked again next time: {e}", binary.display());
+    }
+    Ok(probe)
+}
+
+async fn answer(
+    binary: &Path,
+    question: &'static str,
+    host: &dyn Host,
+) -> Result<String, ProbeError> {
+    let path = || binary.to_owned();
+    let asked = host.run(Command::new(binary).arg(question), ASK).await;
+    let output = asked.map_err(|source| ProbeError::Ask { path: path(), source })?;
+    if !output.success() {
+        let status = output.exit.status;
+        return Err(ProbeError::NotRunsc { path: path(), question, status });
+    }
+    // Some answers are printed as if they were errors.
+    let both = [output.stdout, output.stderr].concat();
+    Ok(String::from_utf8_lossy(&both).into_owned())
+}
+
+impl Probe {
+    fn from_answers(version: &str, help: &str, flags: &str) -> Self {
+        let name = version.lines().find_map(|line| line.strip_prefix("runsc version "));
+        let version = name.unwrap_or("unknown").trim().to_owned();
+        let date = date(&version);
+        // Subcommands stand behind a tab, flags behind a dash, their descriptions further in.
+        let word = |line: &str| line.split_whitespace().next().map(str::to_owned);
+        let subcommands =
+            help.lines().filter_map(|l| l.strip_prefix('\t')).filter_map(word).collect();
+        let flags = flags.lines().filter_map(|l| l.strip_prefix("  -")).filter_map(word).collect();
+        Self { version, date, subcommands, flags }
+    }
+}
+
+/// The first eight digits in a row that start with 20.
+fn date(version: &str) -> Option<u32> {
+    version
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|digits| digits.len() == 8 && digits.starts_with("20"))
+        .find_map(|digits| digits.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use sandbox_core::host::{FakeHost, Scripted};
+
+    use super::*;
+
+    const OLD: &str = "runsc version 0.0~20240729.0\nspec: 1.2.0\n";
+    const HELP: &str = "Usage: runsc <flags> <subcommand> <subcommand args>\n\nSubcommands:\n\
+        \tcheckpoint       checkpoint current state\n\tupdate           update constraints\n\n\
+        Subcommands for debug:\n\tusage            Usage shows\n\n\
+        Use \"runsc flags\" for a list of top-level flags\n";
+    const FLAGS: &str = "  -allow-suid\n    \tallows ID elevation - in a way\n  -debug-log string\n\
+        \x20   \tadditional location\n  -h\tequivalent to the 'help' flag\n";
+
+    #[test]
+    fn answers_are_read() {
+        let probe = Probe::from_answers(OLD, HELP, FLAGS);
+        assert_eq!((probe.version.as_str(), probe.date), ("0.0~20240729.0", Some(20_240_729)));
+        let words = |set: &BTreeSet<String>| set.iter().cloned().collect::<Vec<_>>().join(" ");
+        assert_eq!(words(&probe.subcommands), "checkpoint update usage");
+        assert_eq!(words(&probe.flags), "allow-suid debug-log h");
+        assert!(probe.mistakes_namespaces());
+    }
+
+    #[test]
+    fn unknown_versions_are_judged_by_what_they_can() {
+        let new = Probe::from_answers("runsc version VERSION_MISSING\n", HELP, FLAGS);
+        assert_eq!(new.date, None);
+        assert!(!new.mistakes_namespaces());
+        let older = Probe::from_answers("", "\twait\twaits\n", "");
+        assert_eq!(older.version, "unknown");
+        assert!(older.mistakes_namespaces());
+        let release = Probe::from_answers("runsc version release-20250319.0\n", "", "");
+        assert!(!release.mistakes_namespaces());
+    }
+
+    #[test]
+    fn flags_are_checked_against_the_build() {
+        let probe = Probe::from_answers(OLD, HELP, FLAGS);
+        let wanted = ["debug-log".to_owned(), "typo".to_owned()];
+        assert_eq!(probe.unknown_flag(wanted.iter()), Some(&wanted[1]));
+        let silent = Probe::from_answers(OLD, HELP, "");
+        assert_eq!(silent.unknown_flag(wanted.iter()), None);
+    }
+
+    #[test]
+    fn a_missing_binary_is_named_with_the_mend() {
+        let dir = tempfile::tempdir().unwrap();
+        let runsc = dir.path().join("runsc");
+        let error = |wanted: &Path, path: &str| {
+            let error = sandbox_core::Error::from(find(wanted, path).unwrap_err());
+            assert_eq!(error.kind(), Kind::Unavailable);
+            error.to_string()
+        };
+        assert!(error(&runsc, "").contains("set runsc in the handler's file"));
+        assert!(error(Path::new("runsc"), "/nonexistent:relative").contains("apt install runsc"));
+        fs::write(&runsc, "").unwrap();
+        assert!(error(&runsc, "").contains("is not executable; chmod +x"));
+        let search = format!("/nonexistent:{}", dir.path().display());
+        assert!(error(Path::new("runsc"), &search).contains("is not executable"));
+        fs::set_permissions(&runsc, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(find(Path::new("runsc"), &search).unwrap(), runsc);
+    }
+
+    #[tokio::test]
+    async fn a_binary_is_asked_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (runsc, cache) = (dir.path().join("runsc"), dir.path().join("cache"));
+        fs::write(&runsc, "x").unwrap();
+        let answers = [OLD, HELP, FLAGS].map(|text| Scripted::Ends(0, text.into()));
+        let host = FakeHost::new(answers);
+        let first = ask(&runsc, &cache, &host).await.unwrap();
+        assert_eq!(ask(&runsc, &cache, &host).await.unwrap(), first);
+        assert_eq!(host.commands().len(), 3);
+        fs::write(&runsc, "another build").unwrap();
+        let host = FakeHost::new([Scripted::Ends(1, vec![])]);
+        let wrong = ask(&runsc, &cache, &host).await.unwrap_err();
+        assert!(matches!(wrong, ProbeError::NotRunsc { question: "--version", .. }));
+    }
+}

@@ -1,0 +1,235 @@
+//! Calls of the runsc binary, each with a deadline.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_core::host::{Command, Host, HostError};
+use sandbox_core::stdio::ProcessFds;
+use sandbox_core::{Classified, Kind};
+
+use crate::argv;
+use crate::config::GvisorConfig;
+use crate::message::{self, RunscError};
+use crate::probe::{self, Probe, ProbeError};
+
+/// Where binaries are looked for when `PATH` is not set.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where answers about runsc binaries are kept.
+const PROBES: &str = "/run/bulkhead/probe";
+
+/// Why a call of runsc failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error(transparent)]
+    Runsc(#[from] RunscError),
+    #[error("calling runsc")]
+    Host(#[from] HostError),
+    #[error("preparing runsc's state directory {path}")]
+    Root { path: PathBuf, source: io::Error },
+}
+
+impl Classified for CallError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Runsc(error) => error.kind(),
+            Self::Host(error) => error.kind(),
+            Self::Root { .. } => Kind::Internal,
+        }
+    }
+}
+
+/// The runsc of a handler, for one containerd namespace.
+#[derive(Debug)]
+pub(crate) struct Runsc {
+    binary: PathBuf,
+    config: Arc<GvisorConfig>,
+    root: PathBuf,
+    host: Arc<dyn Host>,
+    pub(crate) probe: Probe,
+}
+
+impl Runsc {
+    /// Finds runsc and learns what it can do.
+    pub(crate) async fn find(
+        config: Arc<GvisorConfig>,
+        root: PathBuf,
+        host: Arc<dyn Host>,
+    ) -> Result<Self, ProbeError> {
+        let path = std::env::var("PATH").unwrap_or_else(|_| PATH.to_owned());
+        let binary = probe::find(&config.runsc, &path)?;
+        let probe = probe::ask(&binary, Path::new(PROBES), &*host).await?;
+        if let Some(flag) = probe.unknown_flag(config.flags.keys()) {
+            let (version, flag) = (probe.version.clone(), flag.clone());
+            return Err(ProbeError::UnknownFlag { path: binary, version, flag });
+        }
+        Ok(Self { binary, config, root, host, probe })
+    }
+
+    /// runsc's state directory.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the state directory.
+    pub(crate) fn prepare_root(&self) -> Result<(), CallError> {
+        use std::os::unix::fs::DirBuilderExt;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.root)
+            .map_err(|source| CallError::Root { path: self.root.clone(), source })
+    }
+
+    /// `create`. A container that makes the sandbox gives its streams here.
+    pub(crate) async fn create(
+        &self,
+        id: &str,
+        bundle: &Path,
+        console: Option<&Path>,
+        stdio: Option<ProcessFds>,
+    ) -> Result<(), CallError> {
+        let args = argv::create(id, bundle, &pid_file(bundle), console);
+        let call = Call { verb: "create", args, bundle, deadline: self.config.timeouts.create() };
+        self.call(call, stdio, false).await
+    }
+
+    /// `start`, or `restore` from `image`. A container that joins a sandbox gives its streams
+    /// here. `mask` hides `/proc/sys/net` from runsc.
+    pub(crate) async fn start(
+        &self,
+        id: &str,
+        bundle: &Path,
+        image: Option<&Path>,
+        stdio: Option<ProcessFds>,
+        mask: bool,
+    ) -> Result<(), CallError> {
+        let (verb, args) = match image {
+            None => ("start", argv::start(id)),
+            Some(image) => ("restore", argv::restore(id, bundle, image)),
+        };
+        let call = Call { verb, args, bundle, deadline: self.config.timeouts.start() };
+        self.call(call, stdio, mask).await
+    }
+
+    /// `checkpoint`.
+    pub(crate) async fn checkpoint(
+        &self,
+        id: &str,
+        bundle: &Path,
+        image: &Path,
+        leave_running: bool,
+    ) -> Result<(), CallError> {
+        let args = argv::checkpoint(id, image, leave_running);
+        let deadline = self.config.timeouts.start();
+        self.call(Call { verb: "checkpoint", args, bundle, deadline }, None, false).await
+    }
+
+    /// `delete --force`.
+    pub(crate) async fn delete(&self, id: &str, bundle: &Path) -> Result<(), CallError> {
+        let args = argv::delete(id, true);
+        let deadline = self.config.timeouts.delete();
+        self.call(Call { verb: "delete", args, bundle, deadline }, None, false).await
+    }
+
+    async fn call(
+        &self,
+        call: Call<'_>,
+        stdio: Option<ProcessFds>,
+        mask: bool,
+    ) -> Result<(), CallError> {
+        // A log of its own: runsc appends, and says nothing of which call a line is from.
+        let log = call.bundle.join(format!("runsc-{}.log", call.verb));
+        let mut command = Command::new(&self.binary)
+            .args(argv::globals(&self.config, &self.root, &log))
+            .args(call.args)
+            .mask_proc_sys_net(mask);
+        if let Some(fds) = stdio {
+            command = command.stdin(fds.stdin).stdout(fds.stdout).stderr(fds.stderr);
+        }
+        let run = self.host.run(command, call.deadline).await;
+        let said = fs::read(&log).unwrap_or_default();
+        // runsc makes it only when it has something to say.
+        let _ = fs::remove_file(&log);
+        let output = run?;
+        if output.success() {
+            return Ok(());
+        }
+        let status = format!("status {}", output.exit.status);
+        let words = [output.stderr, output.stdout].concat();
+        Err(message::failure(call.verb, &status, &said, &words).into())
+    }
+}
+
+/// One call.
+struct Call<'a> {
+    verb: &'static str,
+    args: Vec<OsString>,
+    bundle: &'a Path,
+    deadline: Duration,
+}
+
+/// Where `create` writes the sandbox's process id.
+pub(crate) fn pid_file(bundle: &Path) -> PathBuf {
+    bundle.join("runsc.pid")
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbox_core::host::{FakeHost, Scripted};
+
+    use super::*;
+
+    fn runsc(host: Arc<FakeHost>) -> Runsc {
+        Runsc {
+            binary: "/bin/runsc".into(),
+            config: Arc::new(GvisorConfig::default()),
+            root: "/run/r".into(),
+            host,
+            probe: Probe {
+                version: "x".into(),
+                date: None,
+                subcommands: ["update".to_owned()].into(),
+                flags: [].into(),
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_carry_the_same_flags_and_a_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Arc::new(FakeHost::new([
+            Scripted::Ends(0, vec![]),
+            Scripted::Ends(0, vec![]),
+            Scripted::Hangs,
+        ]));
+        let runsc = runsc(host.clone());
+        runsc.create("c", dir.path(), None, None).await.unwrap();
+        runsc.start("c", dir.path(), None, None, true).await.unwrap();
+        let late = runsc.delete("c", dir.path()).await.unwrap_err();
+        assert_eq!(late.kind(), Kind::DeadlineExceeded);
+        let flags = |line: &[String]| {
+            let own = |a: &&String| a.starts_with("--") && !a.starts_with("--log=");
+            line.iter().filter(own).take(10).cloned().collect::<Vec<_>>()
+        };
+        let commands = host.commands();
+        assert_eq!(flags(&commands[0]), flags(&commands[1]));
+        assert_eq!(commands[1].last().unwrap(), "c");
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_read_from_the_log_of_its_call() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("runsc-start.log");
+        fs::write(&log, r#"{"level":"error","msg":"loading container: file does not exist"}"#)
+            .unwrap();
+        let runsc = runsc(Arc::new(FakeHost::new([Scripted::Ends(128, vec![])])));
+        let error = runsc.start("c", dir.path(), None, None, false).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::NotFound);
+        assert_eq!(error.to_string(), "runsc start: loading container: file does not exist");
+        assert!(!log.exists());
+    }
+}
