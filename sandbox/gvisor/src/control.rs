@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sandbox_core::{Classified, Kind};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::message;
 use crate::urpc::{Connection, UrpcError};
 
-/// The limit of calls that may not take long.
+/// A client of a sandbox's control server; it connects for each call.
 #[derive(Debug, Clone)]
 pub(crate) struct Control {
     socket: PathBuf,
@@ -120,10 +120,24 @@ pub(crate) struct EventBody {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct EventData {
+    pub(crate) cpu: Cpu,
     pub(crate) memory: Memory,
     pub(crate) pids: Pids,
     #[serde(deserialize_with = "null_is_default")]
     pub(crate) network_interfaces: Vec<GuestInterface>,
+}
+
+/// Where 20240729 tells a container's CPU time when the guest has cgroups mounted.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Cpu {
+    pub(crate) usage: CpuUsage,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct CpuUsage {
+    pub(crate) total: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -185,10 +199,6 @@ impl Control {
         Self { socket, deadline }
     }
 
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
-    }
-
     /// The processes of container `cid`.
     pub(crate) async fn processes(&self, cid: &str) -> Result<Vec<GuestProcess>, UrpcError> {
         Ok(self.ask("containerManager.Processes", &cid, &[]).await?.unwrap_or_default())
@@ -213,6 +223,11 @@ impl Control {
             Target::Foreground(pid) => (pid, 2),
         };
         self.tell("containerManager.Signal", &SignalArgs { cid, signo, pid, mode }).await
+    }
+
+    /// Makes the sandbox forget container `cid`, whose processes it kills.
+    pub(crate) async fn destroy(&self, cid: &str) -> Result<(), UrpcError> {
+        self.tell("containerManager.DestroySubcontainer", &cid).await
     }
 
     /// Freezes every container of the sandbox.

@@ -1,18 +1,32 @@
 #![forbid(unsafe_code)]
 //! The gVisor backend: Pods in a `runsc` sandbox.
+//!
+//! `runsc` is called to create, start and checkpoint; everything else goes to the sandbox's own
+//! control socket, so that no helper process lives beside a container. The shim must be a child
+//! subreaper: the sandbox's exit status is read from its process.
 
 mod argv;
+mod backend;
 mod capability;
 pub mod config;
+mod container;
 mod control;
+mod error;
+mod exec;
+mod group;
+mod init;
 mod limits;
 mod message;
 mod netns;
+mod pod;
 mod probe;
+mod purge;
 mod record;
 mod runsc;
+mod sandbox;
 mod spec;
 mod urpc;
 mod usage;
 
+pub use backend::GvisorBackend;
 pub use config::GvisorConfig;

@@ -209,7 +209,8 @@ fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 /// The code in an `NLMSG_ERROR`'s body: 0 is an acknowledgement.
 fn error_code(body: &[u8]) -> io::Result<()> {
-    match u32_at(body, 0).map(u32::cast_signed) {
+    let code = body.get(..4).and_then(|bytes| bytes.try_into().ok());
+    match code.map(i32::from_ne_bytes) {
         Some(0) => Ok(()),
         Some(code) => Err(io::Error::from_raw_os_error(-code)),
         None => Err(io::ErrorKind::InvalidData.into()),

@@ -1,10 +1,12 @@
 //! What a container's bundle remembers of it, so that somebody who knows the bundle alone can
 //! take it down.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sandbox_core::cgroup::Cgroup;
 use sandbox_core::host::ProcessMark;
 use sandbox_core::record::{self, RecordError};
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,12 @@ pub(crate) struct Record {
     /// What the Pod's interfaces have to get back.
     #[serde(default)]
     pub(crate) network: Option<SavedNetwork>,
+    /// Whether its configuration has hooks, which runsc runs when it deletes it.
+    #[serde(default)]
+    pub(crate) hooks: bool,
+    /// The control group to remove with it.
+    #[serde(default)]
+    pub(crate) cgroup: Option<Cgroup>,
 }
 
 impl Record {
@@ -76,6 +84,17 @@ impl StateFiles {
     pub(crate) fn new(root: &Path, sandbox: &str, id: &str) -> Self {
         let stem = format!("{id}_sandbox:{sandbox}");
         Self { root: root.to_owned(), stem, sandbox: sandbox.to_owned() }
+    }
+
+    /// The sandbox that container `id` is in, by runsc's own files in `root`.
+    pub(crate) fn sandbox_of(root: &Path, id: &str) -> Option<String> {
+        let start = format!("{id}_sandbox:");
+        let names = fs::read_dir(root).ok()?.flatten().map(|entry| entry.file_name());
+        let stem = |name: OsString| {
+            let name = name.into_string().ok()?;
+            name.strip_prefix(&start)?.strip_suffix(".state").map(str::to_owned)
+        };
+        names.filter_map(stem).next()
     }
 
     fn state(&self) -> PathBuf {
@@ -144,6 +163,8 @@ mod tests {
             root: "/run/r".into(),
             processes: ProcessMark::of(std::process::id()).into_iter().collect(),
             network: None,
+            hooks: true,
+            cgroup: None,
         };
         record.store(dir.path()).unwrap();
         assert_eq!(Record::load(dir.path()).unwrap(), Some(record));
@@ -164,6 +185,8 @@ mod tests {
         fs::write(dir.path().join("ct_sandbox:sb.state"), state).unwrap();
         fs::write(dir.path().join("ct_sandbox:sb.lock"), "").unwrap();
         assert!(files.exist());
+        assert_eq!(StateFiles::sandbox_of(dir.path(), "ct").as_deref(), Some("sb"));
+        assert_eq!(StateFiles::sandbox_of(dir.path(), "c"), None);
         assert_eq!(files.socket(), PathBuf::from("/tmp/s"));
         assert_eq!(files.gofer().unwrap().pid, own);
         files.remove(false).unwrap();

@@ -18,8 +18,6 @@ use crate::probe::{self, Probe, ProbeError};
 
 /// Where binaries are looked for when `PATH` is not set.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Where answers about runsc binaries are kept.
-const PROBES: &str = "/run/bulkhead/probe";
 
 /// Why a call of runsc failed.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +59,9 @@ impl Runsc {
     ) -> Result<Self, ProbeError> {
         let path = std::env::var("PATH").unwrap_or_else(|_| PATH.to_owned());
         let binary = probe::find(&config.runsc, &path)?;
-        let probe = probe::ask(&binary, Path::new(PROBES), &*host).await?;
+        // Beside the state, for every handler and namespace.
+        let known = config.root.with_file_name("probe");
+        let probe = probe::ask(&binary, &known, &*host).await?;
         if let Some(flag) = probe.unknown_flag(config.flags.keys()) {
             let (version, flag) = (probe.version.clone(), flag.clone());
             return Err(ProbeError::UnknownFlag { path: binary, version, flag });
@@ -72,6 +72,11 @@ impl Runsc {
     /// runsc's state directory.
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// How long a killed sandbox may take to end.
+    pub(crate) fn delete_deadline(&self) -> Duration {
+        self.config.timeouts.delete()
     }
 
     /// Makes the state directory.

@@ -1,0 +1,104 @@
+//! What can go wrong with a sandbox and its containers.
+
+use std::io;
+use std::path::PathBuf;
+
+use sandbox_core::cgroup::CgroupError;
+use sandbox_core::host::{HostError, MountError};
+use sandbox_core::record::RecordError;
+use sandbox_core::stdio::StdioError;
+use sandbox_core::{Classified, Kind, bundle::BundleError};
+
+use crate::netns::NetnsError;
+use crate::runsc::CallError;
+use crate::urpc::UrpcError;
+
+/// A fault of the gVisor backend.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GvisorError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Control(#[from] UrpcError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    #[error(transparent)]
+    Stdio(#[from] StdioError),
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error(transparent)]
+    Network(#[from] NetnsError),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error("{step} {path}")]
+    File { step: &'static str, path: PathBuf, source: io::Error },
+    #[error("container {0} is already known to runsc; delete it first")]
+    Exists(String),
+    #[error("container {id} belongs to sandbox {sandbox}, which does not run here")]
+    NoSandbox { id: String, sandbox: String },
+    #[error("sandbox {0} has already been made")]
+    SandboxExists(String),
+    #[error("sandbox {0} has ended")]
+    SandboxEnded(String),
+    #[error("sandbox {0} is paused, and with it all its containers; resume it first")]
+    Paused(String),
+    #[error("process {pid} of sandbox {sandbox} did not end within {seconds} s of SIGKILL")]
+    StillRunning { sandbox: String, pid: u32, seconds: u64 },
+    #[error("sandbox {sandbox} (process {pid}) ended while it was made")]
+    Stillborn { sandbox: String, pid: u32 },
+    #[error(
+        "the Pod uses the host's network, which gVisor's own network stack cannot join; set \
+         network = \"host\" in the handler's file to let its Pods do so"
+    )]
+    HostNetwork,
+    #[error("{what} was already started")]
+    Started { what: String },
+    #[error("{what} has not been started")]
+    NotStarted { what: String },
+    #[error("{what} has already ended")]
+    Ended { what: String },
+    #[error("container {0} still runs")]
+    Running(String),
+    #[error("process.args is empty; there is nothing to run")]
+    NoArgs,
+    #[error("process.cwd {0:?} is not an absolute path")]
+    Cwd(String),
+    #[error(
+        "container {id} shares a sandbox with others, and gVisor can only save a sandbox as a \
+         whole; checkpoint sandbox {sandbox}"
+    )]
+    PartialCheckpoint { id: String, sandbox: String },
+}
+
+impl Classified for GvisorError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Call(error) => error.kind(),
+            Self::Control(error) => error.kind(),
+            Self::Host(error) => error.kind(),
+            Self::Mount(error) => error.kind(),
+            Self::Stdio(error) => error.kind(),
+            Self::Bundle(error) => error.kind(),
+            Self::Record(error) => error.kind(),
+            Self::Network(error) => error.kind(),
+            Self::Cgroup(error) => error.kind(),
+            Self::File { .. } => Kind::Internal,
+            Self::Exists(_) | Self::SandboxExists(_) => Kind::AlreadyExists,
+            Self::Stillborn { .. } => Kind::Unavailable,
+            Self::StillRunning { .. } => Kind::DeadlineExceeded,
+            Self::Ended { .. } => Kind::NotFound,
+            Self::HostNetwork | Self::NoArgs | Self::Cwd(_) => Kind::InvalidArgument,
+            Self::PartialCheckpoint { .. } => Kind::Unimplemented,
+            Self::NoSandbox { .. }
+            | Self::SandboxEnded(_)
+            | Self::Paused(_)
+            | Self::Started { .. }
+            | Self::NotStarted { .. }
+            | Self::Running(_) => Kind::FailedPrecondition,
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! A running sandbox, shared by the containers in it.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use sandbox_core::Exit;
+use sandbox_core::host::{ExitWatch, ProcessMark};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::control::Control;
+use crate::error::GvisorError;
+use crate::group::Group;
+use crate::netns::{self, SavedNetwork};
+
+/// How long putting the network back may hold up the report of a sandbox's end.
+const NETWORK: Duration = Duration::from_secs(5);
+
+/// An exit that somebody sets once and any number of others wait for.
+#[derive(Debug, Clone)]
+pub(crate) struct ExitCell(Arc<watch::Sender<Option<Exit>>>);
+
+impl ExitCell {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(None)))
+    }
+
+    /// Sets the exit; the first one counts.
+    pub(crate) fn set(&self, exit: Exit) {
+        self.0.send_if_modified(|seen| {
+            let first = seen.is_none();
+            seen.get_or_insert(exit);
+            first
+        });
+    }
+
+    pub(crate) fn get(&self) -> Option<Exit> {
+        *self.0.borrow()
+    }
+
+    pub(crate) async fn wait(&self) -> Exit {
+        let mut seen = self.0.subscribe();
+        match seen.wait_for(Option::is_some).await.map(|exit| *exit) {
+            Ok(Some(exit)) => exit,
+            // `self` holds the sender, so it cannot be closed.
+            Ok(None) | Err(_) => Exit::now(Exit::KILLED),
+        }
+    }
+}
+
+/// What a sandbox is made of.
+#[derive(Debug)]
+pub(crate) struct Launched {
+    pub(crate) id: String,
+    pub(crate) process: ProcessMark,
+    pub(crate) control: Control,
+    pub(crate) shm: Option<String>,
+    pub(crate) group: Group,
+}
+
+/// A sandbox whose process was started.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    /// Its id, which is that of the container that made it.
+    pub(crate) id: String,
+    /// Its process.
+    pub(crate) process: ProcessMark,
+    /// Its control server.
+    pub(crate) control: Control,
+    /// The directory behind the `/dev/shm` that its containers share.
+    pub(crate) shm: Option<String>,
+    /// Set when the process has ended and the network is back in place.
+    pub(crate) ended: ExitCell,
+    /// What its containers may use together.
+    pub(crate) group: Group,
+    members: Mutex<BTreeSet<String>>,
+    paused: AtomicBool,
+    network: Arc<Mutex<Option<SavedNetwork>>>,
+    settling: JoinHandle<()>,
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        self.settling.abort();
+    }
+}
+
+impl Pod {
+    /// Takes over a sandbox, whose end `exit` tells; `ended` is set when it is settled.
+    pub(crate) fn new(sandbox: Launched, exit: ExitWatch, ended: ExitCell) -> Self {
+        let Launched { id, process, control, shm, group } = sandbox;
+        let network = Arc::new(Mutex::new(None));
+        let settling = tokio::spawn(settle(exit, Arc::clone(&network), ended.clone()));
+        let (members, paused) = (Mutex::default(), AtomicBool::new(false));
+        Self { id, process, control, shm, ended, group, members, paused, network, settling }
+    }
+
+    /// Counts container `id` as one of the sandbox's.
+    pub(crate) fn join(&self, id: &str) {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+    }
+
+    /// Stops counting container `id`.
+    pub(crate) fn leave(&self, id: &str) {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        if let Err(e) = self.group.leave(id) {
+            log::warn!("limits without container {id}: {}", sandbox_core::Error::from(e));
+        }
+    }
+
+    /// The sandbox's containers.
+    pub(crate) fn members(&self) -> Vec<String> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Remembers what the Pod's interfaces must get back when the sandbox has ended.
+    pub(crate) fn keep_network(&self, saved: SavedNetwork) {
+        *self.network.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+    }
+
+    /// Kills the sandbox and everything in it, and waits for the end.
+    pub(crate) async fn kill(&self, deadline: Duration) -> Result<(), GvisorError> {
+        if self.ended.get().is_none() {
+            self.process.kill();
+        }
+        let ended = tokio::time::timeout(deadline, self.ended.wait()).await;
+        ended.map(drop).map_err(|_| GvisorError::StillRunning {
+            sandbox: self.id.clone(),
+            pid: self.process.pid,
+            seconds: deadline.as_secs(),
+        })
+    }
+
+    /// Fails when nothing can run in the sandbox now: it has ended, or it is paused.
+    pub(crate) fn check_runs(&self) -> Result<(), GvisorError> {
+        if self.ended.get().is_some() {
+            Err(GvisorError::SandboxEnded(self.id.clone()))
+        } else if self.paused.load(Ordering::Acquire) {
+            Err(GvisorError::Paused(self.id.clone()))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Freezes all containers: gVisor has no smaller unit.
+    pub(crate) async fn pause(&self) -> Result<(), GvisorError> {
+        self.check_runs()?;
+        self.control.pause().await?;
+        self.paused.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Thaws all containers; fine if they are not frozen.
+    pub(crate) async fn resume(&self) -> Result<(), GvisorError> {
+        if self.paused.load(Ordering::Acquire) {
+            self.control.resume().await?;
+            self.paused.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+}
+
+/// Waits for the sandbox's end and puts right what it leaves, before anybody hears of it.
+async fn settle(exit: ExitWatch, network: Arc<Mutex<Option<SavedNetwork>>>, ended: ExitCell) {
+    let exit = exit.wait().await;
+    let saved = network.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(saved) = saved {
+        match tokio::time::timeout(NETWORK, netns::restore(saved)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => log::warn!("the Pod's addresses: {}", sandbox_core::Error::from(e)),
+            Err(_) => log::warn!("the Pod's addresses were not put back in time"),
+        }
+    }
+    ended.set(exit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_exit_counts() {
+        let cell = ExitCell::new();
+        assert_eq!(cell.get(), None);
+        cell.set(Exit::now(7));
+        cell.set(Exit::now(9));
+        assert_eq!(cell.wait().await.status, 7);
+    }
+}

@@ -1,0 +1,262 @@
+//! Taking down what a container left, every step whether or not another one failed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sandbox_core::cgroup::Cgroup;
+use sandbox_core::host::{Host, ProcessMark};
+use sandbox_core::{Error, Kind};
+
+use crate::control::Control;
+use crate::error::GvisorError;
+use crate::netns;
+use crate::record::{Record, StateFiles, gone, remove_filestore};
+use crate::runsc::{Runsc, pid_file};
+
+/// How long a killed process may take to end.
+const END: Duration = Duration::from_secs(5);
+/// How often an ended process is looked for where nobody tells.
+const LOOK: Duration = Duration::from_millis(5);
+/// How long a sandbox may take to forget a container.
+const CALL: Duration = Duration::from_secs(3);
+
+/// A container to take down.
+#[derive(Debug)]
+pub(crate) struct Remains<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) bundle: &'a Path,
+    /// runsc's state directory, for a bundle whose record is lost.
+    pub(crate) root: &'a Path,
+    /// The runsc that made it, where it can be called.
+    pub(crate) runsc: Option<&'a Runsc>,
+}
+
+impl Remains<'_> {
+    /// The record, or what runsc's own files tell where it is damaged.
+    fn record(&self) -> Option<Record> {
+        match Record::load(self.bundle) {
+            Ok(Some(record)) => return Some(record),
+            Ok(None) => {}
+            Err(error) => log::warn!("cleaning up without a record: {}", Error::from(error)),
+        }
+        let sandbox = StateFiles::sandbox_of(self.root, self.id)?;
+        let root = self.root.to_owned();
+        Some(Record { sandbox, root, processes: vec![], network: None, hooks: false, cgroup: None })
+    }
+}
+
+/// The first error of several steps; the others are logged.
+#[derive(Debug, Default)]
+struct Steps(Option<GvisorError>);
+
+impl Steps {
+    fn take<E: Into<GvisorError>>(&mut self, result: Result<(), E>) {
+        let Err(error) = result else { return };
+        let error = error.into();
+        if self.0.is_some() {
+            log::warn!("cleaning up: {}", Error::from(error));
+        } else {
+            self.0 = Some(error);
+        }
+    }
+
+    fn file(&mut self, step: &'static str, path: &Path, result: std::io::Result<()>) {
+        let path = path.to_owned();
+        self.take(result.map_err(|source| GvisorError::File { step, path, source }));
+    }
+
+    fn result(self) -> Result<(), GvisorError> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
+/// Removes everything that `remains` has on the host. `living` is the control server of its
+/// sandbox if that lives on without it.
+pub(crate) async fn container(
+    remains: &Remains<'_>,
+    living: Option<&Control>,
+    host: &dyn Host,
+) -> Result<(), GvisorError> {
+    let mut steps = Steps::default();
+    let rootfs = remains.bundle.join("rootfs");
+    if let Some(record) = remains.record() {
+        let root = record.sandbox == remains.id;
+        let files = StateFiles::new(&record.root, &record.sandbox, remains.id);
+        if let Some(control) = living {
+            steps.take(forget(control, remains.id).await);
+        }
+        if record.hooks {
+            if let Some(runsc) = remains.runsc.filter(|_| files.exist()) {
+                steps.take(runsc.delete(remains.id, remains.bundle).await);
+            }
+        }
+        let mut processes = record.processes.clone();
+        processes.extend(files.gofer());
+        processes.extend(strays(remains, &record.root));
+        steps.take(end(&processes).await);
+        steps.file("removing the state of runsc in", &record.root, files.remove(root));
+        steps.file(
+            "removing the filestore in",
+            &rootfs,
+            remove_filestore(&rootfs, &record.sandbox),
+        );
+        if let Some(saved) = record.network {
+            steps.take(netns::restore(saved).await);
+        }
+        if let Some(cgroup) = record.cgroup.filter(|_| living.is_none()) {
+            steps.take(vacate(&cgroup).await);
+        }
+    }
+    steps.take(host.unmount_all(&rootfs));
+    let pid_file = pid_file(remains.bundle);
+    steps.file("removing", &pid_file, gone(fs::remove_file(&pid_file)));
+    if steps.0.is_none() {
+        // The record goes last, and only when nothing is left that it could tell of.
+        steps.file("removing the record in", remains.bundle, Record::remove(remains.bundle));
+    }
+    steps.result()
+}
+
+/// Removes the sandbox's group unless this process is in it, which then goes last.
+async fn vacate(cgroup: &Cgroup) -> Result<(), GvisorError> {
+    if cgroup.processes()?.is_empty() {
+        cgroup.remove().await?;
+    }
+    Ok(())
+}
+
+/// Makes a living sandbox forget an ended container.
+async fn forget(control: &Control, id: &str) -> Result<(), GvisorError> {
+    match tokio::time::timeout(CALL, control.destroy(id)).await {
+        Ok(Err(error)) => match Error::from(error) {
+            // It never started there, or the sandbox has just ended.
+            error if matches!(error.kind(), Kind::NotFound | Kind::Unavailable) => Ok(()),
+            error => {
+                log::warn!("the sandbox of container {id} did not let go of it: {error}");
+                Ok(())
+            }
+        },
+        Ok(Ok(())) | Err(_) => Ok(()),
+    }
+}
+
+/// Kills `processes` and waits for their end.
+async fn end(processes: &[ProcessMark]) -> Result<(), GvisorError> {
+    let alive: Vec<&ProcessMark> = processes.iter().filter(|mark| mark.kill()).collect();
+    let all_gone = async {
+        while alive.iter().any(|mark| mark.alive()) {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    if tokio::time::timeout(END, all_gone).await.is_ok() {
+        return Ok(());
+    }
+    let left = alive.iter().find(|mark| mark.alive());
+    left.map_or(Ok(()), |mark| {
+        Err(GvisorError::StillRunning {
+            sandbox: "unknown".into(),
+            pid: mark.pid,
+            seconds: END.as_secs(),
+        })
+    })
+}
+
+/// Processes of runsc for this container that no record names: a `create` that was cut short
+/// leaves them. They carry runsc's state directory and the container's id in their arguments.
+fn strays(remains: &Remains<'_>, root: &Path) -> Vec<ProcessMark> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != std::process::id())
+        .filter(|pid| {
+            let line = fs::read(PathBuf::from(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
+            is_stray(&line, root, remains.id, remains.bundle)
+        })
+        .filter_map(ProcessMark::of)
+        .collect()
+}
+
+fn is_stray(cmdline: &[u8], root: &Path, id: &str, bundle: &Path) -> bool {
+    let args: Vec<&str> = cmdline
+        .split(|b| *b == 0)
+        .filter_map(|arg| std::str::from_utf8(arg).ok())
+        .filter(|arg| !arg.is_empty())
+        .collect();
+    let root = format!("--root={}", root.display());
+    let bundle = bundle.to_string_lossy();
+    let ours = args.iter().any(|arg| *arg == root);
+    // The sandbox ends with its id; a gofer names its bundle.
+    let sandbox = args.contains(&"boot") && args.last() == Some(&id);
+    let gofer = args.contains(&"gofer")
+        && args.iter().any(|arg| *arg == bundle || arg.strip_prefix("--bundle=") == Some(&bundle));
+    ours && (sandbox || gofer)
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbox_core::host::FakeHost;
+
+    use super::*;
+
+    #[test]
+    fn only_this_containers_processes_are_strays() {
+        let line = |args: &[&str]| args.join("\0").into_bytes();
+        let stray =
+            |args: &[&str]| is_stray(&line(args), Path::new("/run/r/ns"), "sb", Path::new("/b/sb"));
+        assert!(stray(&["runsc-sandbox", "--root=/run/r/ns", "boot", "--cpu-num=2", "sb"]));
+        assert!(stray(&["runsc-gofer", "--root=/run/r/ns", "gofer", "--bundle", "/b/sb"]));
+        assert!(stray(&["runsc-gofer", "--root=/run/r/ns", "gofer", "--bundle=/b/sb"]));
+        assert!(!stray(&["runsc-sandbox", "--root=/run/r/ns", "boot", "other"]));
+        assert!(!stray(&["runsc-sandbox", "--root=/run/r/other", "boot", "sb"]));
+        assert!(!stray(&["runsc", "--root=/run/r/ns", "state", "sb"]));
+        assert!(!stray(&["runsc-gofer", "--root=/run/r/ns", "gofer", "--bundle", "/b/sb2"]));
+    }
+
+    #[tokio::test]
+    async fn what_a_dead_shim_left_goes_and_again_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        let (bundle, root) = (dir.path().join("b"), dir.path().join("r"));
+        fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        fs::create_dir_all(&root).unwrap();
+        let record = Record {
+            sandbox: "sb".into(),
+            root: root.clone(),
+            processes: vec![ProcessMark { pid: std::process::id(), start_time: 1 }],
+            network: None,
+            hooks: false,
+            cgroup: None,
+        };
+        record.store(&bundle).unwrap();
+        for file in ["sb_sandbox:sb.state", "sb_sandbox:sb.lock", "runsc-sb.sock"] {
+            fs::write(root.join(file), "{}").unwrap();
+        }
+        fs::write(bundle.join("rootfs/.gvisor.filestore.sb"), "").unwrap();
+        let host = FakeHost::new([]);
+        let mount =
+            sandbox_core::RootfsMount { kind: "bind".into(), source: "/".into(), options: vec![] };
+        host.mount(&mount, &bundle.join("rootfs")).unwrap();
+        for _ in 0..2 {
+            let remains = Remains { id: "sb", bundle: &bundle, root: &root, runsc: None };
+            container(&remains, None, &host).await.unwrap();
+            assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+            assert_eq!(fs::read_dir(bundle.join("rootfs")).unwrap().count(), 0);
+            assert_eq!(fs::read_dir(&bundle).unwrap().count(), 1, "only rootfs");
+            assert!(host.mounted().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_is_no_hindrance() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("r");
+        fs::create_dir(&root).unwrap();
+        fs::create_dir(dir.path().join("rootfs")).unwrap();
+        fs::write(dir.path().join("gvisor.json"), "{").unwrap();
+        fs::write(root.join("sb_sandbox:sb.state"), "{}").unwrap();
+        let host = FakeHost::new([]);
+        let remains = Remains { id: "sb", bundle: dir.path(), root: &root, runsc: None };
+        container(&remains, None, &host).await.unwrap();
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+        assert!(!dir.path().join("gvisor.json").exists());
+    }
+}

@@ -1,0 +1,224 @@
+//! A place to run real sandboxes in, and skipping where that cannot be.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_core::bundle::Bundle;
+use sandbox_core::host::RealHost;
+use sandbox_core::{
+    Backend, Container, CreateContainer, ExecProcess, Exit, Id, Process, Role, Sandbox, StdioPaths,
+};
+use sandbox_gvisor::GvisorBackend;
+use sandbox_gvisor::config::{GvisorConfig, Network};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The longest any step may take.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
+
+const BUSYBOX: [&str; 2] = ["/bin/busybox", "/usr/bin/busybox"];
+const APPLETS: [&str; 22] = [
+    "sh", "sleep", "echo", "cat", "ls", "true", "false", "id", "env", "stty", "kill", "head",
+    "touch", "pwd", "trap", "ip", "wc", "dd", "grep", "mount", "test", "yes",
+];
+
+/// Tests with a sandbox run one at a time: they share the machine's two or three cores.
+static SERIAL: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+pub(crate) struct Bed {
+    pub(crate) dir: TempDir,
+    pub(crate) host: Arc<RealHost>,
+    pub(crate) config: GvisorConfig,
+    _alone: tokio::sync::MutexGuard<'static, ()>,
+}
+
+/// The runsc to test with: `BULKHEAD_RUNSC`, or the one in `PATH`.
+fn runsc() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("BULKHEAD_RUNSC") {
+        return Some(path.into());
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join("runsc")).find(|file| file.exists())
+}
+
+impl Bed {
+    /// A bed, or `None` with the reason printed.
+    pub(crate) async fn new() -> Option<Self> {
+        let skip = |reason: &str| -> Option<Self> {
+            eprintln!("skipped: {reason}");
+            None
+        };
+        if !nix::unistd::geteuid().is_root() {
+            return skip("runsc needs root");
+        }
+        let Some(runsc) = runsc() else {
+            return skip("no runsc in BULKHEAD_RUNSC or PATH");
+        };
+        if !BUSYBOX.iter().any(|path| Path::new(path).exists()) {
+            return skip("no busybox for a root file system (apt install busybox-static)");
+        }
+        let alone = SERIAL.lock().await;
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let config = GvisorConfig {
+            runsc,
+            root: dir.path().join("r"),
+            network: Network::None,
+            ..GvisorConfig::default()
+        };
+        let host = Arc::new(RealHost::new().unwrap());
+        Some(Self { dir, host, config, _alone: alone })
+    }
+
+    pub(crate) fn backend(&self) -> GvisorBackend {
+        assert_eq!(self.config.faults(), []);
+        GvisorBackend::new(self.config.clone(), Id::new("test").unwrap(), self.host.clone())
+    }
+
+    pub(crate) async fn sandbox(&self) -> Arc<dyn Sandbox> {
+        self.backend().open().await.unwrap()
+    }
+
+    /// A configuration that runs `args`.
+    pub(crate) fn spec(&self, args: &[&str]) -> Value {
+        let caps = json!(["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID"]);
+        json!({
+            "ociVersion": "1.1.0",
+            "process": {
+                "user": {"uid": 0, "gid": 0}, "args": args, "cwd": "/", "env": ["PATH=/bin"],
+                "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
+            },
+            "root": {"path": "rootfs"},
+            "hostname": "guest",
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            ],
+            "linux": {"namespaces": [
+                {"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"},
+                {"type": "network"},
+            ]},
+        })
+    }
+
+    pub(crate) fn bundle(&self, id: &str) -> PathBuf {
+        self.dir.path().join(id)
+    }
+
+    /// A container to make of `spec`, with a root file system of its own.
+    pub(crate) fn request(&self, id: &str, role: Role, spec: &Value) -> CreateContainer {
+        let bundle = self.bundle(id);
+        let bin = bundle.join("rootfs/bin");
+        fs::create_dir_all(&bin).unwrap();
+        for dir in ["proc", "dev", "tmp", "etc"] {
+            fs::create_dir_all(bundle.join("rootfs").join(dir)).unwrap();
+        }
+        let busybox = BUSYBOX.iter().find(|path| Path::new(path).exists()).unwrap();
+        fs::copy(busybox, bin.join("busybox")).unwrap();
+        for applet in APPLETS {
+            let _ = std::os::unix::fs::symlink("busybox", bin.join(applet));
+        }
+        fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+        CreateContainer {
+            id: Id::new(id).unwrap(),
+            role,
+            bundle: Bundle::load(bundle).unwrap(),
+            rootfs: vec![],
+            stdio: StdioPaths::default(),
+            checkpoint: None,
+        }
+    }
+
+    /// A container on its own that runs `script`.
+    pub(crate) fn alone(&self, id: &str, script: &str) -> CreateContainer {
+        self.request(id, Role::Standalone, &self.spec(&["sh", "-c", script]))
+    }
+
+    /// A Pod with its "pause" container running.
+    pub(crate) async fn pod(&self) -> (Arc<dyn Sandbox>, Arc<dyn Container>) {
+        let sandbox = self.sandbox().await;
+        let spec = self.spec(&["sleep", "100000"]);
+        let pause = sandbox.create(self.request("pod", Role::Sandbox, &spec)).await.unwrap();
+        pause.init().start().await.unwrap();
+        (sandbox, pause)
+    }
+
+    /// A container of that Pod that runs `script`.
+    pub(crate) fn member(&self, id: &str, script: &str) -> CreateContainer {
+        let role = Role::Member { sandbox: Id::new("pod").unwrap() };
+        self.request(id, role, &self.spec(&["sh", "-c", script]))
+    }
+
+    pub(crate) fn empty_fifo(&self, name: &str) -> String {
+        let path = self.dir.path().join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// Streams whose standard output and error go to the file `name`.
+    pub(crate) fn log(&self, name: &str) -> (StdioPaths, PathBuf) {
+        let path = self.dir.path().join(name);
+        let uri = format!("file://{}", path.display());
+        let paths =
+            StdioPaths { stdout: Some(uri.clone()), stderr: Some(uri), ..StdioPaths::default() };
+        (paths, path)
+    }
+
+    /// Runs `args` in `container`; how it ended and what it printed.
+    pub(crate) async fn exec(&self, container: &dyn Container, args: &[&str]) -> (Exit, String) {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let id = format!("e{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let (stdio, log) = self.log(&id);
+        let exec = container.exec(self.exec_request(&id, args, stdio)).await.unwrap();
+        exec.start().await.unwrap();
+        let exit = ended(&*exec).await;
+        (exit, fs::read_to_string(log).unwrap())
+    }
+
+    pub(crate) fn exec_request(&self, id: &str, args: &[&str], stdio: StdioPaths) -> ExecProcess {
+        let spec = &self.spec(args)["process"];
+        let spec = serde_json::from_value(spec.clone()).unwrap();
+        ExecProcess { id: Id::new(id).unwrap(), spec, stdio }
+    }
+
+    /// Fails if anything of the sandboxes is left.
+    pub(crate) fn assert_clean(&self) {
+        let state = self.dir.path().join("r/test");
+        let left: Vec<_> = fs::read_dir(&state).into_iter().flatten().flatten().collect();
+        assert!(left.is_empty(), "left in runsc's root: {left:?}");
+        let root = self.dir.path().to_str().unwrap().to_owned();
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            assert!(!line.contains(&root) || line.contains("real-"), "left running: {line}");
+        }
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains(&root), "left mounted");
+        for bundle in fs::read_dir(self.dir.path()).unwrap().flatten() {
+            let store = bundle.path().join("rootfs");
+            let hidden = fs::read_dir(store).into_iter().flatten().flatten();
+            for file in hidden.filter(|f| f.file_name().to_string_lossy().starts_with(".gvisor")) {
+                panic!("left behind: {file:?}");
+            }
+            assert!(!bundle.path().join("gvisor.json").exists(), "a record is left");
+        }
+    }
+}
+
+/// Waits for a process with a bound.
+pub(crate) async fn ended(process: &dyn Process) -> Exit {
+    tokio::time::timeout(SOON, process.wait()).await.expect("the process does not end")
+}
+
+/// Waits until `done` with a bound.
+pub(crate) async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let waiting = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, waiting).await.unwrap_or_else(|_| panic!("no {what}"));
+}
