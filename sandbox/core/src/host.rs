@@ -48,6 +48,17 @@ pub trait Host: Debug + Send + Sync {
     fn unmount_all(&self, target: &Path) -> Result<(), MountError>;
 }
 
+/// Starts `command` without watching it, for a caller that ends at once.
+///
+/// # Errors
+///
+/// [`HostError::Spawn`] names the program.
+pub fn spawn_detached(command: Command) -> Result<u32, HostError> {
+    let program = command.program.display().to_string();
+    let child = spawn::spawn(command).map_err(|source| HostError::Spawn { program, source })?;
+    Ok(child.id())
+}
+
 /// A started process.
 #[derive(Debug)]
 pub struct Child {

@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod cgroup;
 pub mod error;
 pub mod exit;
+pub mod fake;
 pub mod host;
 pub mod id;
 pub mod record;

@@ -17,6 +17,7 @@ pub struct Command {
     pub(super) fds: Vec<(i32, OwnedFd)>,
     pub(super) mask_proc_sys_net: bool,
     pub(super) dies_with_parent: bool,
+    pub(super) new_session: bool,
 }
 
 impl Command {
@@ -31,6 +32,7 @@ impl Command {
             fds: Vec::new(),
             mask_proc_sys_net: false,
             dies_with_parent: true,
+            new_session: false,
         }
     }
 
@@ -101,6 +103,13 @@ impl Command {
     #[must_use]
     pub fn outlives_parent(mut self) -> Self {
         self.dies_with_parent = false;
+        self
+    }
+
+    /// Makes the process the leader of a session of its own.
+    #[must_use]
+    pub fn new_session(mut self) -> Self {
+        self.new_session = true;
         self
     }
 

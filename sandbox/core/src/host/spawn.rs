@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
-use nix::unistd::getppid;
+use nix::unistd::{getppid, setsid};
 
 use super::Command;
 
@@ -24,8 +24,8 @@ const FD_FLOOR: RawFd = 64;
 
 /// Starts `command`; streams it does not place are `/dev/null`.
 pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
-    let Command { program, args, env, cwd, stdio, fds, mask_proc_sys_net, dies_with_parent } =
-        command;
+    let Command { program, args, env, cwd, stdio, fds, .. } = command;
+    let Command { mask_proc_sys_net, dies_with_parent, new_session, .. } = command;
     #[expect(clippy::disallowed_methods, reason = "this is the door")]
     let mut process = std::process::Command::new(&program);
     process.args(args).env_clear().env("PATH", PATH).envs(env);
@@ -48,6 +48,9 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
                 if getppid() != parent {
                     return Err(io::ErrorKind::BrokenPipe.into());
                 }
+            }
+            if new_session {
+                setsid()?;
             }
             if mask_proc_sys_net {
                 mask_net()?;
