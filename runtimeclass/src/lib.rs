@@ -1,1 +1,17 @@
-//! See Cargo.toml.
+//! From the runtime options that containerd hands over to a checked [`Handler`], and from there
+//! to the backend that runs the Pod.
+//!
+//! A handler is one entry `[...containerd.runtimes.NAME]` of containerd's configuration, and what
+//! a RuntimeClass names. containerd never tells a shim that name: it comes down to the runtime
+//! options, a path (`ConfigPath`) or an inline table. Every fault in them is found here, and all
+//! of them are reported at once.
+
+#![forbid(unsafe_code)]
+
+mod config;
+mod dispatch;
+mod fault;
+
+pub use config::{ConfigSource, DEFAULT_CONFIG, Handler};
+pub use dispatch::{backend, features};
+pub use fault::ConfigError;

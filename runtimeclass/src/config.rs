@@ -1,0 +1,213 @@
+//! A handler's file: raw TOML in, a checked [`Handler`] out.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use sandbox_gvisor::GvisorConfig;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::fault::ConfigError;
+
+/// The file that is read when containerd hands over no options at all. Without it, and without
+/// options, Pods run under gVisor with its defaults.
+pub const DEFAULT_CONFIG: &str = "/etc/bulkhead/default.toml";
+
+/// Where a handler's configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// No options: [`DEFAULT_CONFIG`] if it is there.
+    Default,
+    /// `ConfigPath`.
+    Path(PathBuf),
+    /// The options table itself, as TOML (containerd 1.7 and later).
+    Inline(String),
+}
+
+/// A checked handler: everything that decides how its Pods run. It is kept in each container's
+/// bundle, so that whoever cleans up uses what was used to create.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "backend", content = "settings", rename_all = "lowercase")]
+pub enum Handler {
+    /// Pods run in a gVisor sandbox.
+    Gvisor(GvisorConfig),
+}
+
+impl Default for Handler {
+    fn default() -> Self {
+        Self::Gvisor(GvisorConfig::default())
+    }
+}
+
+impl Handler {
+    /// Reads and checks the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the file and, at once, every key that is wrong.
+    pub fn load(source: &ConfigSource) -> Result<Self, ConfigError> {
+        match source {
+            ConfigSource::Default => Self::read_default(Path::new(DEFAULT_CONFIG)),
+            ConfigSource::Path(path) => {
+                let text = fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+                Self::parse(&path.display().to_string(), &text)
+            }
+            ConfigSource::Inline(text) => Self::parse("the inline runtime options", text),
+        }
+    }
+
+    fn read_default(path: &Path) -> Result<Self, ConfigError> {
+        match fs::read_to_string(path) {
+            Ok(text) => Self::parse(&path.display().to_string(), &text),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Unreadable { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Checks the text of a handler's file; `place` is named in errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handler::load`].
+    pub fn parse(place: &str, text: &str) -> Result<Self, ConfigError> {
+        let mut table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError::Syntax {
+            place: place.to_owned(),
+            message: located(text, &e),
+        })?;
+        // containerd leaves its own key in an inline table.
+        table.remove("TypeUrl");
+        let mut faults = Vec::new();
+        let gvisor = match table.remove("gvisor") {
+            None => Table::new(),
+            Some(Value::Table(settings)) => settings,
+            Some(other) => {
+                faults.push(format!("gvisor = {other}: it must be a table, [gvisor]"));
+                Table::new()
+            }
+        };
+        let backend = table.remove("backend");
+        faults.extend(table.iter().map(|(key, value)| {
+            format!("{key} = {value}: there is no such setting; there are backend and [gvisor]")
+        }));
+        check_backend(backend, &mut faults);
+        let config = settings(&gvisor, &mut faults);
+        faults.extend(
+            config
+                .faults()
+                .into_iter()
+                .map(|fault| format!("gvisor.{} = {:?}: {}", fault.key, fault.value, fault.reason)),
+        );
+        if faults.is_empty() {
+            return Ok(Self::Gvisor(config));
+        }
+        Err(ConfigError::Faults { place: place.to_owned(), faults })
+    }
+
+    /// The backend's name, as the file writes it.
+    pub fn backend_name(&self) -> &'static str {
+        match self {
+            Self::Gvisor(_) => "gvisor",
+        }
+    }
+}
+
+fn check_backend(value: Option<Value>, faults: &mut Vec<String>) {
+    match value {
+        Some(Value::String(name)) if name == "gvisor" => {}
+        Some(Value::String(name)) if name == "vm" => {
+            faults.push("backend = \"vm\": this build has no VM backend; use \"gvisor\"".to_owned())
+        }
+        Some(other) => faults.push(format!("backend = {other}: there is only \"gvisor\"")),
+        None => faults.push("backend is missing: write backend = \"gvisor\"".to_owned()),
+    }
+}
+
+/// Reads the settings one key at a time, so that each fault is found and none hides another.
+fn settings(table: &Table, faults: &mut Vec<String>) -> GvisorConfig {
+    let mut good = Table::new();
+    for (key, value) in table {
+        let single = Table::from_iter([(key.clone(), value.clone())]);
+        let mut unknown = Vec::new();
+        let note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+        let read: Result<GvisorConfig, _> = serde_ignored::deserialize(single, note);
+        faults.extend(unknown.iter().map(|path| {
+            format!("gvisor.{path}: there is no such setting; see the handler reference")
+        }));
+        match read {
+            Ok(_) => drop(good.insert(key.clone(), value.clone())),
+            Err(error) => faults.push(format!("gvisor.{key} = {value}: {}", one_line(&error))),
+        }
+    }
+    // Each key was read by itself, so together they are read as well.
+    good.try_into().unwrap_or_default()
+}
+
+/// A syntax error's place and reason, on one line.
+fn located(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}: {}", one_line(error))
+}
+
+fn one_line(error: &toml::de::Error) -> String {
+    error.message().replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(text: &str) -> String {
+        Handler::parse("x.toml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_minimal_file_gives_the_defaults() {
+        assert_eq!(Handler::parse("x", "backend = \"gvisor\"").unwrap(), Handler::default());
+        let inline = "TypeUrl = \"a\"\nbackend = \"gvisor\"\n[gvisor]\noci_seccomp = true";
+        let Handler::Gvisor(config) = Handler::parse("x", inline).unwrap();
+        assert!(config.oci_seccomp);
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once() {
+        let text = "backend = \"gvisr\"\nfoo = 1\n[gvisor]\nplatfrom = \"kvm\"\n\
+                    platform = \"hyperv\"\noci_seccomp = \"yes\"\n[gvisor.timeouts]\ncreat = 3\ncall = 0\n";
+        let fault = fault(text);
+        for part in [
+            "x.toml: ",
+            "foo = 1: there is no such setting",
+            "backend = \"gvisr\": there is only \"gvisor\"",
+            "gvisor.platfrom: there is no such setting",
+            "gvisor.platform = \"hyperv\": unknown variant `hyperv`",
+            "gvisor.oci_seccomp = \"yes\": invalid type",
+            "gvisor.timeouts.creat: there is no such setting",
+            "gvisor.timeouts.call = \"0\": must be 1 to 3600 seconds",
+        ] {
+            assert!(fault.contains(part), "{part} is not in {fault}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_no_toml() {
+        let missing = Handler::load(&ConfigSource::Path("/no/such.toml".into())).unwrap_err();
+        assert!(
+            missing.to_string().starts_with("handler configuration /no/such.toml: No such file")
+        );
+        assert!(fault("backend = ").starts_with("x.toml is not valid TOML: line 1, column "));
+        assert!(fault("").contains("backend is missing"));
+        assert!(fault("backend = \"vm\"").contains("no VM backend"));
+    }
+
+    #[test]
+    fn the_decision_survives_a_round_trip() {
+        let handler =
+            Handler::parse("x", "backend = \"gvisor\"\n[gvisor]\nnetwork = \"none\"").unwrap();
+        let text = serde_json::to_string(&handler).unwrap();
+        assert!(text.starts_with("{\"backend\":\"gvisor\""), "{text}");
+        assert_eq!(serde_json::from_str::<Handler>(&text).unwrap(), handler);
+    }
+}

@@ -1,0 +1,35 @@
+//! The one place that knows which backends there are.
+
+use std::sync::Arc;
+
+use sandbox_core::host::Host;
+use sandbox_core::{Backend, Id};
+use sandbox_gvisor::GvisorBackend;
+
+use crate::config::Handler;
+
+/// The backend that runs a handler's Pods.
+pub fn backend(handler: &Handler, namespace: &Id, host: Arc<dyn Host>) -> Arc<dyn Backend> {
+    match handler {
+        Handler::Gvisor(config) => {
+            Arc::new(GvisorBackend::new(config.clone(), namespace.clone(), host))
+        }
+    }
+}
+
+/// What a handler's containers can be given, as the OCI runtime specification's `features`
+/// document: containerd derives from it what it may ask for (recursive read-only mounts, user
+/// namespaces), so nothing stands here that a backend does not do.
+pub fn features(handler: &Handler) -> serde_json::Value {
+    match handler {
+        Handler::Gvisor(_) => serde_json::json!({
+            "ociVersionMin": "1.0.0",
+            "ociVersionMax": "1.1.0",
+            "mountOptions": ["bind", "rbind", "ro", "rw", "private", "rprivate", "slave", "rslave"],
+            "linux": {
+                "namespaces": ["ipc", "mount", "network", "pid", "uts"],
+                "mountExtensions": { "idmap": { "enabled": false } },
+            },
+        }),
+    }
+}

@@ -1,0 +1,65 @@
+//! What can be wrong with a handler's configuration.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use sandbox_core::{Classified, Kind};
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error(
+        "handler configuration {path}: {source}; set ConfigPath in containerd's runtime options \
+         to an existing file"
+    )]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no TOML.
+    #[error("{place} is not valid TOML: {message}")]
+    Syntax {
+        /// The file, or the inline options.
+        place: String,
+        /// Line, column and reason.
+        message: String,
+    },
+    /// Keys or values that are wrong: all of them.
+    #[error("{place}: {}", Joined(faults))]
+    Faults {
+        /// The file, or the inline options.
+        place: String,
+        /// One line each.
+        faults: Vec<String>,
+    },
+    /// The options are of a kind that this shim does not read.
+    #[error(
+        "runtime options of type {0:?} are not read here; use TypeUrl \"runtimeoptions.v1.Options\" with ConfigPath"
+    )]
+    OptionsType(String),
+}
+
+impl Classified for ConfigError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Kind::NotFound
+            }
+            Self::Unreadable { .. } => Kind::PermissionDenied,
+            Self::Syntax { .. } | Self::Faults { .. } | Self::OptionsType(_) => {
+                Kind::InvalidArgument
+            }
+        }
+    }
+}
+
+struct Joined<'a>(&'a [String]);
+
+impl fmt::Display for Joined<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("; "))
+    }
+}
