@@ -1,2 +1,63 @@
-//! See Cargo.toml.
-fn main() {}
+//! `containerd-shim-bulkhead-v2`: containerd starts it for a Pod, and it runs the Pod's containers
+//! in the sandbox that the Pod's RuntimeClass handler names.
+//!
+//! One process per Pod serves containerd's task service over ttrpc; `start` and `delete` are short
+//! calls of the same binary (containerd's `core/runtime/v2/README.md`).
+
+#![forbid(unsafe_code)]
+
+mod args;
+mod bootstrap;
+mod convert;
+mod delete;
+mod events;
+mod info;
+mod log_fifo;
+mod metrics;
+mod pod;
+mod serve;
+mod service;
+mod start;
+mod state;
+mod task;
+mod tasks;
+
+use std::process::ExitCode;
+
+use args::{Action, Args};
+
+fn main() -> ExitCode {
+    let args = match Args::parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(error) => return failed(&error),
+    };
+    let result = match args.action {
+        Action::Version => {
+            println!("{}:", env!("CARGO_BIN_NAME"));
+            println!("  Version:  {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Action::Info => info::run(),
+        Action::Start => start::run(&args),
+        Action::Delete => delete::run(&args),
+        Action::Serve => serve::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+/// containerd shows what stands on standard error to whoever waits for the Pod.
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("{}: {error}", env!("CARGO_BIN_NAME"));
+    ExitCode::FAILURE
+}
+
+/// The runtime every action uses: one thread, since the shim waits far more than it computes and
+/// its memory is paid once per Pod.
+fn runtime() -> sandbox_core::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| {
+        sandbox_core::Error::new(sandbox_core::Kind::Internal, format!("starting the runtime: {e}"))
+    })
+}

@@ -1,0 +1,36 @@
+//! `delete`: cleans up after a container whose shim is gone. containerd calls it after crashes and
+//! after every ordinary removal alike, so finding nothing to do is fine.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use containerd_shim_protos::api::DeleteResponse;
+use containerd_shim_protos::protobuf::Message;
+use sandbox_core::host::{Host, RealHost};
+use sandbox_core::{Error, Exit, Kind, Result};
+
+use crate::args::Args;
+use crate::{convert, state};
+
+/// Purges the container and reports it as killed.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let (id, namespace) = (args.id()?, args.namespace()?);
+    let bundle = match &args.bundle {
+        Some(bundle) => bundle.clone(),
+        None => state::working_directory()?,
+    };
+    let exit = Exit::now(Exit::KILLED);
+    crate::runtime()?.block_on(async {
+        let handler = state::load_handler(&bundle)?;
+        let host: Arc<dyn Host> = Arc::new(RealHost::new()?);
+        bulkhead_runtimeclass::backend(&handler, &namespace, host).purge(&id, &bundle).await
+    })?;
+    let response = DeleteResponse {
+        exit_status: exit.status,
+        exited_at: convert::timestamp(exit.at),
+        ..DeleteResponse::default()
+    };
+    let encoding = |e| Error::new(Kind::Internal, format!("answering containerd: {e}"));
+    let bytes = response.write_to_bytes().map_err(|e| encoding(e.to_string()))?;
+    io::stdout().write_all(&bytes).map_err(|e| encoding(e.to_string()))
+}

@@ -1,0 +1,124 @@
+//! The shim itself: serves the task service until the Pod is gone.
+
+use std::collections::HashMap;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{env, io};
+
+use containerd_shim_protos::shim_async::create_task;
+use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
+use containerd_shim_protos::ttrpc::asynchronous::{Server, Service as Methods};
+use sandbox_core::bundle::Bundle;
+use sandbox_core::cgroup::Cgroup;
+use sandbox_core::host::{Host, RealHost};
+use sandbox_core::{Error, Kind, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::args::Args;
+use crate::events::Publisher;
+use crate::pod::Pod;
+use crate::service::Service;
+use crate::tasks::Tasks;
+use crate::{log_fifo, state};
+
+/// The generated service's name, and the same messages under the name that containerd before 2.0
+/// uses.
+const TASK_V3: &str = "containerd.task.v3.Task";
+const TASK_V2: &str = "containerd.task.v2.Task";
+
+/// How long the last events may take when the shim ends.
+const LAST_EVENTS: Duration = Duration::from_secs(3);
+
+/// How long answers that are under way may take when the shim ends.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
+
+/// Serves on the socket that stands as standard input.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let (id, namespace) = (args.id()?, args.namespace()?);
+    let bundle = state::working_directory()?;
+    log_fifo::init(&bundle, id.as_str(), args.debug);
+    let result = crate::runtime()?.block_on(async {
+        let handler = state::load_handler(&bundle)?;
+        let host: Arc<dyn Host> = Arc::new(RealHost::new()?);
+        let backend = bulkhead_runtimeclass::backend(&handler, &namespace, host);
+        let ttrpc = env::var("TTRPC_ADDRESS").ok().filter(|address| !address.is_empty());
+        let (events, publisher) = Publisher::start(ttrpc, &namespace);
+        let done = Arc::new(Notify::new());
+        let service = Arc::new(Service {
+            pod: Pod::new(backend, cgroup(&bundle)?),
+            tasks: Tasks::default(),
+            events,
+            version: Cgroup::new("/pod")?.version(),
+            done: Arc::clone(&done),
+        });
+        serve(&service, &done).await?;
+        // The queue ends when nobody can add to it any more.
+        drop(service);
+        publisher.finish(LAST_EVENTS).await;
+        Ok(())
+    });
+    if let Err(error) = &result {
+        log::error!("the shim ends: {error}");
+    }
+    result
+}
+
+/// The Pod's cgroup, from its first container's configuration.
+fn cgroup(bundle: &Path) -> Result<Option<Cgroup>> {
+    let bundle = Bundle::load(bundle)?;
+    let path = bundle.spec().linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    match path.and_then(|path| path.to_str()).filter(|path| !path.is_empty()) {
+        Some(path) => Ok(Some(Cgroup::new(path)?)),
+        None => Ok(None),
+    }
+}
+
+async fn serve(service: &Arc<Service>, done: &Notify) -> Result<()> {
+    let failed =
+        |what: &'static str| move |e: String| Error::new(Kind::Internal, format!("{what}: {e}"));
+    let listener = listener().map_err(|e| failed("taking over the socket")(e.to_string()))?;
+    let path = listener.local_addr().ok().and_then(|at| at.as_pathname().map(Path::to_owned));
+    let mut server =
+        server(service, listener).map_err(|e| failed("taking over the socket")(e.to_string()))?;
+    server.start().await.map_err(|e| failed("serving")(e.to_string()))?;
+    let terminate = |kind| signal(kind).map_err(|e| failed("catching signals")(e.to_string()));
+    let mut term = terminate(SignalKind::terminate())?;
+    let mut interrupt = terminate(SignalKind::interrupt())?;
+    tokio::select! {
+        () = done.notified() => {}
+        _ = term.recv() => log::warn!("SIGTERM: ending the Pod"),
+        _ = interrupt.recv() => log::warn!("SIGINT: ending the Pod"),
+    }
+    // Nobody should find the socket of a shim that is about to end.
+    let removed = path.map_or(Ok(()), |path| state::remove(&path));
+    let stopped = service.pod.stop().await;
+    // Connections that containerd holds open end with the process.
+    let _ = tokio::time::timeout(LAST_ANSWERS, server.shutdown()).await;
+    removed.and(stopped)
+}
+
+fn listener() -> io::Result<UnixListener> {
+    let listener = UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn server(service: &Arc<Service>, listener: UnixListener) -> io::Result<Server> {
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let mut v2 = methods(service);
+    if let Some(methods) = v2.remove(TASK_V3) {
+        v2.insert(TASK_V2.to_owned(), methods);
+    }
+    Ok(Server::new()
+        .add_listener(Listener::from(listener))
+        .register_service(methods(service))
+        .register_service(v2))
+}
+
+fn methods(service: &Arc<Service>) -> HashMap<String, Methods> {
+    create_task(Arc::clone(service) as _)
+}

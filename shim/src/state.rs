@@ -1,0 +1,49 @@
+//! What the short calls of this binary leave for each other on disk.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bulkhead_runtimeclass::Handler;
+use sandbox_core::{Error, Kind, Result, record};
+
+/// The handler's decision, in each container's bundle: `delete` gets no options.
+const HANDLER: &str = "handler.json";
+
+/// The shim's address, where containerd 1.6 and 1.7 look for it after a restart.
+const ADDRESS: &str = "address";
+
+/// Keeps what `start` decided.
+pub(crate) fn store_handler(bundle: &Path, handler: &Handler) -> Result<()> {
+    Ok(record::store(&bundle.join(HANDLER), handler)?)
+}
+
+/// What `start` decided; the default if the bundle holds no decision.
+pub(crate) fn load_handler(bundle: &Path) -> Result<Handler> {
+    Ok(record::load(&bundle.join(HANDLER))?.unwrap_or_default())
+}
+
+/// Keeps the address.
+pub(crate) fn store_address(bundle: &Path, address: &str) -> Result<()> {
+    let path = bundle.join(ADDRESS);
+    record::write_atomic(&path, address.as_bytes()).map_err(|e| internal("writing", &path, &e))
+}
+
+/// The directory this process was started in: for `start` and the shim it is the bundle.
+pub(crate) fn working_directory() -> Result<PathBuf> {
+    std::env::current_dir()
+        .map_err(|e| Error::new(Kind::Internal, format!("finding the working directory: {e}")))
+}
+
+/// Removes a file; fine when it is gone.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(internal("removing", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// An error about a file.
+pub(crate) fn internal(verb: &str, path: &Path, error: &io::Error) -> Error {
+    Error::new(Kind::Internal, format!("{verb} {}: {error}", path.display()))
+}
