@@ -1,1 +1,13 @@
-//! See Cargo.toml.
+//! The test bed: real containerds from Debian's packages, private to this run, and the cases that
+//! are played on them.
+//!
+//! * [`bed`]: packages, images, containerd, CNI, traces: everything that is set up and taken down.
+//! * [`client`]: the hands of a case: CRI, `ctr`, terminals, the shim's own ttrpc socket.
+//! * [`cases`]: what must be true, one function per case, the same for every handler.
+//! * [`runner`]: picks cases, runs each under a deadline, counts.
+#![forbid(unsafe_code)]
+
+pub mod bed;
+pub mod cases;
+pub mod client;
+pub mod runner;

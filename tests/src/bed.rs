@@ -1,0 +1,13 @@
+//! What stands around a case: a private containerd with its packages, images and network.
+
+pub mod apt;
+pub mod cni;
+pub mod containerd;
+pub mod gomod;
+pub mod handler;
+pub mod image;
+pub mod packages;
+pub mod place;
+pub mod process;
+pub mod sweep;
+pub mod traces;

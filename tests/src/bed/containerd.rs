@@ -1,0 +1,321 @@
+//! One private containerd: its configuration, its process, its `ctr`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::handler::{Entry, Paths};
+use super::packages::Packages;
+use super::place::Place;
+use super::process::{self, Run, until, wait};
+use super::{cni, handler, image};
+
+/// A line of containerd releases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// 1.6, from Debian 12.
+    V16,
+    /// 1.7, from Debian 13.
+    V17,
+    /// 2.1, from Debian unstable.
+    V21,
+}
+
+impl Version {
+    /// Every version, oldest first.
+    pub const ALL: [Self; 3] = [Self::V16, Self::V17, Self::V21];
+
+    /// As in a case's name: `1.7`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::V16 => "1.6",
+            Self::V17 => "1.7",
+            Self::V21 => "2.1",
+        }
+    }
+
+    /// As in a path or an interface's name: `17`.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::V16 => "16",
+            Self::V17 => "17",
+            Self::V21 => "21",
+        }
+    }
+
+    /// The version with this label.
+    pub fn named(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|version| version.label() == label)
+    }
+}
+
+/// The namespace in which cases use `ctr run`; CRI's own is `k8s.io`.
+pub const NAMESPACE: &str = "bed";
+
+/// A containerd that is up, or can be brought up again.
+#[derive(Debug)]
+pub struct Node {
+    /// Which line of releases.
+    pub version: Version,
+    place: Place,
+    bin: PathBuf,
+    runtimes: Vec<(handler::Handler, PathBuf)>,
+    daemon: Mutex<Option<Child>>,
+}
+
+impl Node {
+    /// Writes the configuration below `place`, starts containerd and imports the images.
+    pub fn up(
+        place: &Place,
+        version: Version,
+        packages: &Packages,
+        newest: Option<&Path>,
+        images: &Path,
+    ) -> Result<Self> {
+        let mut node = Self {
+            version,
+            place: place.clone(),
+            bin: packages.containerd(version),
+            runtimes: Vec::new(),
+            daemon: Mutex::new(None),
+        };
+        for dir in [node.run(), node.lib(), node.run().join("bin"), node.lib().join("logs")] {
+            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        node.link_programs(packages)?;
+        let paths = Paths {
+            packages,
+            newest: newest.map(Path::to_owned),
+            dir: node.handlers(),
+            runsc_root: place.run().join(format!("r{}", version.short())),
+            runsc_logs: node.lib().join("runsc"),
+        };
+        node.runtimes =
+            handler::Handler::ALL.iter().filter_map(|h| Some((*h, paths.runtime(*h)?))).collect();
+        let entries = paths.write()?;
+        cni::write(place, version.short(), &node.cni())?;
+        fs::write(node.run().join("config.toml"), node.config(packages, &entries))?;
+        node.start()?;
+        for namespace in ["k8s.io", NAMESPACE] {
+            let import = node.ctr(namespace).args(["images", "import"]).arg(images);
+            import.ok().context("import of the test images")?;
+        }
+        Ok(node)
+    }
+
+    /// Sockets, bundles and configuration of this containerd.
+    pub fn run(&self) -> PathBuf {
+        self.place.run().join(self.version.short())
+    }
+
+    /// Content, snapshots and logs of this containerd.
+    pub fn lib(&self) -> PathBuf {
+        self.place.lib().join(self.version.short())
+    }
+
+    /// The bed this containerd stands in.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The gRPC socket.
+    pub fn socket(&self) -> PathBuf {
+        self.run().join("c.sock")
+    }
+
+    /// The ttrpc socket, for events.
+    pub fn ttrpc_socket(&self) -> PathBuf {
+        self.run().join("c.sock.ttrpc")
+    }
+
+    /// The folder of bundles of `namespace`.
+    pub fn bundles(&self, namespace: &str) -> PathBuf {
+        self.run().join("state/io.containerd.runtime.v2.task").join(namespace)
+    }
+
+    /// The CNI folder: `net.d` and the address store.
+    pub fn cni(&self) -> PathBuf {
+        self.run().join("cni")
+    }
+
+    /// Bulkhead's handler files.
+    pub fn handlers(&self) -> PathBuf {
+        self.run().join("handlers")
+    }
+
+    /// The low-level runtime of `handler`, `None` where it cannot run here.
+    pub fn runtime(&self, handler: handler::Handler) -> Option<&Path> {
+        let found = self.runtimes.iter().find(|(name, _)| *name == handler);
+        found.map(|(_, path)| path.as_path())
+    }
+
+    /// The containerd program itself.
+    pub fn program(&self) -> PathBuf {
+        self.bin.join("containerd")
+    }
+
+    /// containerd's log.
+    pub fn log(&self) -> PathBuf {
+        self.lib().join("containerd.log")
+    }
+
+    /// A `ctr` of the daemon's own version, in `namespace`.
+    pub fn ctr(&self, namespace: &str) -> Run {
+        let run = Run::new(self.bin.join("ctr")).clean_env().env("PATH", self.path());
+        run.arg("--address").arg(self.socket()).args(["--namespace", namespace])
+    }
+
+    /// Starts the daemon and waits until CRI answers.
+    pub fn start(&self) -> Result<()> {
+        let mut daemon = self.lock();
+        if daemon.is_some() {
+            bail!("containerd {} already runs", self.version.label());
+        }
+        let run = Run::new(self.program()).arg("--config").arg(self.run().join("config.toml"));
+        let run = run.clean_env().env("HOME", "/root").env("LANG", "C.UTF-8");
+        let mut child = run.env("PATH", self.path()).daemon(&self.log())?;
+        let ready = until("containerd ready", Duration::from_secs(60), || {
+            if let Some(status) = child.try_wait()? {
+                bail!("containerd ended: {status}: {}", self.log_tail(0));
+            }
+            Ok(self.answers().then_some(()))
+        });
+        *daemon = Some(child);
+        ready
+    }
+
+    /// Ends the daemon with `signal` and waits for it; shims and containers stay.
+    pub fn stop(&self, signal: Signal) -> Result<()> {
+        let Some(mut child) = self.lock().take() else { return Ok(()) };
+        let pid = Pid::from_raw(i32::try_from(child.id())?);
+        kill(pid, signal).context("signal containerd")?;
+        if wait(&mut child, Duration::from_secs(30))?.is_none() {
+            process::kill_group(&mut child);
+            bail!("containerd {} still ran 30 s after {signal}", self.version.label());
+        }
+        Ok(())
+    }
+
+    /// Where containerd's log ends now, to cut an excerpt from later.
+    pub fn log_len(&self) -> u64 {
+        fs::metadata(self.log()).map_or(0, |m| m.len())
+    }
+
+    /// The last telling lines that the log got after `offset`.
+    pub fn log_tail(&self, offset: u64) -> String {
+        let bytes = fs::read(self.log()).unwrap_or_default();
+        let from = usize::try_from(offset).unwrap_or(0).min(bytes.len());
+        let text = String::from_utf8_lossy(&bytes[from..]);
+        let telling =
+            |line: &&str| !line.contains("level=debug") && !line.contains("loading plugin");
+        let lines: Vec<String> =
+            text.lines().filter(telling).map(|line| line.chars().take(400).collect()).collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+
+    fn answers(&self) -> bool {
+        let probe = self.ctr("k8s.io").args(["plugins", "ls"]).deadline(Duration::from_secs(10));
+        let Ok(plugins) = probe.ok() else { return false };
+        plugins.lines().any(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.get(1) == Some(&"cri") && fields.last() == Some(&"ok")
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.daemon.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn link_programs(&self, packages: &Packages) -> Result<()> {
+        let runc = ("runc", packages.runc());
+        let shim = handler::shim().map(|path| ("containerd-shim-bulkhead-v2", path));
+        for (name, path) in [runc].into_iter().chain(shim) {
+            let link = self.run().join("bin").join(name);
+            std::os::unix::fs::symlink(&path, &link)
+                .with_context(|| format!("cannot link {}", link.display()))?;
+        }
+        Ok(())
+    }
+
+    fn path(&self) -> String {
+        let own = format!("{}:{}", self.run().join("bin").display(), self.bin.display());
+        format!("{own}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    }
+
+    fn config(&self, packages: &Packages, entries: &[Entry]) -> String {
+        let run = self.run().display().to_string();
+        let mut text = common_config(&run, &self.lib().display().to_string(), self.version);
+        let bins = packages.cni().display().to_string();
+        let plugin = match self.version {
+            Version::V16 | Version::V17 => {
+                text.push_str(&cri_config_1(&run, &bins));
+                "io.containerd.grpc.v1.cri"
+            }
+            Version::V21 => {
+                text.push_str(&cri_config_2(&run, &bins));
+                "io.containerd.cri.v1.runtime"
+            }
+        };
+        for entry in entries {
+            let table = format!("plugins.\"{plugin}\".containerd.runtimes.{}", entry.name);
+            text.push_str(&format!("[{table}]\nruntime_type = \"{}\"\n", entry.runtime_type));
+            text.push_str(&format!("[{table}.options]\n"));
+            for (key, value) in &entry.options {
+                text.push_str(&format!("{key} = \"{value}\"\n"));
+            }
+        }
+        text
+    }
+}
+
+fn common_config(run: &str, lib: &str, version: Version) -> String {
+    let format = if version == Version::V21 { 3 } else { 2 };
+    let mut text = format!(
+        "version = {format}\nroot = \"{lib}/root\"\nstate = \"{run}/state\"\n\
+         [grpc]\naddress = \"{run}/c.sock\"\n[ttrpc]\naddress = \"{run}/c.sock.ttrpc\"\n\
+         [debug]\nlevel = \"debug\"\n\
+         [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{run}/opt\"\n"
+    );
+    if version != Version::V16 {
+        text.push_str(&format!(
+            "[plugins.\"io.containerd.nri.v1.nri\"]\nsocket_path = \"{run}/nri.sock\"\n\
+             plugin_path = \"{run}/nri/plugins\"\nplugin_config_path = \"{run}/nri/conf.d\"\n"
+        ));
+    }
+    text
+}
+
+/// `restrict_oom_score_adj` lets Pods start where the machine withholds CAP_SYS_RESOURCE.
+fn cri_config_1(run: &str, bins: &str) -> String {
+    format!(
+        "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{}\"\n\
+         disable_tcp_service = true\nstream_server_address = \"127.0.0.1\"\n\
+         stream_server_port = \"0\"\ndisable_apparmor = true\nrestrict_oom_score_adj = true\n\
+         netns_mounts_under_state_dir = true\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{bins}\"\n\
+         conf_dir = \"{run}/cni/net.d\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = \"runc\"\n",
+        image::PAUSE
+    )
+}
+
+fn cri_config_2(run: &str, bins: &str) -> String {
+    format!(
+        "[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = \"{}\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\"]\ndisable_tcp_service = true\n\
+         stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n\
+         [plugins.\"io.containerd.cri.v1.runtime\"]\ndisable_apparmor = true\n\
+         restrict_oom_score_adj = true\nnetns_mounts_under_state_dir = true\n\
+         [plugins.\"io.containerd.cri.v1.runtime\".cni]\nbin_dirs = [\"{bins}\"]\n\
+         conf_dir = \"{run}/cni/net.d\"\n\
+         [plugins.\"io.containerd.cri.v1.runtime\".containerd]\n\
+         default_runtime_name = \"runc\"\n",
+        image::PAUSE
+    )
+}

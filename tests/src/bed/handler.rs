@@ -1,0 +1,212 @@
+//! The handlers a case can be played on, and how each is told to containerd.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::packages::Packages;
+use super::place;
+
+/// A RuntimeClass handler under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handler {
+    /// runc through containerd's own shim: the control that proves a case.
+    Runc,
+    /// Bulkhead on Debian's runsc.
+    Gvisor,
+    /// Bulkhead on the newest runsc.
+    GvisorNew,
+}
+
+impl Handler {
+    /// Every handler, in the order they are played.
+    pub const ALL: [Self; 3] = [Self::Runc, Self::Gvisor, Self::GvisorNew];
+
+    /// The name that containerd and RuntimeClasses know.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Runc => "runc",
+            Self::Gvisor => "gvisor",
+            Self::GvisorNew => "gvisor-new",
+        }
+    }
+
+    /// The handler of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|handler| handler.name() == name)
+    }
+
+    /// Whether Bulkhead's shim serves it.
+    pub fn is_bulkhead(self) -> bool {
+        match self {
+            Self::Runc => false,
+            Self::Gvisor | Self::GvisorNew => true,
+        }
+    }
+
+    /// The runtime type, as in containerd's configuration and `ctr run --runtime`.
+    pub fn runtime_type(self) -> &'static str {
+        if self.is_bulkhead() { "io.containerd.bulkhead.v2" } else { "io.containerd.runc.v2" }
+    }
+}
+
+/// How a handler of the same kind may be broken on purpose, each registered as `NAME-FAULT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The low-level runtime does not exist.
+    Missing,
+    /// The low-level runtime says why and exits with 1.
+    Failing,
+    /// The low-level runtime never ends.
+    Hanging,
+    /// The handler's file does not exist.
+    NoFile,
+    /// The handler's file has a key that nobody knows.
+    UnknownKey,
+}
+
+impl Fault {
+    /// Every fault.
+    pub const ALL: [Self; 5] =
+        [Self::Missing, Self::Failing, Self::Hanging, Self::NoFile, Self::UnknownKey];
+
+    /// The suffix of the handler's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Failing => "failing",
+            Self::Hanging => "hanging",
+            Self::NoFile => "nofile",
+            Self::UnknownKey => "unknownkey",
+        }
+    }
+}
+
+/// What the failing runtime says.
+pub const FAILING_TEXT: &str = "the wall has fallen over";
+
+/// One `runtimes.NAME` table of containerd's configuration.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// The handler's name.
+    pub name: String,
+    /// Its `runtime_type`.
+    pub runtime_type: &'static str,
+    /// Keys of its `options` table; every value is a string.
+    pub options: Vec<(&'static str, String)>,
+}
+
+/// Where one containerd's handlers find their things.
+#[derive(Debug)]
+pub struct Paths<'a> {
+    /// The unpacked packages.
+    pub packages: &'a Packages,
+    /// The newest runsc, when it could be built.
+    pub newest: Option<PathBuf>,
+    /// Where handler files and the broken runtimes are written.
+    pub dir: PathBuf,
+    /// runsc's state; short, for its sockets' sake.
+    pub runsc_root: PathBuf,
+    /// runsc's debug logs.
+    pub runsc_logs: PathBuf,
+}
+
+impl Paths<'_> {
+    /// The low-level runtime of `handler`; `None` where this machine has none.
+    pub fn runtime(&self, handler: Handler) -> Option<PathBuf> {
+        match handler {
+            Handler::Runc => Some(self.packages.runc()),
+            Handler::Gvisor => Some(self.packages.runsc()),
+            Handler::GvisorNew => self.newest.clone(),
+        }
+    }
+
+    /// Writes every handler's file and gives the tables, the broken ones included.
+    pub fn write(&self) -> Result<Vec<Entry>> {
+        fs::create_dir_all(&self.dir)?;
+        fs::create_dir_all(&self.runsc_logs)?;
+        let failing = self.script("failing", &format!("echo '{FAILING_TEXT}' >&2\nexit 1"))?;
+        // containerd 2 asks a runc for its features before it serves anything.
+        let hang = "for word; do [ \"$word\" = features ] && exit 1; done\nexec sleep 3600";
+        let hanging = self.script("hanging", hang)?;
+        let missing = self.dir.join("no-such-runtime");
+        let mut entries = Vec::new();
+        for handler in Handler::ALL {
+            let Some(runtime) = self.runtime(handler) else { continue };
+            entries.push(self.entry(handler, "", &runtime)?);
+            for fault in Fault::ALL {
+                let runtime = match fault {
+                    Fault::Missing => &missing,
+                    Fault::Failing => &failing,
+                    Fault::Hanging => &hanging,
+                    Fault::NoFile | Fault::UnknownKey => &runtime,
+                };
+                let mut entry = self.entry(handler, &format!("-{}", fault.name()), runtime)?;
+                self.spoil(handler, fault, &mut entry)?;
+                entries.push(entry);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The file of a handler of Bulkhead's, `NAME` with its fault's suffix.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.toml"))
+    }
+
+    fn entry(&self, handler: Handler, suffix: &str, runtime: &Path) -> Result<Entry> {
+        let name = format!("{}{suffix}", handler.name());
+        let options = if handler.is_bulkhead() {
+            let file = self.file(&name);
+            fs::write(&file, self.handler_toml(runtime))?;
+            vec![
+                ("TypeUrl", "io.containerd.bulkhead.v2.options".to_owned()),
+                ("ConfigPath", file.display().to_string()),
+            ]
+        } else {
+            vec![("BinaryName", runtime.display().to_string())]
+        };
+        Ok(Entry { name, runtime_type: handler.runtime_type(), options })
+    }
+
+    fn spoil(&self, handler: Handler, fault: Fault, entry: &mut Entry) -> Result<()> {
+        if !handler.is_bulkhead() {
+            return Ok(());
+        }
+        let file = self.file(&entry.name);
+        match fault {
+            Fault::NoFile => fs::remove_file(&file)?,
+            Fault::UnknownKey => {
+                let text = fs::read_to_string(&file)?;
+                fs::write(&file, format!("{text}walls = \"four\"\n"))?;
+            }
+            Fault::Missing | Fault::Failing | Fault::Hanging => {}
+        }
+        Ok(())
+    }
+
+    /// A handler's file, as an admin would write it. The one place that knows the keys.
+    fn handler_toml(&self, runsc: &Path) -> String {
+        format!(
+            "backend = \"gvisor\"\n\n[gvisor]\nrunsc = \"{}\"\nroot = \"{}\"\n\
+             platform = \"systrap\"\nnetwork = \"sandbox\"\ndebug_log = \"{}\"\n",
+            runsc.display(),
+            self.runsc_root.display(),
+            self.runsc_logs.display(),
+        )
+    }
+
+    fn script(&self, name: &str, body: &str) -> Result<PathBuf> {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.dir.join(format!("runtime-{name}"));
+        fs::write(&path, format!("#!/bin/sh\n{body}\n"))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(path)
+    }
+}
+
+/// Bulkhead's shim, if it has been built.
+pub fn shim() -> Option<PathBuf> {
+    place::built("containerd-shim-bulkhead-v2")
+}

@@ -1,0 +1,145 @@
+//! Which packages a bed wants, from which suite, and where they are unpacked.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::apt::PrivateApt;
+use super::containerd::Version;
+
+/// The Debian release that the machine runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// Debian 12.
+    Bookworm,
+    /// Debian 13.
+    Trixie,
+}
+
+impl Release {
+    /// Reads `/etc/os-release`.
+    pub fn of_this_machine() -> Result<Self> {
+        let text = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+        Self::parse(&text)
+    }
+
+    /// Tells the release from the text of `os-release`.
+    pub fn parse(text: &str) -> Result<Self> {
+        let field = |key: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.unwrap_or_default().trim_matches('"').to_owned()
+        };
+        match field("VERSION_CODENAME").as_str() {
+            "bookworm" => Ok(Self::Bookworm),
+            "trixie" => Ok(Self::Trixie),
+            name => bail!(
+                "/etc/os-release: ID={:?} VERSION_CODENAME={name:?}: the test bed runs on \
+                 Debian 12 (bookworm) and 13 (trixie)",
+                field("ID")
+            ),
+        }
+    }
+
+    fn codename(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+
+    /// Where this release's `runsc` is.
+    fn runsc_suite(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm-backports",
+            Self::Trixie => "trixie",
+        }
+    }
+}
+
+/// The unpacked packages of a bed.
+#[derive(Debug, Clone)]
+pub struct Packages {
+    dir: PathBuf,
+}
+
+const SUITES: [&str; 4] = ["bookworm", "bookworm-backports", "trixie", "sid"];
+
+impl Packages {
+    /// Makes sure that every package is unpacked under `cache`, downloading what is not.
+    pub fn fetch(cache: &Path) -> Result<Self> {
+        let release = Release::of_this_machine()?;
+        let dir = cache.join("pkg");
+        let home = release.codename();
+        let wanted = [
+            ("containerd-1.6", "containerd", "bookworm"),
+            ("containerd-1.7", "containerd", "trixie"),
+            ("containerd-2.1", "containerd", "sid"),
+            ("runc", "runc", home),
+            ("runsc", "runsc", release.runsc_suite()),
+            ("cni", "containernetworking-plugins", home),
+            ("busybox", "busybox-static", home),
+        ];
+        let missing: Vec<_> =
+            wanted.iter().filter(|(key, ..)| !dir.join(key).join(DONE).exists()).collect();
+        if !missing.is_empty() {
+            let apt = PrivateApt::open(&cache.join("apt"), home, &SUITES)?;
+            for (key, package, suite) in missing {
+                let into = dir.join(key);
+                let _ = fs::remove_dir_all(&into);
+                let version = apt.unpack(package, suite, &into)?;
+                eprintln!("fetched {package} {version} ({suite})");
+                fs::write(into.join(DONE), version)?;
+            }
+        }
+        Ok(Self { dir })
+    }
+
+    /// The Debian version of the package unpacked as `key`.
+    pub fn version(&self, key: &str) -> String {
+        fs::read_to_string(self.dir.join(key).join(DONE)).unwrap_or_default()
+    }
+
+    /// The folder with `containerd`, `ctr` and runc's shim of this version.
+    pub fn containerd(&self, version: Version) -> PathBuf {
+        self.dir.join(format!("containerd-{}", version.label())).join("usr/bin")
+    }
+
+    /// runc, of the machine's own release.
+    pub fn runc(&self) -> PathBuf {
+        let sbin = self.dir.join("runc/usr/sbin/runc");
+        if sbin.exists() { sbin } else { self.dir.join("runc/usr/bin/runc") }
+    }
+
+    /// Debian's runsc.
+    pub fn runsc(&self) -> PathBuf {
+        self.dir.join("runsc/usr/bin/runsc")
+    }
+
+    /// The CNI plugins' folder.
+    pub fn cni(&self) -> PathBuf {
+        self.dir.join("cni/usr/lib/cni")
+    }
+
+    /// The static busybox.
+    pub fn busybox(&self) -> PathBuf {
+        let usr = self.dir.join("busybox/usr/bin/busybox");
+        if usr.exists() { usr } else { self.dir.join("busybox/bin/busybox") }
+    }
+}
+
+/// Marks a package as wholly unpacked; holds its version.
+const DONE: &str = ".unpacked";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_the_release() {
+        assert_eq!(Release::parse("VERSION_CODENAME=trixie\n").unwrap(), Release::Trixie);
+        assert_eq!(Release::parse("VERSION_CODENAME=\"bookworm\"\n").unwrap(), Release::Bookworm);
+        let other = Release::parse("ID=fedora\nVERSION_CODENAME=\"\"\n").unwrap_err();
+        assert!(other.to_string().contains("fedora"));
+    }
+}

@@ -1,0 +1,119 @@
+//! The names of one bed: every path, bridge and cgroup that it uses derives from one short id, so
+//! that two beds on a machine never meet and `sweep` finds all of one.
+
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, bail};
+
+/// The id of a bed and the paths that follow from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    id: String,
+}
+
+impl Place {
+    /// A bed with an id that nobody else has.
+    pub fn fresh() -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.subsec_nanos());
+        Self { id: format!("{:06x}", (now ^ (std::process::id() << 8)) & 0x00ff_ffff) }
+    }
+
+    /// The bed with this id: 4 to 8 lower-case letters and digits.
+    pub fn named(id: &str) -> Result<Self> {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        if !(4..=8).contains(&id.len()) || !id.chars().all(good) {
+            bail!("bed id {id:?}: must be 4 to 8 lower-case letters and digits");
+        }
+        Ok(Self { id: id.to_owned() })
+    }
+
+    /// The id itself.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Sockets and state. Short: a sandbox's control socket below it must fit 107 bytes.
+    pub fn run(&self) -> PathBuf {
+        PathBuf::from(format!("/run/bh-{}", self.id))
+    }
+
+    /// Content, snapshots and logs: what may grow large.
+    pub fn lib(&self) -> PathBuf {
+        PathBuf::from(format!("/var/lib/bulkhead-bed-{}", self.id))
+    }
+
+    /// The cgroup, relative to each hierarchy's root, that holds every container of the bed.
+    pub fn cgroup(&self) -> String {
+        format!("/bulkhead-bed-{}", self.id)
+    }
+
+    /// What a bridge of this bed is called; fits the kernel's 15 bytes with a two digit suffix.
+    pub fn bridge(&self, suffix: &str) -> String {
+        format!("bh{}-{suffix}", self.id)
+    }
+
+    /// The name of a CNI network of this bed, which portmap and ipMasq write into their rules.
+    pub fn network(&self, suffix: &str) -> String {
+        format!("bulkhead-bed-{}-{suffix}", self.id)
+    }
+
+    /// Whether `text` (a command line, a mount, a rule) speaks of this bed.
+    pub fn is_in(&self, text: &str) -> bool {
+        text.contains(&format!("/run/bh-{}", self.id))
+            || text.contains(&format!("bulkhead-bed-{}", self.id))
+    }
+}
+
+/// Where packages, images and built tools are kept between runs.
+pub fn cache() -> PathBuf {
+    match std::env::var_os("BULKHEAD_CACHE") {
+        Some(dir) => PathBuf::from(dir),
+        None => target().join("bed"),
+    }
+}
+
+/// The workspace's folder of built things, told by where this program stands.
+fn target() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    let named = |p: &&Path| p.file_name().is_some_and(|name| name == "target");
+    match program.ancestors().find(named) {
+        Some(target) => target.to_owned(),
+        None => PathBuf::from("target"),
+    }
+}
+
+/// A program built beside this one: `BULKHEAD_BIN_DIR`, else the folder this program stands in,
+/// else the release folder.
+pub fn built(program: &str) -> Option<PathBuf> {
+    let beside = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
+    let named = std::env::var_os("BULKHEAD_BIN_DIR").map(PathBuf::from);
+    let release = target().join("release");
+    let dirs = named.into_iter().chain(beside).chain([release]);
+    dirs.map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sandbox_socket_fits() {
+        let id = "f".repeat(64);
+        let root = Place::named("abcdef12").unwrap().run().join("r17/k8s.io");
+        assert!(root.join(format!("runsc-{id}.sock")).as_os_str().len() <= 106);
+    }
+
+    #[test]
+    fn a_bridge_name_fits() {
+        assert!(Place::named("abcdef12").unwrap().bridge("17").len() <= 15);
+    }
+
+    #[test]
+    fn ids_are_checked() {
+        for bad in ["abc", "a/../b", "ABCDEF", "abcdefghi"] {
+            assert!(Place::named(bad).unwrap_err().to_string().contains(bad), "{bad}");
+        }
+        assert!(Place::named(Place::fresh().id()).is_ok());
+    }
+}

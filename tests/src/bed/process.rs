@@ -1,0 +1,264 @@
+//! Running programs: every process of the bed is started here, and none without a deadline.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// How long a program may take when its caller names no deadline.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a finished program's children may hold its output open.
+const INHERITED: Duration = Duration::from_secs(10);
+
+/// A command line with its environment, input and deadline.
+#[derive(Debug)]
+pub struct Run {
+    command: Command,
+    stdin: Option<Vec<u8>>,
+    deadline: Duration,
+}
+
+/// What a finished program left: both streams whole, and its status.
+#[derive(Debug)]
+pub struct Finished {
+    /// Bytes of standard output.
+    pub stdout: Vec<u8>,
+    /// Bytes of standard error.
+    pub stderr: Vec<u8>,
+    /// How it ended.
+    pub status: ExitStatus,
+}
+
+impl Finished {
+    /// The exit code as a shell tells it: 128 + signal for a killed program.
+    pub fn code(&self) -> i32 {
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => code,
+            (None, Some(signal)) => 128 + signal,
+            (None, None) => -1,
+        }
+    }
+
+    /// Standard output as text.
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+}
+
+impl Run {
+    /// A command for `program`, found on PATH unless it has a slash.
+    pub fn new(program: impl AsRef<std::ffi::OsStr>) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "the bed's one door to processes")]
+        let command = Command::new(program);
+        Self { command, stdin: None, deadline: PATIENCE }
+    }
+
+    /// Adds one argument.
+    pub fn arg(mut self, arg: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds several arguments.
+    pub fn args<S: AsRef<std::ffi::OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets one variable.
+    pub fn env(mut self, key: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    /// Starts from an empty environment.
+    pub fn clean_env(mut self) -> Self {
+        self.command.env_clear();
+        self
+    }
+
+    /// Runs in `dir`.
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// Feeds `bytes` to standard input, then closes it.
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Kills the program and fails when it takes longer than this.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The command line, for messages.
+    pub fn line(&self) -> String {
+        let mut line = self.command.get_program().to_string_lossy().into_owned();
+        for arg in self.command.get_args() {
+            line.push(' ');
+            line.push_str(&arg.to_string_lossy());
+        }
+        line
+    }
+
+    /// The program and its arguments, to be run by another program.
+    pub fn words(&self) -> Vec<std::ffi::OsString> {
+        let args = self.command.get_args();
+        [self.command.get_program()].into_iter().chain(args).map(Into::into).collect()
+    }
+
+    /// Runs to the end and gives both streams, whatever the exit code.
+    pub fn finish(mut self) -> Result<Finished> {
+        let line = self.line();
+        self.command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = self.command.spawn().with_context(|| format!("cannot start {line}"))?;
+        let feeder = feed(&mut child, self.stdin.take());
+        let stdout = drain(child.stdout.take());
+        let stderr = drain(child.stderr.take());
+        let Some(status) = wait(&mut child, self.deadline)? else {
+            kill_group(&mut child);
+            bail!("{line}: no end after {:?}, killed", self.deadline);
+        };
+        drop(feeder);
+        let stdout = collect(&line, "output", stdout)?;
+        let stderr = collect(&line, "error", stderr)?;
+        Ok(Finished { stdout, stderr, status })
+    }
+
+    /// Runs to the end and fails unless the exit code is 0; gives standard output.
+    pub fn ok(self) -> Result<String> {
+        let line = self.line();
+        let done = self.finish()?;
+        if !done.status.success() {
+            bail!("{line}: exit code {}: {}{}", done.code(), done.err(), done.out());
+        }
+        Ok(done.out())
+    }
+
+    /// Starts a program that outlives this call, in a process group of its own, output to `log`.
+    pub fn daemon(mut self, log: &Path) -> Result<Child> {
+        let line = self.line();
+        let file = File::options().create(true).append(true).open(log)?;
+        self.command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
+        self.command.spawn().with_context(|| format!("cannot start {line}"))
+    }
+
+    /// Starts a program with the given stdio; the caller owns it.
+    pub fn spawn(mut self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Child> {
+        let line = self.line();
+        self.command.stdin(stdin).stdout(stdout).stderr(stderr);
+        self.command.spawn().with_context(|| format!("cannot start {line}"))
+    }
+}
+
+/// Waits for `child` until `deadline` has passed; `None` says it still runs.
+pub fn wait(child: &mut Child, deadline: Duration) -> Result<Option<ExitStatus>> {
+    let end = Instant::now() + deadline;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= end {
+            return Ok(None);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Kills the child's process group and reaps the child.
+pub fn kill_group(child: &mut Child) {
+    if let Ok(pid) = i32::try_from(child.id()) {
+        let group = nix::unistd::Pid::from_raw(pid);
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// Calls `check` every 50 ms until it gives a value; fails with `what` when `deadline` passes.
+pub fn until<T>(
+    what: &str,
+    deadline: Duration,
+    mut check: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(value) = check()? {
+            return Ok(value);
+        }
+        if Instant::now() >= end {
+            bail!("{what}: not so after {deadline:?}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn feed(child: &mut Child, bytes: Option<Vec<u8>>) -> Option<JoinHandle<()>> {
+    let (mut pipe, bytes) = (child.stdin.take()?, bytes?);
+    Some(std::thread::spawn(move || {
+        // The program may end without reading all of it; that is its own affair.
+        let _ = pipe.write_all(&bytes);
+    }))
+}
+
+fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    if let Some(mut pipe) = pipe {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = pipe.read_to_end(&mut bytes);
+            let _ = sender.send(bytes);
+        });
+    }
+    receiver
+}
+
+fn collect(line: &str, which: &str, bytes: Receiver<Vec<u8>>) -> Result<Vec<u8>> {
+    bytes.recv_timeout(INHERITED).map_err(|_| {
+        anyhow::anyhow!("{line}: ended, but something it started holds its standard {which} open")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gives_streams_and_code() {
+        let done =
+            Run::new("sh").args(["-c", "cat; echo e >&2; exit 3"]).stdin("in").finish().unwrap();
+        assert_eq!((done.out(), done.err(), done.code()), ("in".into(), "e\n".into(), 3));
+    }
+
+    #[test]
+    fn tells_a_signal_as_a_shell_does() {
+        assert_eq!(Run::new("sh").args(["-c", "kill -9 $$"]).finish().unwrap().code(), 137);
+    }
+
+    #[test]
+    fn kills_at_the_deadline() {
+        let begun = Instant::now();
+        let end = Run::new("sleep").arg("60").deadline(Duration::from_millis(100)).finish();
+        assert!(end.unwrap_err().to_string().contains("no end after"));
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+}

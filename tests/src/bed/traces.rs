@@ -1,0 +1,277 @@
+//! What a Pod may leave on a machine, counted: a run that ends must give back what it took.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::containerd::{Node, Version};
+use super::place::Place;
+use super::process::Run;
+
+/// How long the last clean-up of a Pod may take after the call that asked for it returned.
+const SETTLE: Duration = Duration::from_secs(15);
+
+/// Everything that belongs to a bed at one moment, one line each, sorted by kind.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Traces(BTreeMap<&'static str, BTreeSet<String>>);
+
+impl Traces {
+    /// Looks at the machine with the eyes of `node`.
+    pub fn of(node: &Node) -> Self {
+        let place = node.place();
+        let mut kinds = BTreeMap::new();
+        let daemon = node.program().display().to_string();
+        let running = processes(place).into_values().filter(|line| !line.contains(&daemon));
+        kinds.insert("process", running.collect());
+        kinds.insert("mount", mounts(place));
+        let groups = cgroups(place).into_iter().filter(|dir| !dir.ends_with(&place.cgroup()[1..]));
+        kinds.insert("cgroup", groups.map(|dir| dir.display().to_string()).collect());
+        let bridges = Version::ALL.map(|version| place.bridge(version.short()));
+        let links = links(place).into_iter().filter(|link| !bridges.contains(link));
+        kinds.insert("link", links.collect());
+        kinds.insert("nat chain", nat_chains(place));
+        kinds.insert("file", state_files(node));
+        kinds.insert("dead socket", dead_sockets(Path::new("/run/containerd/s")));
+        kinds.insert(
+            "address",
+            files_below(&node.cni().join("ipam"), |name| name.starts_with("10.")),
+        );
+        kinds.insert("/dev/shm", entries(Path::new("/dev/shm")));
+        kinds.insert("SysV object", sysv());
+        Self(kinds)
+    }
+
+    /// What is in `self` and was not in `before`, as readable lines.
+    pub fn beyond(&self, before: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (kind, now) in &self.0 {
+            let then = before.0.get(kind);
+            let new = now.iter().filter(|item| then.is_none_or(|then| !then.contains(*item)));
+            lines.extend(new.map(|item| format!("{kind}: {item}")));
+        }
+        lines
+    }
+
+    /// Fails, naming each, if anything is there that was not there `before`; waits a little for
+    /// clean-up that goes on in the background.
+    pub fn compare(node: &Node, before: &Self) -> Result<()> {
+        let end = Instant::now() + SETTLE;
+        loop {
+            let left = Self::of(node).beyond(before);
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                bail!("left behind after {SETTLE:?}:\n  {}", left.join("\n  "));
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+    }
+}
+
+/// Processes of the bed, containerd included: those whose command line, working folder, root or
+/// program speak of it, or that sit in its cgroups.
+pub fn processes(place: &Place) -> BTreeMap<i32, String> {
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let mut found = BTreeMap::new();
+    for pid in entries(Path::new("/proc")).iter().filter_map(|name| name.parse::<i32>().ok()) {
+        let proc = PathBuf::from(format!("/proc/{pid}"));
+        let line = fs::read(proc.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let link = |name: &str| fs::read_link(proc.join(name)).unwrap_or_default();
+        let cgroup = fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
+        let speaks = place.is_in(&line)
+            || place.is_in(&cgroup)
+            || ["cwd", "root", "exe"].iter().any(|l| place.is_in(&link(l).to_string_lossy()));
+        if pid != own && speaks && !is_bystander(&line) && !is_zombie(&proc) {
+            found.insert(pid, format!("{pid} {}", line.trim()));
+        }
+    }
+    found
+}
+
+/// The test bed's own programs name the bed too.
+fn is_bystander(line: &str) -> bool {
+    let program = line.split(' ').next().unwrap_or_default();
+    program.ends_with("bulkhead-testbed")
+}
+
+/// A zombie holds nothing; whoever is its parent will reap it or has died.
+fn is_zombie(proc: &Path) -> bool {
+    let stat = fs::read_to_string(proc.join("stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
+}
+
+/// Mount points of the bed in this mount namespace.
+pub fn mounts(place: &Place) -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
+    targets.filter(|target| place.is_in(target)).map(str::to_owned).collect()
+}
+
+/// Folders of the bed in every cgroup hierarchy.
+pub fn cgroups(place: &Place) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for root in cgroup_roots() {
+        collect_dirs(&root.join(place.cgroup().trim_start_matches('/')), &mut found);
+    }
+    found
+}
+
+/// Mount points of cgroup hierarchies, v1 and v2.
+pub fn cgroup_roots() -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    let groups = fields.filter(|f| f.get(2).is_some_and(|kind| kind.starts_with("cgroup")));
+    groups.filter_map(|f| Some(PathBuf::from(f.get(1)?))).collect()
+}
+
+fn collect_dirs(dir: &Path, found: &mut Vec<PathBuf>) {
+    if !dir.is_dir() {
+        return;
+    }
+    found.push(dir.to_owned());
+    for name in entries(dir) {
+        collect_dirs(&dir.join(name), found);
+    }
+}
+
+/// Bridges of the bed and what is attached to them.
+pub fn links(place: &Place) -> Vec<String> {
+    let Ok(text) = Run::new("ip").args(["-o", "link", "show"]).ok() else { return Vec::new() };
+    let bridge = place.bridge("");
+    let names = text.lines().filter(|line| line.contains(&bridge));
+    let names = names.filter_map(|line| line.split(": ").nth(1));
+    names.map(|name| name.split('@').next().unwrap_or(name).to_owned()).collect()
+}
+
+fn nat_chains(place: &Place) -> BTreeSet<String> {
+    let saved = Run::new("iptables-save").args(["-t", "nat"]).ok().unwrap_or_default();
+    chains(&saved, place)
+}
+
+/// The names of the chains in `saved` (the form of iptables-save) that CNI made for the bed.
+pub fn chains(saved: &str, place: &Place) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in saved.lines().filter(|line| line.starts_with("-A") && place.is_in(line)) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let target = words.iter().position(|w| *w == "-j").and_then(|at| words.get(at + 1));
+        let names = words.get(1).into_iter().chain(target);
+        let private = |name: &&&str| name.starts_with("CNI-") || name.starts_with("CNI-DN-");
+        let names = names.filter(private).filter(|name| !SHARED_CHAINS.contains(name));
+        found.extend(names.map(|name| (*name).to_owned()));
+    }
+    found
+}
+
+/// Chains that the portmap plugin keeps for everybody.
+const SHARED_CHAINS: [&str; 3] = ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"];
+
+/// Bundles, sandbox folders, network namespaces, runsc's state.
+fn state_files(node: &Node) -> BTreeSet<String> {
+    let run = node.run();
+    let mut found = BTreeSet::new();
+    for namespace in ["k8s.io", super::containerd::NAMESPACE] {
+        found.extend(paths_in(&node.bundles(namespace)));
+        let work = node.lib().join("root/io.containerd.runtime.v2.task").join(namespace);
+        found.extend(paths_in(&work));
+    }
+    for below in ["state/io.containerd.grpc.v1.cri/sandboxes", "state/netns"] {
+        found.extend(paths_in(&run.join(below)));
+    }
+    found.extend(paths_in(&run.join("state/io.containerd.grpc.v1.cri/containers")));
+    let runsc = node.place().run().join(format!("r{}", node.version.short()));
+    found.extend(files_below(&runsc, |_| true));
+    found
+}
+
+/// Socket files that nobody listens on.
+fn dead_sockets(dir: &Path) -> BTreeSet<String> {
+    let live = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let live: BTreeSet<&str> =
+        live.lines().filter_map(|line| line.split(' ').next_back()).collect();
+    paths_in(dir).into_iter().filter(|path| !live.contains(path.as_str())).collect()
+}
+
+fn sysv() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for kind in ["shm", "sem", "msg"] {
+        let table = fs::read_to_string(format!("/proc/sysvipc/{kind}")).unwrap_or_default();
+        let ids = table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1));
+        found.extend(ids.map(|id| format!("{kind} {id}")));
+    }
+    found
+}
+
+fn entries(dir: &Path) -> BTreeSet<String> {
+    let Ok(read) = fs::read_dir(dir) else { return BTreeSet::new() };
+    read.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn paths_in(dir: &Path) -> BTreeSet<String> {
+    entries(dir).iter().map(|name| dir.join(name).display().to_string()).collect()
+}
+
+fn files_below(dir: &Path, wanted: fn(&str) -> bool) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for name in entries(dir) {
+        let path = dir.join(&name);
+        if path.is_dir() {
+            found.extend(files_below(&path, wanted));
+        } else if wanted(&name) {
+            found.insert(path.display().to_string());
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_chains_of_one_bed_only() {
+        let place = Place::named("abcd12").unwrap();
+        let name = place.network("17");
+        let saved = format!(
+            ":CNI-1 - [0:0]\n-A POSTROUTING -s 10.64.0.2/32 -m comment --comment \"name: \\\"{name}\\\" \
+             id: \\\"x\\\"\" -j CNI-1\n-A CNI-1 -d 10.64.0.0/24 -m comment --comment \"name: \
+             \\\"{name}\\\"\" -j ACCEPT\n-A POSTROUTING -m comment --comment \"name: \\\"other\\\"\" \
+             -j CNI-2\n-A CNI-HOSTPORT-DNAT -m comment --comment \"dnat name: \\\"{name}\\\"\" -j CNI-DN-3\n"
+        );
+        let expected: BTreeSet<String> = ["CNI-1", "CNI-DN-3"].map(str::to_owned).into();
+        assert_eq!(chains(&saved, &place), expected);
+    }
+
+    #[test]
+    fn names_what_is_new_and_only_that() {
+        let set = |items: &[&str]| items.iter().map(|s| (*s).to_owned()).collect();
+        let before = Traces([("mount", set(&["/a"]))].into());
+        let after = Traces([("mount", set(&["/a", "/b"])), ("process", set(&["7 runsc"]))].into());
+        assert_eq!(after.beyond(&before), ["mount: /b", "process: 7 runsc"]);
+        assert!(before.beyond(&after).is_empty());
+    }
+
+    #[test]
+    fn a_process_of_the_bed_is_seen() {
+        let place = Place::named("zz99zz").unwrap();
+        let dir = place.run();
+        let mut child = Run::new("sh")
+            .args(["-c", "sleep 30; true"])
+            .arg(&dir)
+            .spawn(
+                std::process::Stdio::null(),
+                std::process::Stdio::null(),
+                std::process::Stdio::null(),
+            )
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let seen = processes(&place);
+        let _ = child.kill();
+        let _ = child.wait();
+        assert!(seen.contains_key(&pid), "{seen:?}");
+    }
+}

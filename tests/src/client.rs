@@ -1,0 +1,8 @@
+//! The hands of a case.
+
+pub mod cri;
+pub mod pod;
+pub mod shim;
+pub mod stage;
+pub mod task;
+pub mod terminal;

@@ -1,0 +1,111 @@
+//! Containers and tasks through `ctr`: what CRI has no call for.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::stage::Stage;
+use crate::bed::containerd::NAMESPACE;
+use crate::bed::image;
+use crate::bed::process::{Run, kill_group};
+
+/// A container that `ctr run` makes, without any of CRI's annotations; removed when dropped.
+#[derive(Debug)]
+pub struct Task<'a> {
+    stage: &'a Stage,
+    /// Its id.
+    pub id: String,
+}
+
+impl<'a> Task<'a> {
+    /// A name for a container that does not exist yet.
+    pub fn new(stage: &'a Stage) -> Self {
+        Self { stage, id: format!("{}-{}", stage.node.place().id(), stage.unique()) }
+    }
+
+    /// `ctr run FLAGS IMAGE ID WORDS` under the stage's handler.
+    pub fn run(&self, flags: &[&str], words: &[&str]) -> Run {
+        let stage = self.stage;
+        let mut run = stage.node.ctr(NAMESPACE).args(["run", "--runtime"]);
+        run = run.arg(stage.handler.runtime_type());
+        if stage.handler.is_bulkhead() {
+            let file = stage.node.handlers().join(format!("{}.toml", stage.handler.name()));
+            run = run.arg("--runtime-config-path").arg(file);
+        }
+        let cgroup = format!("{}/ctr-{}", stage.node.place().cgroup(), self.id);
+        run = run.args(["--cgroup", &cgroup]).args(flags);
+        run.arg(image::BUSYBOX).arg(&self.id).args(words)
+    }
+
+    /// `ctr tasks WORDS`.
+    pub fn tasks(&self, words: &[&str]) -> Run {
+        self.stage.node.ctr(NAMESPACE).arg("tasks").args(words)
+    }
+}
+
+impl Drop for Task<'_> {
+    fn drop(&mut self) {
+        // Both fail when the case removed them already, as `run --rm` does.
+        let _ = self.tasks(&["rm", "--force", &self.id]).finish();
+        let node = &self.stage.node;
+        let _ = node.ctr(NAMESPACE).args(["containers", "rm", &self.id]).finish();
+        self.stage.drop_cgroup(&format!("{}/ctr-{}", node.place().cgroup(), self.id));
+        self.stage.drop_cgroup(&node.place().cgroup());
+    }
+}
+
+/// A `ctr events` that listens until it is dropped.
+#[derive(Debug)]
+pub struct Events {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Events {
+    /// Starts listening to every event of `namespace`.
+    pub fn listen(stage: &Stage, namespace: &str) -> Result<Self> {
+        let run = stage.node.ctr(namespace).arg("events");
+        let mut child = run.spawn(Stdio::null(), Stdio::piped(), Stdio::null())?;
+        let out = child.stdout.take().context("ctr events has no output")?;
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        // ctr says nothing once it listens; a subscription takes far less than this.
+        std::thread::sleep(Duration::from_millis(700));
+        Ok(Self { child, lines })
+    }
+
+    /// Collects topics of `/tasks/` that speak of `id`, until `last` was seen `times` times.
+    pub fn until(&self, id: &str, last: &str, times: usize) -> Result<Vec<String>> {
+        let end = Instant::now() + Duration::from_secs(20);
+        let mut topics: Vec<String> = Vec::new();
+        while topics.iter().filter(|topic| *topic == last).count() < times {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) if line.contains(id) => {
+                    let topic = line.split(' ').find(|word| word.starts_with("/tasks/"));
+                    topics.extend(topic.map(str::to_owned));
+                }
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    bail!("no {times}th event {last} of {id}; seen: {topics:?}");
+                }
+            }
+        }
+        Ok(topics)
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        kill_group(&mut self.child);
+    }
+}

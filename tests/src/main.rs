@@ -1,0 +1,154 @@
+//! `bulkhead-testbed`: brings up a private containerd and plays the cases on it.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::{Result, anyhow};
+use bulkhead_tests::bed::containerd::Version;
+use bulkhead_tests::bed::handler::Handler;
+use bulkhead_tests::bed::place::Place;
+use bulkhead_tests::bed::sweep;
+use bulkhead_tests::runner::{self, Plan, Supplies};
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Debug, Parser)]
+#[command(about, version)]
+struct Cli {
+    /// The bed's id: 4 to 8 lower-case letters and digits; a fresh one by default.
+    #[arg(long, global = true)]
+    bed: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fill the cache with packages, images and built tools.
+    Fetch,
+    /// Play cases on real containerds.
+    E2e(E2e),
+    /// Bring up one containerd and leave it running.
+    Up {
+        /// Which line of releases.
+        #[arg(long, default_value = "1.7", value_parser = version)]
+        containerd: Version,
+        /// Where runsc is built from the newest module too.
+        #[arg(long)]
+        newest: bool,
+    },
+    /// Take down the bed of `--bed`, or every bed of this machine with `--all`.
+    Down {
+        /// Every bed that left a folder here.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct E2e {
+    /// Only on these containerds.
+    #[arg(long, value_parser = version, value_delimiter = ',')]
+    containerd: Vec<Version>,
+    /// Only under these handlers.
+    #[arg(long, value_parser = handler, value_delimiter = ',')]
+    handler: Vec<Handler>,
+    /// Print the names of the cases and end.
+    #[arg(long)]
+    list: bool,
+    /// Only cases whose name holds one of these.
+    filters: Vec<String>,
+}
+
+fn version(label: &str) -> Result<Version> {
+    Version::named(label).ok_or_else(|| anyhow!("{label:?} is none of 1.6, 1.7, 2.1"))
+}
+
+fn handler(name: &str) -> Result<Handler> {
+    let known = Handler::ALL.map(Handler::name).join(", ");
+    Handler::named(name).ok_or_else(|| anyhow!("{name:?} is none of {known}"))
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("bulkhead-testbed: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let place = match &cli.bed {
+        Some(id) => Place::named(id)?,
+        None => Place::fresh(),
+    };
+    match cli.command {
+        Command::Fetch => Supplies::gather(true).map(|_| ExitCode::SUCCESS),
+        Command::E2e(args) => e2e(args, place),
+        Command::Up { containerd, newest } => {
+            let node = Supplies::gather(newest)?.up(&place, containerd)?;
+            println!("bed={}", place.id());
+            println!("socket={}", node.socket().display());
+            println!("config={}", node.run().join("config.toml").display());
+            println!("log={}", node.log().display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Down { all } => down(all, cli.bed.is_some().then_some(place)),
+    }
+}
+
+fn e2e(args: E2e, place: Place) -> Result<ExitCode> {
+    let or_all =
+        |chosen: Vec<Handler>| if chosen.is_empty() { Handler::ALL.into() } else { chosen };
+    let versions = if args.containerd.is_empty() { Version::ALL.into() } else { args.containerd };
+    let plan = Plan { versions, handlers: or_all(args.handler), filters: args.filters };
+    if args.list {
+        println!("{}", plan.names().join("\n"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    sweep_on_signal(place.clone());
+    let counts = runner::play(&plan, &place)?;
+    let (passed, failed, skipped) = (counts.passed, counts.failed, counts.skipped);
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn down(all: bool, named: Option<Place>) -> Result<ExitCode> {
+    let places = match (all, named) {
+        (true, None) => sweep::beds(),
+        (false, Some(place)) => vec![place],
+        _ => return Err(anyhow!("down wants either --bed ID or --all")),
+    };
+    let left: Vec<String> = places.iter().flat_map(sweep::sweep).collect();
+    for line in &left {
+        eprintln!("could not be removed: {line}");
+    }
+    Ok(if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// On the first SIGINT, SIGTERM or SIGHUP: take everything down, then end.
+fn sweep_on_signal(place: Place) {
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            let mut terminate = signal(SignalKind::terminate())?;
+            let mut hangup = signal(SignalKind::hangup())?;
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            std::io::Result::Ok(())
+        })?;
+        eprintln!("interrupted: taking the bed {} down", place.id());
+        for line in sweep::sweep(&place) {
+            eprintln!("could not be removed: {line}");
+        }
+        std::process::exit(130);
+        #[expect(unreachable_code, reason = "gives the closure its type")]
+        std::io::Result::Ok(())
+    });
+}

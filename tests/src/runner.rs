@@ -1,0 +1,254 @@
+//! Plays the chosen cases, one after the other, each under a deadline and followed by a look at
+//! what it left.
+
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use nix::sys::signal::Signal;
+
+use crate::bed::containerd::{Node, Version};
+use crate::bed::handler::{self, Handler};
+use crate::bed::packages::Packages;
+use crate::bed::place::{self, Place};
+use crate::bed::sweep::sweep;
+use crate::bed::traces::Traces;
+use crate::bed::{gomod, image};
+use crate::cases::Case;
+use crate::client::stage::{Skip, Stage};
+
+/// What to play.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// On these containerds.
+    pub versions: Vec<Version>,
+    /// Under these handlers.
+    pub handlers: Vec<Handler>,
+    /// Only cases whose name holds one of these; all if empty.
+    pub filters: Vec<String>,
+}
+
+impl Plan {
+    fn wants(&self, version: Version, handler: Handler, case: &Case) -> bool {
+        let name = full_name(version, handler, case);
+        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter))
+    }
+
+    /// The names of all the cases that are wanted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for version in &self.versions {
+            for handler in &self.handlers {
+                let wanted =
+                    crate::cases::all().filter(|case| self.wants(*version, *handler, case));
+                names.extend(wanted.map(|case| full_name(*version, *handler, &case)));
+            }
+        }
+        names
+    }
+}
+
+fn full_name(version: Version, handler: Handler, case: &Case) -> String {
+    format!("{}/{}/{}", version.label(), handler.name(), case.name)
+}
+
+/// How many cases ended how.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// As they should.
+    pub passed: u32,
+    /// Not as they should.
+    pub failed: u32,
+    /// Not played, with a reason printed.
+    pub skipped: u32,
+}
+
+/// What every containerd of a run shares.
+#[derive(Debug)]
+pub struct Supplies {
+    packages: Packages,
+    newest_runsc: Result<PathBuf, String>,
+    images: PathBuf,
+}
+
+impl Supplies {
+    /// Downloads, builds and makes what is not in the cache.
+    pub fn gather(newest: bool) -> Result<Self> {
+        let cache = place::cache();
+        let packages = Packages::fetch(&cache)?;
+        let images = image::archive(&cache, &packages.busybox())?;
+        let newest_runsc = if newest {
+            gomod::build(&cache).map(|tools| tools.runsc).map_err(|e| format!("{e:#}"))
+        } else {
+            Err("not asked for".to_owned())
+        };
+        Ok(Self { packages, newest_runsc, images })
+    }
+
+    /// Brings up a containerd at `place`.
+    pub fn up(&self, place: &Place, version: Version) -> Result<Node> {
+        let newest = self.newest_runsc.as_deref().ok();
+        Node::up(place, version, &self.packages, newest, &self.images)
+    }
+
+    /// Why `handler` cannot be played here, if it cannot.
+    fn lacks(&self, handler: Handler) -> Option<String> {
+        if handler.is_bulkhead() && handler::shim().is_none() {
+            return Some("containerd-shim-bulkhead-v2 has not been built".to_owned());
+        }
+        match (handler, &self.newest_runsc) {
+            (Handler::GvisorNew, Err(reason)) => Some(format!("no newest runsc: {reason}")),
+            _ => None,
+        }
+    }
+}
+
+/// Plays `plan` at `place` and prints each case's end.
+pub fn play(plan: &Plan, place: &Place) -> Result<Counts> {
+    let supplies = Supplies::gather(plan.handlers.contains(&Handler::GvisorNew))?;
+    let mut counts = Counts::default();
+    for version in &plan.versions {
+        play_version(plan, place, &supplies, *version, &mut counts);
+    }
+    Ok(counts)
+}
+
+fn play_version(
+    plan: &Plan,
+    place: &Place,
+    supplies: &Supplies,
+    version: Version,
+    counts: &mut Counts,
+) {
+    let mut node: Option<Arc<Node>> = None;
+    let mut broken: Option<String> = None;
+    for handler in &plan.handlers {
+        for case in crate::cases::all().filter(|case| plan.wants(version, *handler, case)) {
+            let name = full_name(version, *handler, &case);
+            let begun = Instant::now();
+            let end = match (supplies.lacks(*handler), &broken) {
+                (Some(reason), _) => Err(Skip(reason).into()),
+                (None, Some(why)) => Err(anyhow!("no containerd: {why}")),
+                (None, None) => ready(&mut node, supplies, place, version)
+                    .inspect_err(|e| broken = Some(format!("{e:#}")))
+                    .and_then(|ready| play_case(&ready, *handler, case)),
+            };
+            let lost = end.as_ref().is_err_and(|e| e.is::<Overdue>());
+            record(&name, begun.elapsed(), end, counts);
+            if lost {
+                node = None;
+                report_left(&sweep(place));
+            }
+        }
+    }
+    if let Some(node) = node {
+        take_down(&node, counts);
+    }
+}
+
+/// The running containerd, started when there is none.
+fn ready(
+    node: &mut Option<Arc<Node>>,
+    supplies: &Supplies,
+    place: &Place,
+    version: Version,
+) -> Result<Arc<Node>> {
+    if let Some(node) = node {
+        return Ok(Arc::clone(node));
+    }
+    let fresh = supplies.up(place, version).inspect_err(|_| report_left(&sweep(place)))?;
+    Ok(Arc::clone(node.insert(Arc::new(fresh))))
+}
+
+/// A case ran longer than it may; what it started cannot be trusted any more.
+#[derive(Debug)]
+struct Overdue(Duration);
+
+impl std::fmt::Display for Overdue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "no end after {:?}", self.0)
+    }
+}
+
+impl std::error::Error for Overdue {}
+
+fn play_case(node: &Arc<Node>, handler: Handler, case: Case) -> Result<()> {
+    let before = Traces::of(node);
+    let log = node.log_len();
+    let (sender, receiver) = channel();
+    let on = Arc::clone(node);
+    std::thread::spawn(move || {
+        let play = AssertUnwindSafe(|| (case.play)(&Stage::new(on, handler, case.name)?));
+        let end = std::panic::catch_unwind(play).unwrap_or_else(|_| Err(anyhow!("panicked")));
+        let _ = sender.send(end);
+    });
+    let end = match receiver.recv_timeout(case.deadline) {
+        Ok(end) => end,
+        Err(_) => Err(Overdue(case.deadline).into()),
+    };
+    let end = match end {
+        Err(e) if e.is::<Overdue>() => Err(e),
+        Err(e) if e.is::<Skip>() => return Err(e),
+        Ok(()) => Traces::compare(node, &before),
+        Err(e) => match Traces::compare(node, &before) {
+            Ok(()) => Err(e),
+            Err(left) => Err(e.context(format!("(and {left})"))),
+        },
+    };
+    end.map_err(|e| match e.downcast::<Overdue>() {
+        Ok(overdue) => {
+            eprintln!("{}", excerpt(node, log));
+            overdue.into()
+        }
+        Err(e) => anyhow!("{e:#}\n{}", excerpt(node, log)),
+    })
+}
+
+fn excerpt(node: &Node, log: u64) -> String {
+    let text = node.log_tail(log);
+    let lines: Vec<String> = text.lines().map(|line| format!("    | {line}")).collect();
+    format!("  containerd's log:\n{}", lines.join("\n"))
+}
+
+fn record(name: &str, took: Duration, end: Result<()>, counts: &mut Counts) {
+    let seconds = took.as_secs_f32();
+    match end {
+        Ok(()) => {
+            counts.passed += 1;
+            println!("{name} ... ok ({seconds:.1} s)");
+        }
+        Err(e) => match e.downcast::<Skip>() {
+            Ok(Skip(reason)) => {
+                counts.skipped += 1;
+                println!("{name} ... skipped: {reason}");
+            }
+            Err(e) => {
+                counts.failed += 1;
+                println!("{name} ... FAILED ({seconds:.1} s)\n  {e:#}");
+            }
+        },
+    }
+}
+
+/// Ends a containerd; that it goes, and that nothing of it stays, is a case of its own.
+fn take_down(node: &Node, counts: &mut Counts) {
+    let begun = Instant::now();
+    let stopped = node.stop(Signal::SIGTERM);
+    let left = sweep(node.place());
+    let end = match (stopped, left.is_empty()) {
+        (Ok(()), true) => Ok(()),
+        (Err(e), _) => Err(e),
+        (Ok(()), false) => Err(anyhow!("could not be removed:\n  {}", left.join("\n  "))),
+    };
+    let name = format!("{}/containerd_goes_without_a_trace", node.version.label());
+    record(&name, begun.elapsed(), end, counts);
+}
+
+fn report_left(left: &[String]) {
+    for line in left {
+        eprintln!("  could not be removed: {line}");
+    }
+}
