@@ -8,6 +8,14 @@ use anyhow::Result;
 use crate::client::stage::Stage;
 
 mod basics;
+mod direct;
+mod faults;
+mod isolation;
+mod network;
+mod resources;
+mod streams;
+mod survival;
+mod terminals;
 
 /// One thing that must be true.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +42,18 @@ use cases;
 
 /// Every case there is.
 pub fn all() -> impl Iterator<Item = Case> {
-    [basics::CASES].into_iter().flatten().copied()
+    let groups = [
+        basics::CASES,
+        terminals::CASES,
+        streams::CASES,
+        resources::CASES,
+        isolation::CASES,
+        network::CASES,
+        survival::CASES,
+        faults::CASES,
+        direct::CASES,
+    ];
+    groups.into_iter().flatten().copied()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use super::packages::Packages;
 use super::place::Place;
 use super::process::{self, Run, until, wait};
 use super::{cni, handler, image};
+use crate::client::cri::Cri;
 
 /// A line of containerd releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,7 @@ pub struct Node {
     pub version: Version,
     place: Place,
     bin: PathBuf,
+    busybox: PathBuf,
     runtimes: Vec<(handler::Handler, PathBuf)>,
     daemon: Mutex<Option<Child>>,
 }
@@ -82,6 +84,7 @@ impl Node {
             version,
             place: place.clone(),
             bin: packages.containerd(version),
+            busybox: packages.busybox(),
             runtimes: Vec::new(),
             daemon: Mutex::new(None),
         };
@@ -160,6 +163,11 @@ impl Node {
         self.bin.join("containerd")
     }
 
+    /// A static busybox, for roots made by hand.
+    pub fn busybox(&self) -> &Path {
+        &self.busybox
+    }
+
     /// containerd's log.
     pub fn log(&self) -> PathBuf {
         self.lib().join("containerd.log")
@@ -219,13 +227,9 @@ impl Node {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// CRI answers well after the socket is there.
     fn answers(&self) -> bool {
-        let probe = self.ctr("k8s.io").args(["plugins", "ls"]).deadline(Duration::from_secs(10));
-        let Ok(plugins) = probe.ok() else { return false };
-        plugins.lines().any(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            fields.get(1) == Some(&"cri") && fields.last() == Some(&"ok")
-        })
+        self.socket().exists() && Cri::new(&self.socket()).is_ok_and(|cri| cri.pods().is_ok())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {

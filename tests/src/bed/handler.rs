@@ -181,7 +181,11 @@ impl Paths<'_> {
                 let text = fs::read_to_string(&file)?;
                 fs::write(&file, format!("{text}walls = \"four\"\n"))?;
             }
-            Fault::Missing | Fault::Failing | Fault::Hanging => {}
+            Fault::Hanging => {
+                let text = fs::read_to_string(&file)?;
+                fs::write(&file, format!("{text}\n[gvisor.timeouts]\ncreate = 5\n"))?;
+            }
+            Fault::Missing | Fault::Failing => {}
         }
         Ok(())
     }
@@ -190,7 +194,7 @@ impl Paths<'_> {
     fn handler_toml(&self, runsc: &Path) -> String {
         format!(
             "backend = \"gvisor\"\n\n[gvisor]\nrunsc = \"{}\"\nroot = \"{}\"\n\
-             platform = \"systrap\"\nnetwork = \"sandbox\"\ndebug_log = \"{}\"\n",
+             platform = \"systrap\"\nnetwork = \"sandbox\"\ndebug_log = \"{}/\"\n",
             runsc.display(),
             self.runsc_root.display(),
             self.runsc_logs.display(),

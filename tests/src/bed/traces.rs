@@ -24,11 +24,16 @@ impl Traces {
         let place = node.place();
         let mut kinds = BTreeMap::new();
         let daemon = node.program().display().to_string();
-        let running = processes(place).into_values().filter(|line| !line.contains(&daemon));
+        let is_daemon = |line: &String| line.split(' ').nth(1) == Some(daemon.as_str());
+        let running = processes(place).into_values().filter(|line| !is_daemon(line));
         kinds.insert("process", running.collect());
         kinds.insert("mount", mounts(place));
-        let groups = cgroups(place).into_iter().filter(|dir| !dir.ends_with(&place.cgroup()[1..]));
-        kinds.insert("cgroup", groups.map(|dir| dir.display().to_string()).collect());
+        // The same group in several hierarchies is one thing left.
+        let below = |dir: PathBuf| {
+            Some(dir.display().to_string().split_once(&place.cgroup())?.1.to_owned())
+        };
+        let groups = cgroups(place).into_iter().filter_map(below);
+        kinds.insert("cgroup", groups.filter(|dir| !dir.is_empty()).collect());
         let bridges = Version::ALL.map(|version| place.bridge(version.short()));
         let links = links(place).into_iter().filter(|link| !bridges.contains(link));
         kinds.insert("link", links.collect());

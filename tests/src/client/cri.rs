@@ -1,6 +1,5 @@
 //! CRI over the daemon's socket, one blocking call per method, each with a deadline.
 
-use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,36 +8,42 @@ use k8s_cri::v1 as api;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Response, Status};
 
 /// How long any one call may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A client of the runtime service.
+/// A client of the runtime service. Each call has a connection of its own, so that a daemon that
+/// went and came back is not noticed.
 #[derive(Debug)]
 pub struct Cri {
     runtime: Runtime,
-    client: RuntimeServiceClient<Channel>,
+    endpoint: Endpoint,
 }
 
+type Client = RuntimeServiceClient<Channel>;
+
 impl Cri {
-    /// A client of the daemon at `socket`; connects with the first call and again when needed.
+    /// A client of the daemon at `socket`.
     pub fn new(socket: &Path) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?;
-        let channel = runtime.block_on(async { endpoint.connect_lazy() });
-        let client = RuntimeServiceClient::new(channel).max_decoding_message_size(64 << 20);
-        Ok(Self { runtime, client })
+        Ok(Self { runtime, endpoint })
     }
 
     fn call<T>(
         &self,
         what: &str,
-        call: impl Future<Output = Result<Response<T>, Status>>,
+        call: impl AsyncFnOnce(Client) -> Result<Response<T>, Status>,
     ) -> Result<T> {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, call).await });
-        let answer = answer.map_err(|_| anyhow!("no answer after {PATIENCE:?}"));
-        let answer = answer.and_then(|answer| answer.map_err(|status| anyhow!(Refused(status))));
+        let exchange = async {
+            let channel = self.endpoint.connect().await?;
+            let client = RuntimeServiceClient::new(channel).max_decoding_message_size(64 << 20);
+            call(client).await.map_err(|status| anyhow!(Refused(status)))
+        };
+        let answer =
+            self.runtime.block_on(async { tokio::time::timeout(PATIENCE, exchange).await });
+        let answer = answer.unwrap_or_else(|_| Err(anyhow!("no answer after {PATIENCE:?}")));
         Ok(answer.context(what.to_owned())?.into_inner())
     }
 
@@ -48,27 +53,36 @@ impl Cri {
             config: Some(config.clone()),
             runtime_handler: handler.to_owned(),
         };
-        let mut client = self.client.clone();
-        Ok(self.call("RunPodSandbox", client.run_pod_sandbox(request))?.pod_sandbox_id)
+        Ok(self
+            .call("RunPodSandbox", async |mut c| c.run_pod_sandbox(request).await)?
+            .pod_sandbox_id)
+    }
+
+    /// ListPodSandbox: the ids of all Pods.
+    pub fn pods(&self) -> Result<Vec<String>> {
+        let request = api::ListPodSandboxRequest::default();
+        let list = self.call("ListPodSandbox", async |mut c| c.list_pod_sandbox(request).await)?;
+        Ok(list.items.into_iter().map(|pod| pod.id).collect())
     }
 
     /// StopPodSandbox.
     pub fn stop_pod(&self, id: &str) -> Result<()> {
         let request = api::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        self.call("StopPodSandbox", self.client.clone().stop_pod_sandbox(request)).map(drop)
+        self.call("StopPodSandbox", async |mut c| c.stop_pod_sandbox(request).await).map(drop)
     }
 
     /// RemovePodSandbox.
     pub fn remove_pod(&self, id: &str) -> Result<()> {
         let request = api::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
-        self.call("RemovePodSandbox", self.client.clone().remove_pod_sandbox(request)).map(drop)
+        self.call("RemovePodSandbox", async |mut c| c.remove_pod_sandbox(request).await).map(drop)
     }
 
     /// PodSandboxStatus.
     pub fn pod_status(&self, id: &str) -> Result<api::PodSandboxStatus> {
         let request =
             api::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
-        let answer = self.call("PodSandboxStatus", self.client.clone().pod_sandbox_status(request));
+        let answer =
+            self.call("PodSandboxStatus", async |mut c| c.pod_sandbox_status(request).await);
         answer?.status.context("PodSandboxStatus: an empty answer")
     }
 
@@ -84,32 +98,33 @@ impl Cri {
             config: Some(config.clone()),
             sandbox_config: Some(pod_config.clone()),
         };
-        let mut client = self.client.clone();
-        Ok(self.call("CreateContainer", client.create_container(request))?.container_id)
+        Ok(self
+            .call("CreateContainer", async |mut c| c.create_container(request).await)?
+            .container_id)
     }
 
     /// StartContainer.
     pub fn start(&self, id: &str) -> Result<()> {
         let request = api::StartContainerRequest { container_id: id.to_owned() };
-        self.call("StartContainer", self.client.clone().start_container(request)).map(drop)
+        self.call("StartContainer", async |mut c| c.start_container(request).await).map(drop)
     }
 
     /// StopContainer with a grace period in seconds.
     pub fn stop(&self, id: &str, timeout: i64) -> Result<()> {
         let request = api::StopContainerRequest { container_id: id.to_owned(), timeout };
-        self.call("StopContainer", self.client.clone().stop_container(request)).map(drop)
+        self.call("StopContainer", async |mut c| c.stop_container(request).await).map(drop)
     }
 
     /// RemoveContainer.
     pub fn remove(&self, id: &str) -> Result<()> {
         let request = api::RemoveContainerRequest { container_id: id.to_owned() };
-        self.call("RemoveContainer", self.client.clone().remove_container(request)).map(drop)
+        self.call("RemoveContainer", async |mut c| c.remove_container(request).await).map(drop)
     }
 
     /// ContainerStatus.
     pub fn status(&self, id: &str) -> Result<api::ContainerStatus> {
         let request = api::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let answer = self.call("ContainerStatus", self.client.clone().container_status(request));
+        let answer = self.call("ContainerStatus", async |mut c| c.container_status(request).await);
         answer?.status.context("ContainerStatus: an empty answer")
     }
 
@@ -117,13 +132,13 @@ impl Cri {
     pub fn exec(&self, id: &str, cmd: &[&str], timeout: i64) -> Result<api::ExecSyncResponse> {
         let cmd = cmd.iter().map(|word| (*word).to_owned()).collect();
         let request = api::ExecSyncRequest { container_id: id.to_owned(), cmd, timeout };
-        self.call("ExecSync", self.client.clone().exec_sync(Request::new(request)))
+        self.call("ExecSync", async |mut c| c.exec_sync(request).await)
     }
 
     /// ContainerStats.
     pub fn stats(&self, id: &str) -> Result<api::ContainerStats> {
         let request = api::ContainerStatsRequest { container_id: id.to_owned() };
-        let answer = self.call("ContainerStats", self.client.clone().container_stats(request));
+        let answer = self.call("ContainerStats", async |mut c| c.container_stats(request).await);
         answer?.stats.context("ContainerStats: an empty answer")
     }
 
@@ -134,8 +149,10 @@ impl Cri {
             linux: Some(linux),
             ..Default::default()
         };
-        let mut client = self.client.clone();
-        self.call("UpdateContainerResources", client.update_container_resources(request)).map(drop)
+        self.call("UpdateContainerResources", async |mut c| {
+            c.update_container_resources(request).await
+        })
+        .map(drop)
     }
 }
 

@@ -1,0 +1,204 @@
+//! What a container sees and may do: users, capabilities, filesystems, sysctls, processes.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use k8s_cri::v1 as api;
+
+use super::{Case, cases};
+use crate::bed::image;
+use crate::bed::process::until;
+use crate::client::pod::{Pod, bind, pod_config, security, shell};
+use crate::client::stage::Stage;
+
+pub(super) const CASES: &[Case] = cases![
+    shared_pid_namespace,
+    own_pid_namespace,
+    user_and_groups,
+    user_of_the_image,
+    capabilities,
+    readonly_root,
+    sysctls,
+    shared_memory,
+    empty_dir_is_shared,
+    host_path,
+    environment_and_workdir,
+    hostname_and_dns,
+];
+
+fn shared_pid_namespace(stage: &Stage) -> Result<()> {
+    let mut config = pod_config(stage)?;
+    let shared = api::NamespaceOption { pid: api::NamespaceMode::Pod.into(), ..Default::default() };
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default().namespace_options = Some(shared.clone());
+    let pod = Pod::run_config(stage, config)?;
+    let with = |script: &str| {
+        let mut config = shell(script);
+        security(&mut config).namespace_options = Some(shared.clone());
+        config
+    };
+    let _one = pod.start("one", with("exec sleep 4711"))?;
+    let two = pod.start("two", with("exec sleep 4712"))?;
+    let seen = until("the other container's process", Duration::from_secs(10), || {
+        let seen = two.out("ps -o pid,args")?;
+        Ok(seen.contains("sleep 4711").then_some(seen))
+    })?;
+    ensure!(seen.contains("2147483647"), "the sandbox's process is not there: {seen}");
+    Ok(())
+}
+
+fn own_pid_namespace(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let _one = pod.start("one", shell("exec sleep 4711"))?;
+    let two = pod.start("two", shell("exec sleep 4712"))?;
+    let seen = two.out("ps -o pid,args")?;
+    ensure!(!seen.contains("sleep 4711"), "the other container's process is visible: {seen}");
+    ensure!(two.out("cat /proc/1/cmdline")?.starts_with("sleep"), "PID 1 is not the container's");
+    Ok(())
+}
+
+fn user_and_groups(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let mut config = shell("sleep 1000");
+    let context = security(&mut config);
+    context.run_as_user = Some(api::Int64Value { value: 1234 });
+    context.run_as_group = Some(api::Int64Value { value: 2345 });
+    context.supplemental_groups = vec![3456, 4567];
+    let container = pod.start("main", config)?;
+    ensure!(container.out("id -u")? == "1234", "{}", container.out("id")?);
+    ensure!(container.out("id -g")? == "2345", "{}", container.out("id")?);
+    let groups = container.out("id -G")?;
+    for group in ["2345", "3456", "4567"] {
+        ensure!(groups.split(' ').any(|g| g == group), "group {group} is not in {groups:?}");
+    }
+    ensure!(container.exec("echo > /etc/passwd")?.exit_code != 0, "it may write /etc/passwd");
+    Ok(())
+}
+
+fn user_of_the_image(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let mut config = shell("id; sleep 1000");
+    config.image = Some(api::ImageSpec { image: image::USER.to_owned(), ..Default::default() });
+    let container = pod.start("main", config)?;
+    ensure!(container.out("id -u; id -g")? == "1000\n1000", "{}", container.out("id")?);
+    Ok(())
+}
+
+fn capabilities(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let mut dropped = shell("sleep 1000");
+    security(&mut dropped).capabilities = Some(api::Capability {
+        drop_capabilities: vec!["ALL".to_owned()],
+        add_capabilities: vec!["NET_BIND_SERVICE".to_owned()],
+        ..Default::default()
+    });
+    let dropped = pod.start("dropped", dropped)?;
+    let caps = dropped.out("grep CapEff /proc/self/status")?;
+    ensure!(caps.ends_with("0000000000000400"), "{caps}");
+    ensure!(dropped.exec("chown 1:1 /tmp")?.exit_code != 0, "chown without CAP_CHOWN");
+    let plain = pod.start("plain", shell("sleep 1000"))?;
+    ensure!(plain.exec("chown 1:1 /tmp")?.exit_code == 0, "chown with CAP_CHOWN");
+    Ok(())
+}
+
+fn readonly_root(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let volume = stage.folder()?;
+    let mut config = shell("sleep 1000");
+    security(&mut config).readonly_rootfs = true;
+    config.mounts = vec![bind(&volume, "/v", false)];
+    let container = pod.start("main", config)?;
+    ensure!(container.exec("echo x > /tmp/x")?.exit_code != 0, "a read-only root was written");
+    ensure!(container.exec("echo x > /v/x")?.exit_code == 0, "a volume is not writable");
+    Ok(())
+}
+
+/// gVisor knows a few of net.*; these two are known to all.
+fn sysctls(stage: &Stage) -> Result<()> {
+    let mut config = pod_config(stage)?;
+    let linux = config.linux.get_or_insert_default();
+    let wanted = [("net.ipv4.ip_forward", "1"), ("net.ipv4.ip_local_port_range", "40000\t50000")];
+    linux.sysctls = wanted.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let pod = Pod::run_config(stage, config)?;
+    let container = pod.shell("sleep 1000")?;
+    for (key, value) in wanted {
+        let path = format!("/proc/sys/{}", key.replace('.', "/"));
+        let got = container.out(&format!("cat {path}"))?;
+        ensure!(got.split_whitespace().eq(value.split_whitespace()), "{key} is {got:?}");
+    }
+    Ok(())
+}
+
+fn shared_memory(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let one = pod.start("one", shell("sleep 1000"))?;
+    let two = pod.start("two", shell("sleep 1000"))?;
+    let blocks = one.out("df -k /dev/shm | tail -n 1 | awk '{print $2}'")?;
+    ensure!(blocks == "65536", "/dev/shm has {blocks} KiB");
+    one.out("echo shared > /dev/shm/word")?;
+    let word = two.out("cat /dev/shm/word")?;
+    ensure!(word == "shared", "the other container reads {word:?}");
+    Ok(())
+}
+
+fn empty_dir_is_shared(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let volume = stage.folder()?;
+    let with = |script: &str| {
+        let mut config = shell(script);
+        config.mounts = vec![bind(&volume, "/cache", false)];
+        config
+    };
+    let writer = pod.start("writer", with("sleep 1000"))?;
+    let reader = pod.start("reader", with("sleep 1000"))?;
+    for round in 0..5 {
+        writer.out(&format!(
+            "mkdir -p /cache/d; echo {round} > /cache/d/f.new; \
+            mv /cache/d/f.new /cache/d/f"
+        ))?;
+        let got = reader.out("cat /cache/d/f")?;
+        ensure!(got == round.to_string(), "round {round}: the reader sees {got:?}");
+    }
+    reader.out("rm -r /cache/d")?;
+    ensure!(writer.exec("test -e /cache/d")?.exit_code == 1, "a removal is not seen");
+    Ok(())
+}
+
+fn host_path(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let folder = stage.folder()?;
+    std::fs::write(folder.join("file"), "from the host\n")?;
+    let mut config = shell("sleep 1000");
+    config.mounts =
+        vec![bind(&folder, "/dir", false), bind(&folder.join("file"), "/etc/one-file", true)];
+    let container = pod.start("main", config)?;
+    ensure!(container.out("cat /dir/file")? == "from the host");
+    ensure!(container.out("cat /etc/one-file")? == "from the host");
+    ensure!(container.exec("echo no > /etc/one-file")?.exit_code != 0, "read-only, yet written");
+    container.out("echo from the guest > /dir/back")?;
+    let back = std::fs::read_to_string(folder.join("back"))?;
+    ensure!(back == "from the guest\n", "{back:?}");
+    Ok(())
+}
+
+fn environment_and_workdir(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let mut config = shell("echo \"$GREETING $PWD\"; sleep 1000");
+    let greeting = "two words = \"quoted\" \u{e9}";
+    config.envs = vec![api::KeyValue { key: "GREETING".to_owned(), value: greeting.to_owned() }];
+    config.working_dir = "/usr/bin".to_owned();
+    let container = pod.start("main", config)?;
+    container.logged(&format!("{greeting} /usr/bin"))?;
+    let seen = container.out("echo \"$GREETING $PWD\"")?;
+    ensure!(seen == format!("{greeting} /usr/bin"), "exec: {seen:?}");
+    Ok(())
+}
+
+fn hostname_and_dns(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let container = pod.shell("sleep 1000")?;
+    ensure!(container.out("hostname")? == "bed-pod", "{}", container.out("hostname")?);
+    let resolv = container.out("cat /etc/resolv.conf")?;
+    ensure!(resolv.contains("192.0.2.53") && resolv.contains("bed.test"), "{resolv}");
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! Limits and figures: stats, update, pause, out of memory.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_cri::v1 as api;
+
+use super::{Case, cases};
+use crate::bed::process::until;
+use crate::bed::traces::cgroup_roots;
+use crate::client::pod::{Pod, resources, shell};
+use crate::client::stage::Stage;
+
+pub(super) const CASES: &[Case] = cases![
+    stats_tell_cpu_and_memory,
+    memory_update_takes_effect,
+    pause_and_resume,
+    out_of_memory,
+    metrics_by_ctr,
+];
+
+const MIB: i64 = 1 << 20;
+
+fn stats_tell_cpu_and_memory(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let mut config = shell("x=$(head -c 8000000 /dev/zero | tr '\\0' x); while :; do :; done");
+    resources(&mut config).memory_limit_in_bytes = 256 * MIB;
+    let container = pod.start("busy", config)?;
+    let sample = || -> Result<(u64, u64, u64)> {
+        let stats = stage.cri.stats(&container.id)?;
+        let cpu = stats.cpu.unwrap_or_default().usage_core_nano_seconds.unwrap_or_default();
+        let memory = stats.memory.unwrap_or_default();
+        let set = memory.working_set_bytes.unwrap_or_default();
+        Ok((cpu.value, set.value, memory.available_bytes.unwrap_or_default().value))
+    };
+    let first = until("cpu and memory in the stats", Duration::from_secs(20), || {
+        let now = sample()?;
+        Ok((now.0 > 0 && now.1 > 1_000_000).then_some(now))
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    let then = sample()?;
+    let used = then.0.saturating_sub(first.0);
+    ensure!((50_000_000..4_000_000_000).contains(&used), "cpu in one busy second: {used} ns");
+    ensure!(then.1 < 256 << 20, "working set {} is above the limit", then.1);
+    ensure!(then.2 > 0 && then.2 < 256 << 20, "available below a 256 MiB limit: {}", then.2);
+    Ok(())
+}
+
+/// The limits that the memory controller holds for `pod` and all below it, v1 or v2.
+fn memory_limits(pod: &Pod<'_>) -> Vec<(String, i64)> {
+    let mut limits = Vec::new();
+    for root in cgroup_roots() {
+        let top = root.join(pod.cgroup().trim_start_matches('/'));
+        let below = fs::read_dir(&top).into_iter().flatten().flatten().map(|e| e.path());
+        for dir in [top.clone()].into_iter().chain(below) {
+            for file in ["memory.limit_in_bytes", "memory.max"] {
+                let Ok(text) = fs::read_to_string(dir.join(file)) else { continue };
+                limits.extend(text.trim().parse().map(|n| (dir.display().to_string(), n)));
+            }
+        }
+    }
+    limits
+}
+
+fn memory_update_takes_effect(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let mut config = shell("sleep 1000");
+    resources(&mut config).memory_limit_in_bytes = 256 * MIB;
+    let container = pod.start("main", config)?;
+    let new =
+        api::LinuxContainerResources { memory_limit_in_bytes: 300 * MIB, ..Default::default() };
+    stage.cri.update(&container.id, new)?;
+    // A sandbox may add what it uses itself, but less than the step from the old limit to the new.
+    let limits = memory_limits(&pod);
+    let around = |mib: i64| limits.iter().any(|(_, n)| (mib * MIB..(mib + 40) * MIB).contains(n));
+    ensure!(around(300), "no limit of about 300 MiB in {limits:?}");
+    ensure!(!around(256), "a limit of about 256 MiB stays: {limits:?}");
+    ensure!(container.out("echo alive")? == "alive");
+    Ok(())
+}
+
+fn pause_and_resume(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let container = pod.shell("i=0; while :; do i=$((i+1)); echo $i; sleep 0.1; done")?;
+    container.logged("3")?;
+    let ctr = |verb: &str| {
+        stage.node.ctr("k8s.io").args(["tasks", verb]).arg(&container.id).ok().map(drop)
+    };
+    let state = || -> Result<String> {
+        let list = stage.node.ctr("k8s.io").args(["tasks", "ls"]).ok()?;
+        let line = list.lines().find(|line| line.starts_with(&container.id));
+        let state = line.and_then(|line| line.split_whitespace().last().map(str::to_owned));
+        state.with_context(|| format!("no task {} in {list}", container.id))
+    };
+    ctr("pause")?;
+    ensure!(state()? == "PAUSED", "state after pause: {}", state()?);
+    std::thread::sleep(Duration::from_millis(300));
+    let still = container.log()?.len();
+    std::thread::sleep(Duration::from_secs(1));
+    ensure!(container.log()?.len() == still, "a paused container wrote");
+    ctr("resume")?;
+    ensure!(state()? == "RUNNING", "state after resume: {}", state()?);
+    until("output after resume", Duration::from_secs(10), || {
+        Ok((container.log()?.len() > still).then_some(()))
+    })
+}
+
+fn out_of_memory(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let mut config = shell("sleep 0.3; x=a; while :; do x=$x$x; done");
+    let limits = resources(&mut config);
+    limits.memory_limit_in_bytes = 64 * MIB;
+    limits.memory_swap_limit_in_bytes = 64 * MIB;
+    let container = pod.start("hungry", config)?;
+    let status = container.exited_within(Duration::from_secs(60))?;
+    ensure!(status.exit_code == 137, "exit code {}", status.exit_code);
+    // The exit and the OOM event travel apart; CRI may learn of the first before the second.
+    let reason = until("reason OOMKilled", Duration::from_secs(5), || {
+        let reason = container.status()?.reason;
+        Ok((reason == "OOMKilled").then_some(reason))
+    });
+    reason.with_context(|| format!("reason {:?}", status.reason)).map(drop)
+}
+
+fn metrics_by_ctr(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let container = pod.shell("while :; do :; done")?;
+    until("cpu and memory in ctr's metrics", Duration::from_secs(20), || {
+        let text = stage.node.ctr("k8s.io").args(["tasks", "metrics"]).arg(&container.id).ok()?;
+        let positive = |keys: &[&str]| {
+            text.lines().any(|line| {
+                let mut words = line.split_whitespace();
+                let key = words.next().unwrap_or_default();
+                let value = words.next().and_then(|v| v.parse::<u64>().ok());
+                keys.contains(&key) && value.is_some_and(|v| v > 0)
+            })
+        };
+        let cpu = positive(&["cpuacct.usage", "cpu.usage_usec"]);
+        let memory = positive(&["memory.usage_in_bytes", "memory.usage"]);
+        Ok((cpu && memory).then_some(()))
+    })
+}

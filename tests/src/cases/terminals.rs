@@ -1,0 +1,128 @@
+//! Terminals, and standard input that stays open until it is closed.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Case, cases};
+use crate::bed::process::{Run, kill_group, wait};
+use crate::client::pod::{Pod, shell};
+use crate::client::stage::Stage;
+use crate::client::task::Task;
+use crate::client::terminal::Terminal;
+
+pub(super) const CASES: &[Case] = cases![
+    exec_with_a_terminal,
+    run_with_a_terminal,
+    stdin_until_close,
+    exec_stdin_until_close,
+    attach_sees_output,
+];
+
+fn type_and_resize(terminal: &mut Terminal) -> Result<()> {
+    terminal.expect("#")?;
+    terminal.send("tty\n")?;
+    terminal.expect("/dev/")?;
+    // Each size travels through ctr, containerd and the shim on its own time.
+    let wait_for = |size: &str, word: &str| {
+        format!("until [ \"$(stty size 2>/dev/null)\" = '{size}' ]; do sleep 0.1; done; {word}\n")
+    };
+    terminal.send(&wait_for("31 97", "echo sm''all"))?;
+    terminal.expect("small")?;
+    terminal.resize(43, 121)?;
+    terminal.send(&wait_for("43 121", "echo bi''gger"))?;
+    terminal.expect("bigger")?;
+    terminal.send("sleep 100\n")?;
+    std::thread::sleep(Duration::from_millis(300));
+    terminal.send("\u{3}")?;
+    terminal.send("echo in''terrupted; exit 5\n")?;
+    terminal.expect("interrupted")
+}
+
+fn exec_with_a_terminal(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let container = pod.shell("sleep 1000")?;
+    let exec = stage.node.ctr("k8s.io").args(["tasks", "exec", "--tty", "--exec-id", "t1"]);
+    let mut terminal = Terminal::start(&exec.args([&container.id, "sh"]), 31, 97)?;
+    type_and_resize(&mut terminal)?;
+    let code = terminal.end()?;
+    ensure!(code == 5, "exit code {code}");
+    Ok(())
+}
+
+fn run_with_a_terminal(stage: &Stage) -> Result<()> {
+    let task = Task::new(stage);
+    let mut terminal = Terminal::start(&task.run(&["--rm", "--tty"], &["sh"]), 31, 97)?;
+    type_and_resize(&mut terminal)?;
+    let code = terminal.end()?;
+    ensure!(code == 5, "exit code {code}");
+    Ok(())
+}
+
+/// `cat` answers each line while its input is open, and ends when it is closed.
+fn echoes_until_closed(run: Run) -> Result<()> {
+    let mut child = run.spawn(Stdio::piped(), Stdio::piped(), Stdio::piped())?;
+    let mut input = child.stdin.take().context("no stdin")?;
+    let mut output = BufReader::new(child.stdout.take().context("no stdout")?);
+    let (sender, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while output.read_line(&mut line).is_ok_and(|n| n > 0) {
+            if sender.send(std::mem::take(&mut line)).is_err() {
+                return;
+            }
+        }
+    });
+    let talk = (|| -> Result<()> {
+        for word in ["one", "two"] {
+            writeln!(input, "{word}")?;
+            let echo = lines.recv_timeout(Duration::from_secs(20)).context("no echo")?;
+            ensure!(echo == format!("{word}\n"), "echo {echo:?}");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        ensure!(child.try_wait()?.is_none(), "ended while its input was open");
+        drop(input);
+        let status = wait(&mut child, Duration::from_secs(20))?.context("no end after close")?;
+        ensure!(status.success(), "{status}");
+        Ok(())
+    })();
+    if talk.is_err() {
+        kill_group(&mut child);
+    }
+    talk
+}
+
+fn stdin_until_close(stage: &Stage) -> Result<()> {
+    let task = Task::new(stage);
+    echoes_until_closed(task.run(&["--rm"], &["cat"]))
+}
+
+fn exec_stdin_until_close(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let container = pod.shell("sleep 1000")?;
+    let exec = stage.node.ctr("k8s.io").args(["tasks", "exec", "--exec-id", "t1"]);
+    echoes_until_closed(exec.args([&container.id, "cat"]))
+}
+
+fn attach_sees_output(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let mut config = shell("while read word; do echo got $word; done; echo closed");
+    config.stdin = true;
+    config.stdin_once = true;
+    let container = pod.start("reader", config)?;
+    let attach = stage.node.ctr("k8s.io").args(["tasks", "attach"]).arg(&container.id);
+    let mut child = attach.spawn(Stdio::piped(), Stdio::null(), Stdio::null())?;
+    let mut input = child.stdin.take().context("no stdin")?;
+    let talk = writeln!(input, "word")
+        .context("write to attach")
+        .and_then(|()| container.logged("got word"))
+        .and_then(|()| {
+            ensure!(container.is_running()?, "ended while its input was open");
+            Ok(())
+        });
+    drop(input);
+    kill_group(&mut child);
+    talk
+}
