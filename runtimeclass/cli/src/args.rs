@@ -1,0 +1,144 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::manifest::PullPolicy;
+
+/// Tries Pods and their runtime handlers on this node, without a cluster.
+#[derive(Debug, Parser)]
+#[command(name = "bulkhead", version, about)]
+pub(crate) struct Cli {
+    /// The socket of the container runtime (CRI v1)
+    #[arg(
+        long,
+        global = true,
+        env = "CONTAINER_RUNTIME_ENDPOINT",
+        default_value = "unix:///run/containerd/containerd.sock"
+    )]
+    pub(crate) runtime_endpoint: String,
+    /// Where played Pods keep their volumes and logs
+    #[arg(long, global = true, env = "BULKHEAD_STATE_DIR", default_value = "/run/bulkhead/play")]
+    pub(crate) state_dir: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the Pods of Kubernetes YAML files and print their logs until they end
+    Play(PlayArgs),
+    /// Stop and remove played Pods with everything that belongs to them
+    Down(DownArgs),
+    /// Run a command in a container of a played Pod
+    Exec(ExecArgs),
+    /// Print the logs of a played Pod
+    Logs(LogsArgs),
+    /// List the played Pods of this node
+    Ps,
+}
+
+/// `bulkhead play`.
+#[derive(Args, Debug)]
+pub(crate) struct PlayArgs {
+    /// Files with Pods, Secrets, ConfigMaps and RuntimeClasses; - is the standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Remove the Pods when they have ended, also after a signal
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Leave when the Pods run, without following their logs
+    #[arg(short, long, visible_alias = "no-follow", conflicts_with_all = ["exec", "command"])]
+    pub(crate) detach: bool,
+    /// The container in which CMD runs once all containers run; by default the first one
+    #[arg(long, value_name = "[NAMESPACE/]POD[/CONTAINER]", requires = "command")]
+    pub(crate) exec: Option<String>,
+    /// Give up after so many seconds (exit code 124)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) timeout: Option<u32>,
+    /// When to pull images; by default as imagePullPolicy says, and only missing ones where it says nothing
+    #[arg(long, value_enum)]
+    pub(crate) pull: Option<PullPolicy>,
+    /// Leave out a field that play does not support, such as livenessProbe (may be repeated)
+    #[arg(long, value_name = "FIELD", value_delimiter = ',')]
+    pub(crate) ignore: Vec<String>,
+    /// The directory to which localhostProfile of seccompProfile is relative
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet/seccomp")]
+    pub(crate) seccomp_root: PathBuf,
+    /// Run CMD in a running container; its output and exit code take the place of the Pod's
+    #[arg(last = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+/// `bulkhead down`.
+#[derive(Args, Debug)]
+pub(crate) struct DownArgs {
+    /// The files that were played, or the names of Pods
+    #[arg(required_unless_present = "all", value_name = "FILE|[NAMESPACE/]POD")]
+    pub(crate) targets: Vec<String>,
+    /// Every played Pod of this node
+    #[arg(long, conflicts_with = "targets")]
+    pub(crate) all: bool,
+    /// Seconds between SIGTERM and SIGKILL; by default each Pod's terminationGracePeriodSeconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(0..=86_400))]
+    pub(crate) grace: Option<i64>,
+}
+
+/// `bulkhead exec`.
+#[derive(Args, Debug)]
+pub(crate) struct ExecArgs {
+    /// The container; by default the Pod's first one
+    #[arg(value_name = "[NAMESPACE/]POD[/CONTAINER]")]
+    pub(crate) container: String,
+    /// Kill the command after so many seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) timeout: Option<u32>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<String>,
+}
+
+/// `bulkhead logs`.
+#[derive(Args, Debug)]
+pub(crate) struct LogsArgs {
+    /// The Pod, or one container of it
+    #[arg(value_name = "[NAMESPACE/]POD[/CONTAINER]")]
+    pub(crate) container: String,
+    /// Go on until the containers end
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn forms() {
+        let play = |args: &[&str]| Cli::try_parse_from(["bulkhead", "play"].iter().chain(args));
+        let Command::Play(args) =
+            play(&["--rm", "--exec", "web/main", "a.yaml", "-", "--", "ls", "-l"]).unwrap().command
+        else {
+            panic!("not play");
+        };
+        assert_eq!(args.files, ["a.yaml", "-"].map(PathBuf::from));
+        assert_eq!(args.exec.as_deref(), Some("web/main"));
+        assert_eq!(args.command, ["ls", "-l"]);
+        assert!(play(&[]).is_err());
+        assert!(play(&["--exec", "web", "a.yaml"]).is_err());
+        assert!(play(&["-d", "a.yaml", "--", "ls"]).is_err());
+        assert!(play(&["--timeout", "0", "a.yaml"]).is_err());
+        let down = |args: &[&str]| Cli::try_parse_from(["bulkhead", "down"].iter().chain(args));
+        assert!(down(&["web"]).is_ok() && down(&["--all"]).is_ok());
+        assert!(down(&[]).is_err() && down(&["--all", "web"]).is_err());
+    }
+}

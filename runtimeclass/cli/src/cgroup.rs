@@ -1,0 +1,189 @@
+//! The Pod's own cgroup, the parent of its sandbox and containers, as the kubelet keeps one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::host::HostError;
+use crate::pod::{CPU_PERIOD, PodLimits};
+
+/// Where cgroups are mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+const PARENT: &str = "bulkhead-play";
+/// How long the runtime's own cgroups may take to vanish once their processes are gone.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The name of a Pod's cgroup, as CRI wants it: a path, or a slice where systemd manages cgroups.
+pub(crate) fn parent(uid: &str, systemd: bool) -> String {
+    if systemd {
+        format!("bulkhead-play-pod{}.slice", uid.replace('-', "_"))
+    } else {
+        format!("/{PARENT}/pod{uid}")
+    }
+}
+
+/// The node's cgroup hierarchies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Hierarchies {
+    /// One unified hierarchy.
+    V2(PathBuf),
+    /// One for each controller (or pair of them); a v2 hierarchy without controllers may stand beside.
+    V1(Vec<PathBuf>),
+}
+
+fn hierarchies(root: &Path) -> Result<Hierarchies, HostError> {
+    if root.join("cgroup.controllers").exists() {
+        return Ok(Hierarchies::V2(root.to_owned()));
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root).map_err(HostError::at("read", root))? {
+        let path = entry.map_err(HostError::at("read", root))?.path();
+        // Some names are links to others, such as cpu to cpu,cpuacct.
+        if path.is_dir() && !path.is_symlink() {
+            found.push(path);
+        }
+    }
+    Ok(Hierarchies::V1(found))
+}
+
+/// Makes the Pod's cgroup with its limits. Without limits nothing is made: the runtime does it by itself.
+pub(crate) fn limit(uid: &str, limits: &PodLimits) -> Result<(), HostError> {
+    limit_in(Path::new(ROOT), uid, limits)
+}
+
+fn limit_in(root: &Path, uid: &str, limits: &PodLimits) -> Result<(), HostError> {
+    let pod = format!("{PARENT}/pod{uid}");
+    match hierarchies(root)? {
+        Hierarchies::V1(_) => {
+            if let Some(bytes) = limits.memory {
+                let group = made(&root.join("memory").join(&pod))?;
+                set(&group, "memory.limit_in_bytes", bytes)?;
+            }
+            if let Some(quota) = limits.cpu_quota {
+                let group = made(&root.join("cpu").join(&pod))?;
+                set(&group, "cpu.cfs_period_us", CPU_PERIOD)?;
+                set(&group, "cpu.cfs_quota_us", quota)?;
+                set(&group, "cpu.shares", limits.cpu_shares)?;
+            }
+        }
+        Hierarchies::V2(root) => {
+            if limits.memory.is_none() && limits.cpu_quota.is_none() {
+                return Ok(());
+            }
+            set(&root, "cgroup.subtree_control", "+cpu +memory")?;
+            let parent = made(&root.join(PARENT))?;
+            set(&parent, "cgroup.subtree_control", "+cpu +memory")?;
+            let group = made(&root.join(&pod))?;
+            if let Some(bytes) = limits.memory {
+                set(&group, "memory.max", bytes)?;
+            }
+            if let Some(quota) = limits.cpu_quota {
+                set(&group, "cpu.max", format!("{quota} {CPU_PERIOD}"))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn made(group: &Path) -> Result<PathBuf, HostError> {
+    fs::create_dir_all(group).map_err(HostError::at("create the cgroup", group))?;
+    Ok(group.to_owned())
+}
+
+fn set(group: &Path, file: &str, value: impl ToString) -> Result<(), HostError> {
+    let path = group.join(file);
+    fs::write(&path, value.to_string()).map_err(HostError::at("write", &path))
+}
+
+/// Removes the Pod's cgroup, and play's when it was the last; groups with anything left in them are an error.
+pub(crate) async fn remove(uid: &str) -> Result<(), HostError> {
+    let roots = match hierarchies(Path::new(ROOT))? {
+        Hierarchies::V2(root) => vec![root],
+        Hierarchies::V1(roots) => roots,
+    };
+    for root in roots {
+        let parent = root.join(PARENT);
+        remove_soon(&parent.join(format!("pod{uid}"))).await?;
+        // Fails where other Pods are there, which is as it should be.
+        let _others = fs::remove_dir(&parent);
+    }
+    Ok(())
+}
+
+async fn remove_soon(group: &Path) -> Result<(), HostError> {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let error = match fs::remove_dir(group) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => error,
+        };
+        let busy =
+            matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty);
+        if !busy || tokio::time::Instant::now() > until {
+            return Err(HostError::at("remove the cgroup", group)(error));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: PodLimits =
+        PodLimits { cpu_shares: 512, cpu_quota: Some(50_000), memory: Some(4096) };
+
+    fn read(root: &Path, file: &str) -> String {
+        fs::read_to_string(root.join(file)).unwrap()
+    }
+
+    #[test]
+    fn names() {
+        assert_eq!(parent("a-b", false), "/bulkhead-play/poda-b");
+        assert_eq!(parent("a-b", true), "bulkhead-play-poda_b.slice");
+    }
+
+    #[test]
+    fn limits_on_v1() {
+        let root = tempfile::tempdir().unwrap();
+        for controller in ["memory", "cpu", "pids"] {
+            fs::create_dir(root.path().join(controller)).unwrap();
+        }
+        limit_in(root.path(), "u", &LIMITS).unwrap();
+        for (file, value) in [
+            ("memory/bulkhead-play/podu/memory.limit_in_bytes", "4096"),
+            ("cpu/bulkhead-play/podu/cpu.cfs_period_us", "100000"),
+            ("cpu/bulkhead-play/podu/cpu.cfs_quota_us", "50000"),
+            ("cpu/bulkhead-play/podu/cpu.shares", "512"),
+        ] {
+            assert_eq!(read(root.path(), file), value, "{file}");
+        }
+        assert!(!root.path().join("pids/bulkhead-play").exists());
+    }
+
+    #[test]
+    fn limits_on_v2() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "cpu memory").unwrap();
+        limit_in(root.path(), "u", &LIMITS).unwrap();
+        for (file, value) in [
+            ("cgroup.subtree_control", "+cpu +memory"),
+            ("bulkhead-play/cgroup.subtree_control", "+cpu +memory"),
+            ("bulkhead-play/podu/memory.max", "4096"),
+            ("bulkhead-play/podu/cpu.max", "50000 100000"),
+        ] {
+            assert_eq!(read(root.path(), file), value, "{file}");
+        }
+    }
+
+    #[test]
+    fn no_limits_make_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("memory")).unwrap();
+        let none = PodLimits { cpu_shares: 2, cpu_quota: None, memory: None };
+        limit_in(root.path(), "u", &none).unwrap();
+        assert!(!root.path().join("memory/bulkhead-play").exists());
+    }
+}

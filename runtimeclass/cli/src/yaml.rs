@@ -1,0 +1,173 @@
+//! Kubernetes YAML: files to documents to checked objects.
+//!
+//! Reading never stops at the first fault: everything that is wrong or not supported is found in one pass.
+
+mod container;
+mod data;
+mod meta;
+mod podspec;
+mod reader;
+mod resources;
+mod security;
+#[cfg(test)]
+mod tests;
+mod volume;
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize as _;
+use serde_json::Value;
+
+use crate::manifest::Manifest;
+pub(crate) use reader::{Fault, Findings};
+use reader::{Fields, Node, Scope};
+
+/// Why the files could not be read into a manifest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// A file could not be opened or read.
+    #[error("cannot read {path}")]
+    File {
+        /// The file's path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not YAML.
+    #[error("{file}: document {number} is not YAML")]
+    Syntax {
+        /// The file's name as given.
+        file: String,
+        /// The document in the file, from 1.
+        number: usize,
+        /// What the parser said, with line and column.
+        source: serde_norway::Error,
+    },
+    /// What the files ask for is wrong or not supported.
+    #[error("{}", list(.0))]
+    Faults(Vec<Fault>),
+}
+
+fn list(faults: &[Fault]) -> String {
+    let lines: Vec<String> = faults.iter().map(|fault| format!("\n  {fault}")).collect();
+    let fields = if faults.len() == 1 { "fault" } else { "faults" };
+    format!("nothing was started: {} {fields}{}", faults.len(), lines.concat())
+}
+
+/// Reads every document of every file; `-` is the standard input.
+pub(crate) fn read_files(files: &[PathBuf], findings: &Findings) -> Result<Manifest, ReadError> {
+    let mut manifest = Manifest::default();
+    for path in files {
+        read_file(path, findings, &mut manifest)?;
+    }
+    manifest.check(findings);
+    let faults = findings.take_faults();
+    if faults.is_empty() { Ok(manifest) } else { Err(ReadError::Faults(faults)) }
+}
+
+/// Reads the documents of one file into the manifest; `-` is the standard input.
+pub(crate) fn read_file(
+    path: &Path,
+    findings: &Findings,
+    manifest: &mut Manifest,
+) -> Result<(), ReadError> {
+    let name = if path == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    };
+    read_text(&name, &content(path)?, findings, manifest)
+}
+
+fn content(path: &Path) -> Result<String, ReadError> {
+    let text = if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(path)
+    };
+    text.map_err(|source| ReadError::File { path: path.to_owned(), source })
+}
+
+/// Reads the documents of one text into the manifest.
+pub(crate) fn read_text(
+    file: &str,
+    text: &str,
+    findings: &Findings,
+    manifest: &mut Manifest,
+) -> Result<(), ReadError> {
+    for (at, document) in serde_norway::Deserializer::from_str(text).enumerate() {
+        let number = at + 1;
+        let value = Value::deserialize(document).map_err(|source| ReadError::Syntax {
+            file: file.to_owned(),
+            number,
+            source,
+        })?;
+        if !value.is_null() {
+            read_object(&format!("{file}: document {number}"), value, findings, manifest);
+        }
+    }
+    Ok(())
+}
+
+fn read_object(place: &str, value: Value, findings: &Findings, manifest: &mut Manifest) {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (kind, version) = (text("kind"), text("apiVersion"));
+    let kind = match (version.as_str(), kind.as_str()) {
+        ("v1", "List") => return read_list(place, value, findings, manifest),
+        ("v1", "Pod" | "Secret" | "ConfigMap") => kind,
+        ("node.k8s.io/v1", "RuntimeClass") => kind,
+        _ => return findings.fault(place, "", unsupported_kind(&version, &kind)),
+    };
+    let scope = Scope {
+        document: format!("{place} ({kind} {})", meta::described(&value, &kind)),
+        findings,
+        shown: kind != "Secret",
+    };
+    let Some(mut fields) = Node::root(&scope, value).fields() else { return };
+    fields.drop_silent(&["kind", "apiVersion"]);
+    match kind.as_str() {
+        "Pod" => manifest.pods.extend(podspec::pod(&scope.document, fields)),
+        "Secret" => manifest.secrets.push(data::secret(&scope.document, fields)),
+        "ConfigMap" => manifest.config_maps.push(data::config_map(&scope.document, fields)),
+        _ => manifest.runtime_classes.push(data::runtime_class(&scope.document, fields)),
+    }
+}
+
+fn read_list(place: &str, mut value: Value, findings: &Findings, manifest: &mut Manifest) {
+    let items = value.get_mut("items").map(Value::take);
+    let Some(Value::Array(items)) = items else {
+        return findings.fault(place, "items", "a List must have a list of items");
+    };
+    for (at, item) in items.into_iter().enumerate() {
+        read_object(&format!("{place} item {}", at + 1), item, findings, manifest);
+    }
+}
+
+fn unsupported_kind(version: &str, kind: &str) -> String {
+    let mend = match kind {
+        "" => "every document needs apiVersion and kind".to_owned(),
+        "Deployment"
+        | "ReplicaSet"
+        | "StatefulSet"
+        | "DaemonSet"
+        | "Job"
+        | "CronJob"
+        | "ReplicationController" => {
+            format!(
+                "play runs Pods: put the Pod template of this {kind} into a document of kind Pod"
+            )
+        }
+        _ => {
+            "play takes v1 Pod, Secret, ConfigMap, List and node.k8s.io/v1 RuntimeClass; remove it"
+                .to_owned()
+        }
+    };
+    format!("apiVersion {version:?}, kind {kind:?} is not supported: {mend}")
+}
+
+/// Ends an object of which play takes every field that Kubernetes knows.
+fn finish(fields: Fields<'_>) {
+    fields.finish(&[]);
+}
