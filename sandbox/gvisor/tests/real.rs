@@ -8,3 +8,7 @@ mod bed;
 mod exec;
 #[path = "real/lifecycle.rs"]
 mod lifecycle;
+#[path = "real/network.rs"]
+mod network;
+#[path = "real/state.rs"]
+mod state;

@@ -199,10 +199,9 @@ impl Bed {
         assert!(!mounts.contains(&root), "left mounted");
         for bundle in fs::read_dir(self.dir.path()).unwrap().flatten() {
             let store = bundle.path().join("rootfs");
-            let hidden = fs::read_dir(store).into_iter().flatten().flatten();
-            for file in hidden.filter(|f| f.file_name().to_string_lossy().starts_with(".gvisor")) {
-                panic!("left behind: {file:?}");
-            }
+            let names = fs::read_dir(store).into_iter().flatten().flatten();
+            let names: Vec<_> = names.map(|f| f.file_name().into_string().unwrap()).collect();
+            assert!(!names.iter().any(|n| n.starts_with(".gvisor")), "left behind: {names:?}");
             assert!(!bundle.path().join("gvisor.json").exists(), "a record is left");
         }
     }
