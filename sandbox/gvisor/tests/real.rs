@@ -6,6 +6,8 @@
 mod bed;
 #[path = "real/exec.rs"]
 mod exec;
+#[path = "real/faults.rs"]
+mod faults;
 #[path = "real/lifecycle.rs"]
 mod lifecycle;
 #[path = "real/network.rs"]

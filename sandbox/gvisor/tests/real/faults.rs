@@ -1,0 +1,151 @@
+//! What breaks around a sandbox.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use sandbox_core::host::ProcessMark;
+use sandbox_core::{Backend, Kind, StdioPaths};
+
+use crate::bed::{Bed, ended};
+
+/// Processes whose command line holds every one of `words`.
+fn processes(words: &[&str]) -> Vec<u32> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let numbered = all.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    numbered
+        .filter(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            words.iter().all(|word| line.contains(word))
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_create_that_hangs_is_cut_and_leaves_nothing() {
+    let Some(mut bed) = Bed::new().await else { return };
+    let wrapper = bed.dir.path().join("runsc");
+    let real = bed.config.runsc.display();
+    let script = format!(
+        "#!/bin/sh\ncase \"$*\" in *' create '*) {real} \"$@\"; exec sleep 1000;; esac\n\
+         exec {real} \"$@\"\n"
+    );
+    fs::write(&wrapper, script).unwrap();
+    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+    bed.config.runsc = wrapper;
+    bed.config.timeouts.create = 3;
+    let sandbox = bed.sandbox().await;
+    let error = sandbox.create(bed.alone("c", "sleep 1000")).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::DeadlineExceeded, "{error}");
+    assert!(error.to_string().contains("runsc create did not end within 3 s"), "{error}");
+    bed.assert_clean();
+}
+
+#[tokio::test]
+async fn a_sandbox_that_dies_takes_all_along() {
+    let Some(bed) = Bed::new().await else { return };
+    let (sandbox, pause) = bed.pod().await;
+    let member = sandbox.create(bed.member("m", "sleep 1000")).await.unwrap();
+    member.init().start().await.unwrap();
+    let waiting = sandbox.create(bed.member("w", "sleep 1000")).await.unwrap();
+    let request = bed.exec_request("x", &["sleep", "1000"], StdioPaths::default());
+    let exec = member.exec(request).await.unwrap();
+    exec.start().await.unwrap();
+    ProcessMark::of(pause.init().pid()).unwrap().kill();
+    assert_eq!(sandbox.exited().await.status, 137);
+    for process in [pause.init(), member.init(), waiting.init(), exec] {
+        assert_eq!(ended(&*process).await.status, 137);
+    }
+    let late = sandbox.create(bed.member("n", "true")).await.unwrap_err();
+    assert_eq!(late.kind(), Kind::FailedPrecondition, "{late}");
+    assert_ne!(member.stats().await.unwrap_err().kind(), Kind::Internal);
+    for container in [pause, member, waiting] {
+        container.delete().await.unwrap();
+    }
+    bed.assert_clean();
+}
+
+#[tokio::test]
+async fn everything_can_be_killed_under_a_strangers_hands() {
+    let Some(bed) = Bed::new().await else { return };
+    let (sandbox, pause) = bed.pod().await;
+    let member = sandbox.create(bed.member("m", "sleep 1000")).await.unwrap();
+    member.init().start().await.unwrap();
+    let root = bed.config.root.display().to_string();
+    let everything = processes(&[&root]);
+    assert!(everything.len() >= 2, "{everything:?}");
+    for pid in everything {
+        if let Some(mark) = ProcessMark::of(pid) {
+            mark.kill();
+        }
+    }
+    ended(&*member.init()).await;
+    ended(&*pause.init()).await;
+    // runsc's own state is gone as well.
+    for file in fs::read_dir(bed.config.root.join("test")).unwrap().flatten() {
+        fs::remove_file(file.path()).unwrap();
+    }
+    for id in ["m", "pod", "m", "pod"] {
+        let name = sandbox_core::Id::new(id).unwrap();
+        bed.backend().purge(&name, &bed.bundle(id)).await.unwrap();
+    }
+    bed.assert_clean();
+}
+
+#[tokio::test]
+async fn a_missing_runsc_is_named() {
+    let Some(mut bed) = Bed::new().await else { return };
+    bed.config.runsc = "/nonexistent/runsc".into();
+    let error = bed.backend().open().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.to_string().contains("/nonexistent/runsc cannot be used"), "{error}");
+    bed.config.runsc = "/bin/false".into();
+    let error = bed.backend().open().await.unwrap_err();
+    assert!(error.to_string().contains("/bin/false does not answer as runsc does"), "{error}");
+    bed.config.runsc = Path::new("/bin/true").into();
+    bed.config.flags = [("typo".to_owned(), "1".to_owned())].into();
+    let purged = bed.backend().purge(&sandbox_core::Id::new("c").unwrap(), bed.dir.path()).await;
+    purged.unwrap();
+}
+
+#[tokio::test]
+async fn a_flag_that_this_build_lacks_is_named() {
+    let Some(mut bed) = Bed::new().await else { return };
+    bed.config.flags = [("no-such-flag".to_owned(), "1".to_owned())].into();
+    let error = bed.backend().open().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    assert!(error.to_string().contains("does not know --no-such-flag"), "{error}");
+}
+
+#[tokio::test]
+async fn a_flood_of_output_arrives_whole() {
+    let Some(bed) = Bed::new().await else { return };
+    const SIZE: usize = 100 << 20;
+    let sandbox = bed.sandbox().await;
+    let fifo = bed.empty_fifo("out");
+    let script = format!("dd if=/dev/zero bs=64k count={} 2>/dev/null", SIZE >> 16);
+    let mut request = bed.alone("c", &script);
+    request.stdio.stdout = Some(fifo.clone());
+    let reader = std::thread::spawn(move || {
+        let mut file = fs::File::open(fifo).unwrap();
+        let (mut total, mut buffer) = (0, vec![0; 1 << 16]);
+        loop {
+            match file.read(&mut buffer).unwrap() {
+                0 => return total,
+                read => total += read,
+            }
+        }
+    });
+    let container = sandbox.create(request).await.unwrap();
+    let begun = std::time::Instant::now();
+    container.init().start().await.unwrap();
+    assert_eq!(ended(&*container.init()).await.status, 0);
+    let rate = SIZE as f64 / 1e6 / begun.elapsed().as_secs_f64();
+    container.delete().await.unwrap();
+    drop(container);
+    assert_eq!(reader.join().unwrap(), SIZE);
+    eprintln!("{rate:.0} MB/s, start and end of the process included");
+    bed.assert_clean();
+}
