@@ -128,7 +128,8 @@ pub struct GvisorConfig {
     /// `dev.gvisor.*` annotations that a Pod may set; a trailing `*` matches any ending. All
     /// others are taken off before runsc sees them.
     pub allow_annotations: Vec<String>,
-    /// Bytes that the sandbox itself may use beyond the sum of its containers' memory limits.
+    /// Bytes that the sandbox itself may use beyond its containers' memory limits. Each
+    /// container after the first adds 6 MiB, and their sum a 32nd part of it.
     pub memory_overhead: u64,
     /// Limits on the time of runsc's calls.
     pub timeouts: Timeouts,

@@ -46,6 +46,8 @@ pub(crate) enum ProbeError {
     Ask { path: PathBuf, source: HostError },
     #[error("{path} does not answer as runsc does (`{path} {question}` ended with {status})")]
     NotRunsc { path: PathBuf, question: &'static str, status: u32 },
+    #[error("platform = \"kvm\" needs /dev/kvm, which this machine lacks; use \"systrap\"")]
+    NoKvm,
     #[error("{path} (version {version}) does not know --{flag}; remove it from flags")]
     UnknownFlag { path: PathBuf, version: String, flag: String },
 }
@@ -54,7 +56,8 @@ impl Classified for ProbeError {
     fn kind(&self) -> Kind {
         match self {
             Self::UnknownFlag { .. } => Kind::InvalidArgument,
-            Self::NotInPath
+            Self::NoKvm
+            | Self::NotInPath
             | Self::Unusable { .. }
             | Self::NotExecutable { .. }
             | Self::Ask { .. }

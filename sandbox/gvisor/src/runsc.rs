@@ -12,12 +12,15 @@ use sandbox_core::stdio::ProcessFds;
 use sandbox_core::{Classified, Kind};
 
 use crate::argv;
-use crate::config::GvisorConfig;
+use crate::config::{GvisorConfig, Platform};
 use crate::message::{self, RunscError};
 use crate::probe::{self, Probe, ProbeError};
 
 /// Where binaries are looked for when `PATH` is not set.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Without it runsc's KVM platform hangs.
+const KVM: &str = "/dev/kvm";
 
 /// Why a call of runsc failed.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +69,11 @@ impl Runsc {
             let (version, flag) = (probe.version.clone(), flag.clone());
             return Err(ProbeError::UnknownFlag { path: binary, version, flag });
         }
+        if config.platform == Platform::Kvm && !Path::new(KVM).exists() {
+            return Err(ProbeError::NoKvm);
+        }
+        let mask = if probe.mistakes_namespaces() { "; hiding /proc/sys/net from it" } else { "" };
+        log::info!("runsc {} at {}{mask}", probe.version, binary.display());
         Ok(Self { binary, config, root, host, probe })
     }
 

@@ -170,8 +170,11 @@ async fn usage_is_split_and_limits_are_summed() {
     let busy = member("busy", "while :; do :; done", 64 << 20).await;
     let idle = member("idle", "sleep 100000", 32 << 20).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let whole = group.own.stats();
-    assert_eq!(whole.memory_limit, Some((96 << 20) + bed.config.memory_overhead));
+    let limit = || group.own.stats().memory_limit.unwrap();
+    let around = |mib: u64| {
+        (mib << 20) + bed.config.memory_overhead..((mib + 16) << 20) + bed.config.memory_overhead
+    };
+    assert!(around(96).contains(&limit()), "{}", limit());
     let (busy_now, idle_now, rest) =
         (busy.stats().await.unwrap(), idle.stats().await.unwrap(), pause.stats().await.unwrap());
     assert_eq!(busy_now.memory_limit, Some(64 << 20));
@@ -185,8 +188,7 @@ async fn usage_is_split_and_limits_are_summed() {
 
     let update = serde_json::from_value(json!({"memory": {"limit": 128 << 20}})).unwrap();
     busy.update(&update).await.unwrap();
-    let now = group.own.stats().memory_limit;
-    assert_eq!(now, Some((160 << 20) + bed.config.memory_overhead));
+    assert!(around(160).contains(&limit()), "{}", limit());
     assert_eq!(busy.stats().await.unwrap().memory_limit, Some(128 << 20));
     sandbox.stop().await.unwrap();
     group.leave().await;
