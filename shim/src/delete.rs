@@ -23,7 +23,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     crate::runtime()?.block_on(async {
         let handler = state::load_handler(&bundle)?;
         let host: Arc<dyn Host> = Arc::new(RealHost::new()?);
-        bulkhead_runtimeclass::backend(&handler, &namespace, host).purge(&id, &bundle).await
+        let backend = bulkhead_runtimeclass::backend(&handler, &namespace, host);
+        let purged = backend.purge(&id, &bundle).await;
+        let vacated = match state::load_cgroup(&bundle)? {
+            // The shim that made it may still be on its way out; it is waited for.
+            Some(cgroup) => cgroup.remove().await.map_err(Error::from),
+            None => Ok(()),
+        };
+        purged.and(vacated)
     })?;
     let response = DeleteResponse {
         exit_status: exit.status,

@@ -67,12 +67,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     result
 }
 
-/// The Pod's cgroup, from its first container's configuration.
+/// The Pod's cgroup, from its first container's configuration. Its record comes before it: the
+/// shim ends inside the group, so `delete` is what removes it.
 fn cgroup(bundle: &Path) -> Result<Option<Cgroup>> {
-    let bundle = Bundle::load(bundle)?;
-    let path = bundle.spec().linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    let config = Bundle::load(bundle)?;
+    let path = config.spec().linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
     match path.and_then(|path| path.to_str()).filter(|path| !path.is_empty()) {
-        Some(path) => Ok(Some(Cgroup::new(path)?)),
+        Some(path) => {
+            let cgroup = Cgroup::new(path)?;
+            state::store_cgroup(bundle, &cgroup)?;
+            Ok(Some(cgroup))
+        }
         None => Ok(None),
     }
 }

@@ -5,10 +5,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bulkhead_runtimeclass::Handler;
+use sandbox_core::cgroup::Cgroup;
 use sandbox_core::{Error, Kind, Result, record};
 
 /// The handler's decision, in each container's bundle: `delete` gets no options.
 const HANDLER: &str = "handler.json";
+
+/// The Pod's cgroup, in the bundle of the container whose shim made it.
+const CGROUP: &str = "cgroup.json";
 
 /// The shim's address, where containerd 1.6 and 1.7 look for it after a restart.
 const ADDRESS: &str = "address";
@@ -21,6 +25,16 @@ pub(crate) fn store_handler(bundle: &Path, handler: &Handler) -> Result<()> {
 /// What `start` decided; the default if the bundle holds no decision.
 pub(crate) fn load_handler(bundle: &Path) -> Result<Handler> {
     Ok(record::load(&bundle.join(HANDLER))?.unwrap_or_default())
+}
+
+/// Keeps the group that this shim is about to make.
+pub(crate) fn store_cgroup(bundle: &Path, cgroup: &Cgroup) -> Result<()> {
+    Ok(record::store(&bundle.join(CGROUP), cgroup)?)
+}
+
+/// The group that the bundle's shim made, if it made one.
+pub(crate) fn load_cgroup(bundle: &Path) -> Result<Option<Cgroup>> {
+    Ok(record::load(&bundle.join(CGROUP))?)
 }
 
 /// Keeps the address.

@@ -118,9 +118,10 @@ pub(crate) async fn container(
     steps.result()
 }
 
-/// Removes the sandbox's group unless this process is in it, which then goes last.
+/// Removes the sandbox's group. A shim that is about to end may still be in it, and is waited for;
+/// when this process itself is in it, whoever cleans up after this process removes it.
 async fn vacate(cgroup: &Cgroup) -> Result<(), GvisorError> {
-    if cgroup.processes()?.is_empty() {
+    if !cgroup.processes()?.contains(&std::process::id()) {
         cgroup.remove().await?;
     }
     Ok(())

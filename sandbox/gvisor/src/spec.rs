@@ -47,6 +47,10 @@ pub(crate) fn edit(
     strip(annotations(&mut spec), allow);
     place(annotations(&mut spec), id, placement);
     share_shm(&mut spec, placement);
+    // The Pod's group is the shim's to make; runsc would add an empty one per container.
+    if let Some(linux) = spec.get_mut("linux").and_then(Value::as_object_mut) {
+        linux.remove("cgroupsPath");
+    }
     if let Some(process) = spec.get_mut("process").and_then(Value::as_object_mut) {
         process.insert("terminal".into(), terminal.into());
         if !terminal {
