@@ -101,7 +101,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 fn e2e(args: E2e, place: Place) -> Result<ExitCode> {
     let or_all =
-        |chosen: Vec<Handler>| if chosen.is_empty() { Handler::ALL.into() } else { chosen };
+        |chosen: Vec<Handler>| if chosen.is_empty() { Handler::PLAYED.into() } else { chosen };
     let versions = if args.containerd.is_empty() { Version::ALL.into() } else { args.containerd };
     let plan = Plan { versions, handlers: or_all(args.handler), filters: args.filters };
     if args.list {

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::gomod::GoTools;
 use super::handler::{Entry, Paths};
 use super::packages::Packages;
 use super::place::Place;
@@ -77,7 +78,7 @@ impl Node {
         place: &Place,
         version: Version,
         packages: &Packages,
-        newest: Option<&Path>,
+        newest: Option<&GoTools>,
         images: &Path,
     ) -> Result<Self> {
         let mut node = Self {
@@ -91,10 +92,10 @@ impl Node {
         for dir in [node.run(), node.lib(), node.run().join("bin"), node.lib().join("logs")] {
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        node.link_programs(packages)?;
+        node.link_programs(packages, newest)?;
         let paths = Paths {
             packages,
-            newest: newest.map(Path::to_owned),
+            newest: newest.map(|tools| tools.runsc.clone()),
             dir: node.handlers(),
             runsc_root: place.run().join(format!("r{}", version.short())),
             runsc_logs: node.lib().join("runsc"),
@@ -236,10 +237,11 @@ impl Node {
         self.daemon.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn link_programs(&self, packages: &Packages) -> Result<()> {
+    fn link_programs(&self, packages: &Packages, newest: Option<&GoTools>) -> Result<()> {
         let runc = ("runc", packages.runc());
         let shim = handler::shim().map(|path| ("containerd-shim-bulkhead-v2", path));
-        for (name, path) in [runc].into_iter().chain(shim) {
+        let peer = newest.map(|tools| ("containerd-shim-runsc-v1", tools.gvisor_shim.clone()));
+        for (name, path) in [runc].into_iter().chain(shim).chain(peer) {
             let link = self.run().join("bin").join(name);
             std::os::unix::fs::symlink(&path, &link)
                 .with_context(|| format!("cannot link {}", link.display()))?;

@@ -17,11 +17,16 @@ pub enum Handler {
     Gvisor,
     /// Bulkhead on the newest runsc.
     GvisorNew,
+    /// The newest runsc through gVisor's own shim: a peer, for comparison.
+    GvisorGo,
 }
 
 impl Handler {
-    /// Every handler, in the order they are played.
-    pub const ALL: [Self; 3] = [Self::Runc, Self::Gvisor, Self::GvisorNew];
+    /// Every handler that is known.
+    pub const ALL: [Self; 4] = [Self::Runc, Self::Gvisor, Self::GvisorNew, Self::GvisorGo];
+
+    /// Those that the cases are played on unless others are asked for, in that order.
+    pub const PLAYED: [Self; 3] = [Self::Runc, Self::Gvisor, Self::GvisorNew];
 
     /// The name that containerd and RuntimeClasses know.
     pub fn name(self) -> &'static str {
@@ -29,6 +34,7 @@ impl Handler {
             Self::Runc => "runc",
             Self::Gvisor => "gvisor",
             Self::GvisorNew => "gvisor-new",
+            Self::GvisorGo => "gvisor-go",
         }
     }
 
@@ -40,14 +46,26 @@ impl Handler {
     /// Whether Bulkhead's shim serves it.
     pub fn is_bulkhead(self) -> bool {
         match self {
-            Self::Runc => false,
+            Self::Runc | Self::GvisorGo => false,
             Self::Gvisor | Self::GvisorNew => true,
+        }
+    }
+
+    /// Whether it runs on what is built from the newest gVisor.
+    pub fn wants_newest(self) -> bool {
+        match self {
+            Self::Runc | Self::Gvisor => false,
+            Self::GvisorNew | Self::GvisorGo => true,
         }
     }
 
     /// The runtime type, as in containerd's configuration and `ctr run --runtime`.
     pub fn runtime_type(self) -> &'static str {
-        if self.is_bulkhead() { "io.containerd.bulkhead.v2" } else { "io.containerd.runc.v2" }
+        match self {
+            Self::Runc => "io.containerd.runc.v2",
+            Self::Gvisor | Self::GvisorNew => "io.containerd.bulkhead.v2",
+            Self::GvisorGo => "io.containerd.runsc.v1",
+        }
     }
 }
 
@@ -118,7 +136,7 @@ impl Paths<'_> {
         match handler {
             Handler::Runc => Some(self.packages.runc()),
             Handler::Gvisor => Some(self.packages.runsc()),
-            Handler::GvisorNew => self.newest.clone(),
+            Handler::GvisorNew | Handler::GvisorGo => self.newest.clone(),
         }
     }
 
@@ -157,15 +175,18 @@ impl Paths<'_> {
 
     fn entry(&self, handler: Handler, suffix: &str, runtime: &Path) -> Result<Entry> {
         let name = format!("{}{suffix}", handler.name());
-        let options = if handler.is_bulkhead() {
-            let file = self.file(&name);
-            fs::write(&file, self.handler_toml(runtime))?;
-            vec![
-                ("TypeUrl", "io.containerd.bulkhead.v2.options".to_owned()),
-                ("ConfigPath", file.display().to_string()),
-            ]
-        } else {
-            vec![("BinaryName", runtime.display().to_string())]
+        let file = self.file(&name);
+        let with_file = |text: String, kind: &str| -> Result<_> {
+            fs::write(&file, text)?;
+            let path = file.display().to_string();
+            Ok(vec![("TypeUrl", format!("{kind}.options")), ("ConfigPath", path)])
+        };
+        let options = match handler {
+            Handler::Runc => vec![("BinaryName", runtime.display().to_string())],
+            Handler::Gvisor | Handler::GvisorNew => {
+                with_file(self.handler_toml(runtime), handler.runtime_type())?
+            }
+            Handler::GvisorGo => with_file(self.peer_toml(runtime), handler.runtime_type())?,
         };
         Ok(Entry { name, runtime_type: handler.runtime_type(), options })
     }
@@ -198,6 +219,15 @@ impl Paths<'_> {
             runsc.display(),
             self.runsc_root.display(),
             self.runsc_logs.display(),
+        )
+    }
+
+    /// The file of gVisor's own shim, with the same settings.
+    fn peer_toml(&self, runsc: &Path) -> String {
+        format!(
+            "binary_name = \"{}\"\nroot = \"{}\"\n[runsc_config]\nplatform = \"systrap\"\n",
+            runsc.display(),
+            self.runsc_root.display(),
         )
     }
 

@@ -23,8 +23,8 @@ pub(super) const CASES: &[Case] = cases![
 
 fn type_and_resize(terminal: &mut Terminal) -> Result<()> {
     terminal.expect("#")?;
-    terminal.send("tty\n")?;
-    terminal.expect("/dev/")?;
+    terminal.send("test -t 0 -a -t 1 -a -t 2 && echo a ter''minal\n")?;
+    terminal.expect("a terminal")?;
     // Each size travels through ctr, containerd and the shim on its own time.
     let wait_for = |size: &str, word: &str| {
         format!("until [ \"$(stty size 2>/dev/null)\" = '{size}' ]; do sleep 0.1; done; {word}\n")

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::stage::Stage;
 use crate::bed::containerd::NAMESPACE;
+use crate::bed::handler::Handler;
 use crate::bed::image;
 use crate::bed::process::{Run, kill_group};
 
@@ -31,7 +32,7 @@ impl<'a> Task<'a> {
         let stage = self.stage;
         let mut run = stage.node.ctr(NAMESPACE).args(["run", "--runtime"]);
         run = run.arg(stage.handler.runtime_type());
-        if stage.handler.is_bulkhead() {
+        if stage.handler != Handler::Runc {
             let file = stage.node.handlers().join(format!("{}.toml", stage.handler.name()));
             run = run.arg("--runtime-config-path").arg(file);
         }
