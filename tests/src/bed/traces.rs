@@ -12,7 +12,7 @@ use super::place::Place;
 use super::process::Run;
 
 /// How long the last clean-up of a Pod may take after the call that asked for it returned.
-const SETTLE: Duration = Duration::from_secs(15);
+const SETTLE: Duration = Duration::from_secs(6);
 
 /// The newest runsc keeps one empty network namespace in its root, for every sandbox to come.
 const NULL_NETNS: &str = "/null-netns";
@@ -60,8 +60,12 @@ impl Traces {
         let mut lines = Vec::new();
         for (kind, now) in &self.0 {
             let then = before.0.get(kind);
-            let new = now.iter().filter(|item| then.is_none_or(|then| !then.contains(*item)));
-            lines.extend(new.map(|item| format!("{kind}: {item}")));
+            let new: Vec<_> =
+                now.iter().filter(|item| then.is_none_or(|then| !then.contains(*item))).collect();
+            // What stands in a folder that is listed itself says nothing more.
+            let inside = |item: &str| new.iter().any(|top| item.starts_with(&format!("{top}/")));
+            let tops = new.iter().filter(|item| !inside(item));
+            lines.extend(tops.map(|item| format!("{kind}: {item}")));
         }
         lines
     }
@@ -263,6 +267,8 @@ mod tests {
         let before = Traces([("mount", set(&["/a"]))].into());
         let after = Traces([("mount", set(&["/a", "/b"])), ("process", set(&["7 runsc"]))].into());
         assert_eq!(after.beyond(&before), ["mount: /b", "process: 7 runsc"]);
+        let folder = Traces([("cgroup", set(&["/p", "/p/c", "/pq"]))].into());
+        assert_eq!(folder.beyond(&before), ["cgroup: /p", "cgroup: /pq"]);
         assert!(before.beyond(&after).is_empty());
     }
 

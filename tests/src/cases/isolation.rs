@@ -108,7 +108,11 @@ fn readonly_root(stage: &Stage) -> Result<()> {
     security(&mut config).readonly_rootfs = true;
     config.mounts = vec![bind(&volume, "/v", false)];
     let container = pod.start("main", config)?;
-    ensure!(container.exec("echo x > /tmp/x")?.exit_code != 0, "a read-only root was written");
+    // Not /tmp: runsc puts a tmpfs on an empty one.
+    for path in ["/x", "/etc/x", "/etc/passwd"] {
+        let write = container.exec(&format!("echo x >> {path}"))?;
+        ensure!(write.exit_code != 0, "a read-only root was written at {path}");
+    }
     ensure!(container.exec("echo x > /v/x")?.exit_code == 0, "a volume is not writable");
     Ok(())
 }

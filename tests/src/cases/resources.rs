@@ -108,7 +108,8 @@ fn pause_and_resume(stage: &Stage) -> Result<()> {
 
 fn out_of_memory(stage: &Stage) -> Result<()> {
     let pod = Pod::run(stage)?;
-    let mut config = shell("sleep 0.3; x=a; while :; do x=$x$x; done");
+    let hog = "exec awk 'BEGIN { for (i = 0; ; i++) a[i] = sprintf(\"%4096s\", i) }'";
+    let mut config = shell(&format!("sleep 0.3; {hog}"));
     let limits = resources(&mut config);
     limits.memory_limit_in_bytes = 64 * MIB;
     limits.memory_swap_limit_in_bytes = 64 * MIB;

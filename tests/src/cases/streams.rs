@@ -76,6 +76,10 @@ fn a_stalled_reader_blocks_nothing(stage: &Stage) -> Result<()> {
     let mut child = run.spawn(Stdio::null(), Stdio::piped(), Stdio::null())?;
     let mut out = child.stdout.take().context("no stdout")?;
     let check = (|| -> Result<()> {
+        until("the task runs", Duration::from_secs(20), || {
+            let list = task.tasks(&["ls"]).ok()?;
+            Ok(list.lines().any(|l| l.starts_with(&task.id) && l.contains("RUNNING")).then_some(()))
+        })?;
         let mut some = [0; 4096];
         out.read_exact(&mut some).context("no output to begin with")?;
         let end = Instant::now() + stall();
