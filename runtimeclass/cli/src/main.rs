@@ -76,7 +76,11 @@ fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
+        let next = error.to_string();
+        // Some crates repeat their cause in their own text.
+        if !text.ends_with(&next) {
+            text.push_str(&format!(": {next}"));
+        }
         cause = error.source();
     }
     text

@@ -44,6 +44,16 @@ pub(crate) enum ReadError {
         /// What the parser said, with line and column.
         source: serde_norway::Error,
     },
+    /// A document says something that JSON, and so Kubernetes, cannot.
+    #[error("{file}: document {number} cannot be turned into JSON")]
+    Json {
+        /// The file's name as given.
+        file: String,
+        /// The document in the file, from 1.
+        number: usize,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
     /// What the files ask for is wrong or not supported.
     #[error("{}", list(.0))]
     Faults(Vec<Fault>),
@@ -99,7 +109,11 @@ pub(crate) fn read_text(
 ) -> Result<(), ReadError> {
     for (at, document) in serde_norway::Deserializer::from_str(text).enumerate() {
         let number = at + 1;
-        let value = Value::deserialize(document).map_err(|source| ReadError::Syntax {
+        let syntax = |source| ReadError::Syntax { file: file.to_owned(), number, source };
+        // By way of the crate's own value, which refuses a key that is set twice.
+        let mut value = serde_norway::Value::deserialize(document).map_err(syntax)?;
+        value.apply_merge().map_err(syntax)?;
+        let value = serde_json::to_value(value).map_err(|source| ReadError::Json {
             file: file.to_owned(),
             number,
             source,

@@ -86,10 +86,14 @@ pub(super) fn pod(document: &str, mut object: Fields<'_>) -> Option<Pod> {
 
 /// Fields of which only one answer is possible here.
 fn switches(spec: &mut Fields<'_>) {
-    let policy =
-        spec.word("restartPolicy", &[("Never", false), ("OnFailure", true), ("Always", true)]);
-    if policy == Some(true) {
+    let policies = [("Never", false), ("OnFailure", true), ("Always", true)];
+    let unset = !spec.has("restartPolicy");
+    if spec.word("restartPolicy", &policies) == Some(true) {
         spec.note("restartPolicy", "play runs containers once and does not restart them");
+    } else if unset {
+        let text =
+            "is Always when it is not set, but play runs containers once; say Never to agree";
+        spec.note("restartPolicy", text);
     }
     if let Some(mut os) = spec.fields("os") {
         os.word("name", &[("linux", ())]);
