@@ -19,6 +19,8 @@ mod node;
 mod play;
 mod pod;
 mod quantity;
+#[cfg(test)]
+mod readme_tests;
 mod registry;
 mod sensitive;
 mod show;
