@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Down(DownArgs),
     /// Run a command in a container of a played Pod
     Exec(ExecArgs),
+    /// Connect with the process of a container of a played Pod; its stdin and tty fields say what there is
+    Attach(AttachArgs),
     /// Print the logs of a played Pod
     Logs(LogsArgs),
     /// List the played Pods of this node
@@ -67,6 +69,8 @@ pub(crate) struct PlayArgs {
     /// The directory to which localhostProfile of seccompProfile is relative
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet/seccomp")]
     pub(crate) seccomp_root: PathBuf,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
     /// Run CMD in a running container; its output and exit code take the place of the Pod's
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
@@ -92,12 +96,36 @@ pub(crate) struct ExecArgs {
     /// The container; by default the Pod's first one
     #[arg(value_name = "[NAMESPACE/]POD[/CONTAINER]")]
     pub(crate) container: String,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
     /// Kill the command after so many seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) timeout: Option<u32>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
+}
+
+/// How a command runs.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct RunArgs {
+    /// Hand the standard input to CMD
+    #[arg(short = 'i', long, requires = "command", conflicts_with = "timeout")]
+    pub(crate) stdin: bool,
+    /// Give CMD a terminal
+    #[arg(short = 't', long, requires = "command", conflicts_with = "timeout")]
+    pub(crate) tty: bool,
+}
+
+/// `bulkhead attach`.
+#[derive(Args, Debug)]
+pub(crate) struct AttachArgs {
+    /// The container; by default the Pod's first one
+    #[arg(value_name = "[NAMESPACE/]POD[/CONTAINER]")]
+    pub(crate) container: String,
+    /// Hand the standard input over too
+    #[arg(short = 'i', long)]
+    pub(crate) stdin: bool,
 }
 
 /// `bulkhead logs`.

@@ -23,6 +23,11 @@ pub(crate) fn parent(uid: &str, systemd: bool) -> String {
     }
 }
 
+/// Whether a name is one that systemd makes a cgroup of.
+pub(crate) fn is_slice(parent: &str) -> bool {
+    parent.ends_with(".slice")
+}
+
 /// The node's cgroup hierarchies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Hierarchies {

@@ -8,12 +8,13 @@ use hyper_util::rt::TokioIo;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{
-    AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatus,
-    ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse, Image,
-    ImageSpec, ImageStatusRequest, ListContainersRequest, ListPodSandboxRequest, PodSandbox,
+    AttachRequest, AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatus,
+    ContainerStatusRequest, CreateContainerRequest, ExecRequest, ExecSyncRequest, ExecSyncResponse,
+    Image, ImageSpec, ImageStatusRequest, ListContainersRequest, ListPodSandboxRequest, PodSandbox,
     PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, PodSandboxStatusRequest,
     PullImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeConfigRequest,
-    StartContainerRequest, StopContainerRequest, StopPodSandboxRequest, VersionRequest,
+    StartContainerRequest, StatusRequest, StopContainerRequest, StopPodSandboxRequest,
+    VersionRequest,
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -135,16 +136,23 @@ impl Cri {
         Ok(cri)
     }
 
-    /// Whether the runtime names cgroups as systemd does; `None` if it cannot say (before containerd 2.0).
-    pub(crate) async fn systemd_cgroups(&self) -> Result<Option<bool>, CriError> {
+    /// Whether cgroups of Pods with this handler are named as systemd names them.
+    ///
+    /// Runtimes answer this since containerd 2.0; before, the handler's configuration tells.
+    pub(crate) async fn systemd_cgroups(&self, handler: &str) -> Result<bool, CriError> {
         let request = deadline(RuntimeConfigRequest {}, READ);
         let result = self.runtime.clone().runtime_config(request).await;
         match answer("ask the runtime for", "its cgroup driver", result) {
             Ok(config) => {
                 let systemd = i32::from(k8s_cri::v1::CgroupDriver::Systemd);
-                Ok(config.linux.map(|linux| linux.cgroup_driver == systemd))
+                Ok(config.linux.is_some_and(|linux| linux.cgroup_driver == systemd))
             }
-            Err(error) if error.code() == Some(Code::Unimplemented) => Ok(None),
+            Err(error) if error.code() == Some(Code::Unimplemented) => {
+                let request = deadline(StatusRequest { verbose: true }, READ);
+                let result = self.runtime.clone().status(request).await;
+                let info = answer("ask the runtime for", "its configuration", result)?.info;
+                Ok(info.get("config").is_some_and(|config| configured_systemd(config, handler)))
+            }
             Err(error) => Err(error),
         }
     }
@@ -266,6 +274,33 @@ impl Cri {
         status.ok_or_else(|| CriError::Answer { object: id.to_owned(), part: "status" })
     }
 
+    /// Where the streams of a command in a container can be had; with a terminal there is no standard error.
+    pub(crate) async fn exec_url(
+        &self,
+        id: &str,
+        command: Vec<String>,
+        stdin: bool,
+        tty: bool,
+    ) -> Result<String, CriError> {
+        let (container_id, cmd) = (id.to_owned(), command);
+        let exec = ExecRequest { container_id, cmd, tty, stdin, stdout: true, stderr: !tty };
+        let result = self.runtime.clone().exec(deadline(exec, READ)).await;
+        Ok(answer("prepare the command in container", id, result)?.url)
+    }
+
+    /// Where the streams of a container's own process can be had.
+    pub(crate) async fn attach_url(
+        &self,
+        id: &str,
+        stdin: bool,
+        tty: bool,
+    ) -> Result<String, CriError> {
+        let container_id = id.to_owned();
+        let attach = AttachRequest { container_id, stdin, tty, stdout: true, stderr: !tty };
+        let result = self.runtime.clone().attach(deadline(attach, READ)).await;
+        Ok(answer("attach to container", id, result)?.url)
+    }
+
     /// Runs a command in a container and waits for it; `timeout` in seconds, 0 for none.
     pub(crate) async fn exec(
         &self,
@@ -280,9 +315,30 @@ impl Cri {
     }
 }
 
+/// `SystemdCgroup` of a handler (the default one if it has no name) in containerd's configuration as JSON.
+fn configured_systemd(config: &str, handler: &str) -> bool {
+    let config: serde_json::Value = serde_json::from_str(config).unwrap_or_default();
+    let containerd = &config["containerd"];
+    let default = containerd["defaultRuntimeName"].as_str().unwrap_or_default();
+    let handler = if handler.is_empty() { default } else { handler };
+    containerd["runtimes"][handler]["options"]["SystemdCgroup"].as_bool().unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cgroup_driver_of_old_runtimes() {
+        let config = r#"{"containerd":{"defaultRuntimeName":"runc","runtimes":{
+            "runc":{"options":{"SystemdCgroup":true}},"gvisor":{"options":{"TypeUrl":"x"}},"bare":{}}}}"#;
+        for (handler, wanted) in
+            [("", true), ("runc", true), ("gvisor", false), ("bare", false), ("no", false)]
+        {
+            assert_eq!(configured_systemd(config, handler), wanted, "{handler}");
+        }
+        assert!(!configured_systemd("", ""));
+    }
 
     #[test]
     fn endpoints() {

@@ -25,6 +25,7 @@ mod registry;
 mod sensitive;
 mod show;
 mod state;
+mod stream;
 mod takedown;
 mod volumes;
 mod yaml;
@@ -64,7 +65,10 @@ async fn run(cli: &Cli) -> Result<u8, PlayError> {
         Command::Down(args) => takedown::down(&Cri::connect(endpoint).await?, state, args).await,
         Command::Exec(args) => {
             let cri = Cri::connect(endpoint).await?;
-            exec::run(&cri, &args.container, &args.command, args.timeout).await
+            exec::run(&cri, &args.container, &args.run, &args.command, args.timeout).await
+        }
+        Command::Attach(args) => {
+            exec::attach(&Cri::connect(endpoint).await?, &args.container, args.stdin).await
         }
         Command::Logs(args) => {
             show::logs(&Cri::connect(endpoint).await?, &args.container, args.follow).await

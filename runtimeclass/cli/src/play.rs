@@ -20,6 +20,7 @@ use crate::logs::{LogError, Output};
 use crate::manifest::{Manifest, Metadata, Pod};
 use crate::pod::ConvertError;
 use crate::state::StateError;
+use crate::stream::StreamError;
 use crate::volumes::{SubPathError, VolumeError};
 use crate::yaml::{self, Findings, ReadError};
 use crate::{exec, node};
@@ -72,6 +73,8 @@ pub(crate) enum PlayError {
         /// What is wrong.
         source: SubPathError,
     },
+    #[error(transparent)]
+    Stream(#[from] StreamError),
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
     #[error("cannot print the command's output")]
@@ -123,7 +126,6 @@ pub(crate) async fn play(endpoint: &str, state: &Path, args: &PlayArgs) -> Resul
         state,
         pull: args.pull,
         output: follow.then(|| Arc::new(Output::standard())),
-        systemd: cri.systemd_cgroups().await?.unwrap_or_default(),
         uncut: Uncut::default(),
     };
     let run = Run {
@@ -210,7 +212,8 @@ impl Run<'_> {
             Some(format!("{}/{}", pod.meta, pod.containers.first()?.name))
         });
         let name = name.unwrap_or_default();
-        exec::run(self.starter.cri, &name, &self.args.command, self.args.timeout).await
+        exec::run(self.starter.cri, &name, &self.args.run, &self.args.command, self.args.timeout)
+            .await
     }
 
     /// Removes what must go, and says how it ended.

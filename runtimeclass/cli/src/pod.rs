@@ -35,6 +35,8 @@ pub(crate) const CONTAINER_LABEL: &str = "io.kubernetes.container.name";
 pub(crate) const DIRECTORY_ANNOTATION: &str = "io.bulkhead.play/directory";
 /// The annotation with the seconds between SIGTERM and SIGKILL.
 pub(crate) const GRACE_ANNOTATION: &str = "io.bulkhead.play/grace-seconds";
+/// The annotation of a container that has a terminal, which CRI does not tell afterwards.
+pub(crate) const TTY_ANNOTATION: &str = "io.bulkhead.play/tty";
 
 /// What the conversion must know of the node.
 #[derive(Clone, Debug)]

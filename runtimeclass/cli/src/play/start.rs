@@ -32,7 +32,6 @@ pub(super) struct Starter<'a> {
     pub(super) pull: Option<PullPolicy>,
     /// Where logs go; nowhere when they are not followed.
     pub(super) output: Option<Arc<Output>>,
-    pub(super) systemd: bool,
     pub(super) uncut: Uncut,
 }
 
@@ -74,10 +73,11 @@ impl Starter<'_> {
         if !down::sandboxes(self.cri, Some((&namespace, &name))).await?.is_empty() {
             return Err(StateError::Exists { pod: pod.meta.to_string() }.into());
         }
+        let systemd = self.cri.systemd_cgroups(&pod::handler(self.manifest, pod)).await?;
         let uid = node::new_uid()?;
         let directory =
             PodDirectory::create(self.state, &Record { namespace, name, uid: uid.clone() })?;
-        let cgroup_parent = cgroup::parent(&uid, self.systemd);
+        let cgroup_parent = cgroup::parent(&uid, systemd);
         Ok((Placement { uid, directory: directory.path().to_owned(), cgroup_parent }, directory))
     }
 
@@ -93,7 +93,7 @@ impl Starter<'_> {
         let images =
             images::ensure(self.cri, self.manifest, pod, self.pull, &sandbox_config).await?;
         let volumes = volumes::prepare(self.manifest, pod, &directory.volumes())?;
-        if self.systemd {
+        if cgroup::is_slice(&placement.cgroup_parent) {
             eprintln!(
                 "bulkhead: note: systemd manages cgroups, so the Pod's own cgroup gets no limits"
             );

@@ -9,7 +9,8 @@ use k8s_cri::v1::{
 
 use super::env::{self, Environment};
 use super::{
-    CONTAINER_LABEL, ConvertError, Source, expand, log_path, resources, sandbox, security,
+    CONTAINER_LABEL, ConvertError, Source, TTY_ANNOTATION, expand, log_path, resources, sandbox,
+    security,
 };
 use crate::manifest::{Container, Propagation, SubPath, VolumeMount};
 
@@ -43,6 +44,8 @@ pub(crate) fn container_config(
     };
     let mut labels = sandbox::labels(source);
     labels.insert(CONTAINER_LABEL.to_owned(), container.name.clone());
+    let terminal = container.tty.then(|| (TTY_ANNOTATION.to_owned(), "true".to_owned()));
+    let annotations = terminal.into_iter().collect();
     Ok(ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: 0 }),
         image: Some(ImageSpec {
@@ -54,6 +57,7 @@ pub(crate) fn container_config(
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
         labels,
+        annotations,
         log_path: log_path(container),
         stdin: container.stdin,
         stdin_once: container.stdin_once,
