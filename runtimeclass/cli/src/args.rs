@@ -19,7 +19,12 @@ pub(crate) struct Cli {
     )]
     pub(crate) runtime_endpoint: String,
     /// Where played Pods keep their volumes and logs
-    #[arg(long, global = true, env = "BULKHEAD_STATE_DIR", default_value = "/run/bulkhead/play")]
+    #[arg(
+        long,
+        global = true,
+        env = "BULKHEAD_STATE_DIR",
+        default_value = "/var/lib/bulkhead/play"
+    )]
     pub(crate) state_dir: PathBuf,
     #[command(subcommand)]
     pub(crate) command: Command,

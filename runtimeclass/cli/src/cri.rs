@@ -1,21 +1,14 @@
 //! The client of the node's container runtime: CRI v1 over its unix socket.
 
-use std::collections::HashMap;
+mod calls;
+
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
-use k8s_cri::v1::{
-    AttachRequest, AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatus,
-    ContainerStatusRequest, CreateContainerRequest, ExecRequest, ExecSyncRequest, ExecSyncResponse,
-    Image, ImageSpec, ImageStatusRequest, ListContainersRequest, ListPodSandboxRequest, PodSandbox,
-    PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, PodSandboxStatusRequest,
-    PullImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, RuntimeConfigRequest,
-    StartContainerRequest, StatusRequest, StopContainerRequest, StopPodSandboxRequest,
-    VersionRequest,
-};
+use k8s_cri::v1::{RuntimeConfigRequest, StatusRequest, VersionRequest};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Response, Status};
@@ -24,6 +17,10 @@ use tonic::{Code, Request, Response, Status};
 const READ: Duration = Duration::from_secs(30);
 /// How long a call may take that starts or stops something.
 const CHANGE: Duration = Duration::from_secs(240);
+/// How long a runtime may be away, as while it is restarted: Pods go on meanwhile.
+const AWAY: Duration = Duration::from_secs(60);
+/// How often it is looked for.
+const AWAY_LOOK: Duration = Duration::from_millis(200);
 /// How long a pull may take.
 const PULL: Duration = Duration::from_secs(1800);
 /// The largest answer: runtimes cut the output of ExecSync at 16 MiB for each stream.
@@ -73,6 +70,15 @@ impl CriError {
             Self::Endpoint(_) | Self::Connect { .. } | Self::Answer { .. } => None,
         }
     }
+
+    /// Whether nobody was there to answer: no connection, or a runtime that is only starting.
+    fn is_away(&self) -> bool {
+        let Self::Call { status, .. } = self else { return false };
+        // The transport's own failures carry their cause; the runtime's answers have none.
+        let broken = std::error::Error::source(status.as_ref()).is_some();
+        let codes = [Code::Unknown, Code::Internal, Code::Cancelled];
+        status.code() == Code::Unavailable || (broken && codes.contains(&status.code()))
+    }
 }
 
 /// A connection to the runtime.
@@ -120,6 +126,32 @@ fn answer<T>(
     })
 }
 
+/// Makes a call that may be made again, and waits for a runtime that is away.
+async fn patient<M: Clone, T, F>(
+    verb: &'static str,
+    object: &str,
+    message: M,
+    after: Duration,
+    call: impl Fn(Request<M>) -> F,
+) -> Result<T, CriError>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    let mut since = None;
+    loop {
+        let result = answer(verb, object, call(deadline(message.clone(), after)).await);
+        let away = result.as_ref().is_err_and(CriError::is_away);
+        if away && since.is_none() {
+            eprintln!("bulkhead: the container runtime is away; waiting for it");
+        }
+        let start = *since.get_or_insert_with(Instant::now);
+        if !away || start.elapsed() > AWAY {
+            return result;
+        }
+        tokio::time::sleep(AWAY_LOOK).await;
+    }
+}
+
 impl Cri {
     /// Connects, and makes sure that CRI v1 is spoken there.
     pub(crate) async fn connect(endpoint: &str) -> Result<Self, CriError> {
@@ -155,163 +187,6 @@ impl Cri {
             }
             Err(error) => Err(error),
         }
-    }
-
-    /// The image of that reference on this node.
-    pub(crate) async fn image(&self, reference: &str) -> Result<Option<Image>, CriError> {
-        let image = ImageSpec { image: reference.to_owned(), ..ImageSpec::default() };
-        let request = deadline(ImageStatusRequest { image: Some(image), verbose: false }, READ);
-        let result = self.images.clone().image_status(request).await;
-        Ok(answer("look for image", reference, result)?.image)
-    }
-
-    /// Pulls an image.
-    pub(crate) async fn pull(
-        &self,
-        reference: &str,
-        auth: Option<AuthConfig>,
-        sandbox: &PodSandboxConfig,
-    ) -> Result<(), CriError> {
-        let image = ImageSpec { image: reference.to_owned(), ..ImageSpec::default() };
-        let pull =
-            PullImageRequest { image: Some(image), auth, sandbox_config: Some(sandbox.clone()) };
-        let result = self.images.clone().pull_image(deadline(pull, PULL)).await;
-        answer("pull image", reference, result).map(drop)
-    }
-
-    /// The sandboxes with these labels.
-    pub(crate) async fn sandboxes(
-        &self,
-        labels: HashMap<String, String>,
-    ) -> Result<Vec<PodSandbox>, CriError> {
-        let filter = PodSandboxFilter { label_selector: labels, ..PodSandboxFilter::default() };
-        let request = deadline(ListPodSandboxRequest { filter: Some(filter) }, READ);
-        let result = self.runtime.clone().list_pod_sandbox(request).await;
-        Ok(answer("list", "the Pods of this node", result)?.items)
-    }
-
-    /// The containers of a sandbox.
-    pub(crate) async fn containers(&self, sandbox: &str) -> Result<Vec<Container>, CriError> {
-        let filter =
-            ContainerFilter { pod_sandbox_id: sandbox.to_owned(), ..ContainerFilter::default() };
-        let request = deadline(ListContainersRequest { filter: Some(filter) }, READ);
-        let result = self.runtime.clone().list_containers(request).await;
-        Ok(answer("list the containers of Pod", sandbox, result)?.containers)
-    }
-
-    /// Starts a sandbox; its id comes back.
-    pub(crate) async fn run_sandbox(
-        &self,
-        name: &str,
-        config: PodSandboxConfig,
-        handler: &str,
-    ) -> Result<String, CriError> {
-        let run =
-            RunPodSandboxRequest { config: Some(config), runtime_handler: handler.to_owned() };
-        let result = self.runtime.clone().run_pod_sandbox(deadline(run, CHANGE)).await;
-        Ok(answer("start the sandbox of Pod", name, result)?.pod_sandbox_id)
-    }
-
-    /// A sandbox's state.
-    pub(crate) async fn sandbox_status(&self, sandbox: &str) -> Result<PodSandboxStatus, CriError> {
-        let status = PodSandboxStatusRequest { pod_sandbox_id: sandbox.to_owned(), verbose: false };
-        let result = self.runtime.clone().pod_sandbox_status(deadline(status, READ)).await;
-        let status = answer("ask for the state of Pod", sandbox, result)?.status;
-        status.ok_or_else(|| CriError::Answer { object: sandbox.to_owned(), part: "status" })
-    }
-
-    /// Stops a sandbox and whatever runs in it.
-    pub(crate) async fn stop_sandbox(&self, sandbox: &str) -> Result<(), CriError> {
-        let stop = StopPodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
-        let result = self.runtime.clone().stop_pod_sandbox(deadline(stop, CHANGE)).await;
-        answer("stop Pod", sandbox, result).map(drop)
-    }
-
-    /// Removes a sandbox and its containers.
-    pub(crate) async fn remove_sandbox(&self, sandbox: &str) -> Result<(), CriError> {
-        let remove = RemovePodSandboxRequest { pod_sandbox_id: sandbox.to_owned() };
-        let result = self.runtime.clone().remove_pod_sandbox(deadline(remove, CHANGE)).await;
-        answer("remove Pod", sandbox, result).map(drop)
-    }
-
-    /// Creates a container; its id comes back.
-    pub(crate) async fn create_container(
-        &self,
-        name: &str,
-        sandbox: &str,
-        config: ContainerConfig,
-        sandbox_config: PodSandboxConfig,
-    ) -> Result<String, CriError> {
-        let create = CreateContainerRequest {
-            pod_sandbox_id: sandbox.to_owned(),
-            config: Some(config),
-            sandbox_config: Some(sandbox_config),
-        };
-        let result = self.runtime.clone().create_container(deadline(create, CHANGE)).await;
-        Ok(answer("create container", name, result)?.container_id)
-    }
-
-    /// Starts a container.
-    pub(crate) async fn start_container(&self, name: &str, id: &str) -> Result<(), CriError> {
-        let start = StartContainerRequest { container_id: id.to_owned() };
-        let result = self.runtime.clone().start_container(deadline(start, CHANGE)).await;
-        answer("start container", name, result).map(drop)
-    }
-
-    /// Stops a container: SIGTERM, then SIGKILL after the grace.
-    pub(crate) async fn stop_container(&self, id: &str, grace: i64) -> Result<(), CriError> {
-        let stop = StopContainerRequest { container_id: id.to_owned(), timeout: grace };
-        let wait = CHANGE + Duration::from_secs(u64::try_from(grace).unwrap_or_default());
-        let result = self.runtime.clone().stop_container(deadline(stop, wait)).await;
-        answer("stop container", id, result).map(drop)
-    }
-
-    /// A container's state.
-    pub(crate) async fn container_status(&self, id: &str) -> Result<ContainerStatus, CriError> {
-        let status = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let result = self.runtime.clone().container_status(deadline(status, READ)).await;
-        let status = answer("ask for the state of container", id, result)?.status;
-        status.ok_or_else(|| CriError::Answer { object: id.to_owned(), part: "status" })
-    }
-
-    /// Where the streams of a command in a container can be had; with a terminal there is no standard error.
-    pub(crate) async fn exec_url(
-        &self,
-        id: &str,
-        command: Vec<String>,
-        stdin: bool,
-        tty: bool,
-    ) -> Result<String, CriError> {
-        let (container_id, cmd) = (id.to_owned(), command);
-        let exec = ExecRequest { container_id, cmd, tty, stdin, stdout: true, stderr: !tty };
-        let result = self.runtime.clone().exec(deadline(exec, READ)).await;
-        Ok(answer("prepare the command in container", id, result)?.url)
-    }
-
-    /// Where the streams of a container's own process can be had.
-    pub(crate) async fn attach_url(
-        &self,
-        id: &str,
-        stdin: bool,
-        tty: bool,
-    ) -> Result<String, CriError> {
-        let container_id = id.to_owned();
-        let attach = AttachRequest { container_id, stdin, tty, stdout: true, stderr: !tty };
-        let result = self.runtime.clone().attach(deadline(attach, READ)).await;
-        Ok(answer("attach to container", id, result)?.url)
-    }
-
-    /// Runs a command in a container and waits for it; `timeout` in seconds, 0 for none.
-    pub(crate) async fn exec(
-        &self,
-        id: &str,
-        command: Vec<String>,
-        timeout: i64,
-    ) -> Result<ExecSyncResponse, CriError> {
-        let exec = ExecSyncRequest { container_id: id.to_owned(), cmd: command, timeout };
-        // The runtime keeps the time: a deadline here would lose the output and the reason.
-        let result = self.runtime.clone().exec_sync(Request::new(exec)).await;
-        answer("run the command in container", id, result)
     }
 }
 

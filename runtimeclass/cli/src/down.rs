@@ -111,17 +111,21 @@ async fn remove_sandbox(
     let own = sandbox.annotations.get(GRACE_ANNOTATION).and_then(|text| text.parse().ok());
     let grace = grace.or(own).unwrap_or(DEFAULT_GRACE);
     let mut stops = tokio::task::JoinSet::new();
-    for container in cri.containers(&sandbox.id).await? {
+    for container in gone_is_fine(cri.containers(&sandbox.id).await)? {
         let cri = cri.clone();
         stops.spawn(async move { cri.stop_container(&container.id, grace).await });
     }
-    let stopped = stops.join_all().await.into_iter().collect::<Result<(), CriError>>();
+    let stopped = stops.join_all().await.into_iter().try_for_each(gone_is_fine);
     // The sandbox takes with it whatever could not be stopped alone.
-    cri.stop_sandbox(&sandbox.id).await?;
-    cri.remove_sandbox(&sandbox.id).await?;
-    match stopped {
-        // Gone is what it had to become.
-        Err(error) if error.code() == Some(tonic::Code::NotFound) => Ok(()),
-        stopped => stopped,
+    gone_is_fine(cri.stop_sandbox(&sandbox.id).await)?;
+    gone_is_fine(cri.remove_sandbox(&sandbox.id).await)?;
+    stopped
+}
+
+/// Somebody else may remove the same Pod: what is gone is what it had to become.
+fn gone_is_fine<T: Default>(result: Result<T, CriError>) -> Result<T, CriError> {
+    match result {
+        Err(error) if error.code() == Some(tonic::Code::NotFound) => Ok(T::default()),
+        result => result,
     }
 }

@@ -140,7 +140,7 @@ pub(crate) async fn play(endpoint: &str, state: &Path, args: &PlayArgs) -> Resul
         caught = signals.next() => End::Signal(caught),
         seconds = late(args.timeout) => End::Late(seconds),
     };
-    run.end(end).await
+    run.end(end, &mut signals).await
 }
 
 async fn late(timeout: Option<u32>) -> u32 {
@@ -217,7 +217,7 @@ impl Run<'_> {
     }
 
     /// Removes what must go, and says how it ended.
-    async fn end(&self, end: End) -> Result<u8, PlayError> {
+    async fn end(&self, end: End, signals: &mut Signals) -> Result<u8, PlayError> {
         let (result, hurry) = match end {
             End::Done(result) => (result, false),
             End::Signal(caught) => {
@@ -236,16 +236,7 @@ impl Run<'_> {
         }
         self.starter.uncut.settled().await;
         let grace = (hurry || failed).then_some(0);
-        let mut removal = Ok(());
-        let reserved = self.reserved.take();
-        for pod in reserved.iter().rev() {
-            let target = (pod.namespace.as_str(), pod.name.as_str());
-            if let Err(errors) =
-                down::remove(self.starter.cri, self.starter.state, target, grace).await
-            {
-                removal = Err(first_of(pod, errors));
-            }
-        }
+        let removal = self.remove_all(grace, signals).await;
         // Why the run failed says more than why its remains stay; both are told.
         match (result, removal) {
             (Ok(code), removal) => removal.map(|()| code),
@@ -255,6 +246,28 @@ impl Run<'_> {
                 Err(error)
             }
         }
+    }
+
+    /// Removes the Pods of this run, the last first. A signal meanwhile ends the grace.
+    async fn remove_all(&self, grace: Option<i64>, signals: &mut Signals) -> Result<(), PlayError> {
+        let (cri, state) = (self.starter.cri, self.starter.state);
+        let mut grace = grace;
+        let mut removal = Ok(());
+        for pod in self.reserved.take().iter().rev() {
+            let target = (pod.namespace.as_str(), pod.name.as_str());
+            let removed = tokio::select! {
+                removed = down::remove(cri, state, target, grace) => removed,
+                caught = signals.next() => {
+                    eprintln!("bulkhead: {} caught again; killing what still runs", caught.name);
+                    grace = Some(0);
+                    down::remove(cri, state, target, grace).await
+                }
+            };
+            if let Err(errors) = removed {
+                removal = Err(first_of(pod, errors));
+            }
+        }
+        removal
     }
 
     fn name_what_stays(&self) {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use k8s_cri::v1::{ContainerState, ContainerStatus, PodSandboxState};
+use k8s_cri::v1::{ContainerState, ContainerStatus, PodSandbox, PodSandboxState};
 
-use crate::cri::Cri;
+use crate::cri::{Cri, CriError};
 use crate::down;
 use crate::find::{self, container_name, pod_name};
 use crate::logs::{self, Follower, Output, Printer};
@@ -16,29 +16,35 @@ use crate::play::{self, PlayError, follow};
 pub(crate) async fn ps(cri: &Cri) -> Result<u8, PlayError> {
     let mut rows = vec![["POD", "HANDLER", "STATE", "IP", "CONTAINERS"].map(str::to_owned)];
     for sandbox in down::sandboxes(cri, None).await? {
-        let ready = sandbox.state == i32::from(PodSandboxState::SandboxReady);
-        let network = cri.sandbox_status(&sandbox.id).await?.network.unwrap_or_default();
-        let mut containers = cri.containers(&sandbox.id).await?;
-        containers.sort_by_key(|container| container.created_at);
-        let mut states = Vec::new();
-        for container in &containers {
-            let status = cri.container_status(&container.id).await?;
-            states.push(format!("{}={}", container_name(container), state(&status)));
+        match row(cri, sandbox).await {
+            Ok(row) => rows.push(row),
+            // Removed since it was listed.
+            Err(error) if error.code() == Some(tonic::Code::NotFound) => {}
+            Err(error) => return Err(error.into()),
         }
-        rows.push([
-            pod_name(&sandbox),
-            if sandbox.runtime_handler.is_empty() {
-                "-".to_owned()
-            } else {
-                sandbox.runtime_handler
-            },
-            if ready { "Ready" } else { "NotReady" }.to_owned(),
-            if network.ip.is_empty() { "-".to_owned() } else { network.ip },
-            states.join(","),
-        ]);
     }
     play::print(table(&rows).as_bytes(), b"")?;
     Ok(0)
+}
+
+async fn row(cri: &Cri, sandbox: PodSandbox) -> Result<[String; 5], CriError> {
+    let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+    let ready = sandbox.state == i32::from(PodSandboxState::SandboxReady);
+    let network = cri.sandbox_status(&sandbox.id).await?.network.unwrap_or_default();
+    let mut containers = cri.containers(&sandbox.id).await?;
+    containers.sort_by_key(|container| container.created_at);
+    let mut states = Vec::new();
+    for container in &containers {
+        let status = cri.container_status(&container.id).await?;
+        states.push(format!("{}={}", container_name(container), state(&status)));
+    }
+    Ok([
+        pod_name(&sandbox),
+        dash(sandbox.runtime_handler),
+        if ready { "Ready" } else { "NotReady" }.to_owned(),
+        dash(network.ip),
+        dash(states.join(",")),
+    ])
 }
 
 fn state(status: &ContainerStatus) -> String {

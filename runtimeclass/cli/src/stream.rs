@@ -193,14 +193,16 @@ async fn resize(
     wanted: Wanted,
 ) -> Result<u8, StreamError> {
     let mut changes = signal(SignalKind::window_change()).map_err(StreamError::Terminal)?;
-    while wanted.tty {
+    if !wanted.tty {
+        return std::future::pending().await;
+    }
+    loop {
         if let Some(size) = terminal::size() {
             // Nobody receives only when the connection is gone, which the reading side reports.
             let _gone = control.send(frame::data(RESIZE, size.as_bytes(), false));
         }
         changes.recv().await;
     }
-    std::future::pending().await
 }
 
 /// Prints what comes, until the command's status is known.
