@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cgroup::Driver;
 use crate::manifest::PullPolicy;
 
 /// Tries Pods and their runtime handlers on this node, without a cluster.
@@ -74,6 +75,9 @@ pub(crate) struct PlayArgs {
     /// The directory to which localhostProfile of seccompProfile is relative
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet/seccomp")]
     pub(crate) seccomp_root: PathBuf,
+    /// How cgroups are named; by default as the runtime is configured
+    #[arg(long, value_enum)]
+    pub(crate) cgroup_driver: Option<Driver>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
     /// Run CMD in a running container; its output and exit code take the place of the Pod's

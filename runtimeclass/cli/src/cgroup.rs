@@ -14,12 +14,20 @@ const PARENT: &str = "bulkhead-play";
 /// How long the runtime's own cgroups may take to vanish once their processes are gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Who manages the cgroups of Pods, which decides how they are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Driver {
+    /// The runtime itself: paths
+    Cgroupfs,
+    /// systemd: slices
+    Systemd,
+}
+
 /// The name of a Pod's cgroup, as CRI wants it: a path, or a slice where systemd manages cgroups.
-pub(crate) fn parent(uid: &str, systemd: bool) -> String {
-    if systemd {
-        format!("bulkhead-play-pod{}.slice", uid.replace('-', "_"))
-    } else {
-        format!("/{PARENT}/pod{uid}")
+pub(crate) fn parent(uid: &str, driver: Driver) -> String {
+    match driver {
+        Driver::Cgroupfs => format!("/{PARENT}/pod{uid}"),
+        Driver::Systemd => format!("bulkhead-play-pod{}.slice", uid.replace('-', "_")),
     }
 }
 
@@ -85,10 +93,16 @@ fn limit_in(root: &Path, uid: &str, limits: &PodLimits) -> Result<(), HostError>
             }
             if let Some(quota) = limits.cpu_quota {
                 set(&group, "cpu.max", format!("{quota} {CPU_PERIOD}"))?;
+                set(&group, "cpu.weight", weight(limits.cpu_shares))?;
             }
         }
     }
     Ok(())
+}
+
+/// Shares (2 to 262144) as a weight (1 to 10000), by the kubelet's and runc's formula.
+fn weight(shares: i64) -> i64 {
+    1 + (shares - 2) * 9999 / 262_142
 }
 
 fn made(group: &Path) -> Result<PathBuf, HostError> {
@@ -146,8 +160,13 @@ mod tests {
 
     #[test]
     fn names() {
-        assert_eq!(parent("a-b", false), "/bulkhead-play/poda-b");
-        assert_eq!(parent("a-b", true), "bulkhead-play-poda_b.slice");
+        assert_eq!(parent("a-b", Driver::Cgroupfs), "/bulkhead-play/poda-b");
+        assert_eq!(parent("a-b", Driver::Systemd), "bulkhead-play-poda_b.slice");
+    }
+
+    #[test]
+    fn weights() {
+        assert_eq!([2, 512, 1024, 262_144].map(weight), [1, 20, 39, 10_000]);
     }
 
     #[test]
@@ -178,6 +197,7 @@ mod tests {
             ("bulkhead-play/cgroup.subtree_control", "+cpu +memory"),
             ("bulkhead-play/podu/memory.max", "4096"),
             ("bulkhead-play/podu/cpu.max", "50000 100000"),
+            ("bulkhead-play/podu/cpu.weight", "20"),
         ] {
             assert_eq!(read(root.path(), file), value, "{file}");
         }

@@ -13,6 +13,8 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Response, Status};
 
+use crate::cgroup::Driver;
+
 /// How long a call may take that only reads.
 const READ: Duration = Duration::from_secs(30);
 /// How long a call may take that starts or stops something.
@@ -168,25 +170,26 @@ impl Cri {
         Ok(cri)
     }
 
-    /// Whether cgroups of Pods with this handler are named as systemd names them.
+    /// Who manages the cgroups of Pods with this handler.
     ///
     /// Runtimes answer this since containerd 2.0; before, the handler's configuration tells.
-    pub(crate) async fn systemd_cgroups(&self, handler: &str) -> Result<bool, CriError> {
+    pub(crate) async fn cgroup_driver(&self, handler: &str) -> Result<Driver, CriError> {
         let request = deadline(RuntimeConfigRequest {}, READ);
         let result = self.runtime.clone().runtime_config(request).await;
-        match answer("ask the runtime for", "its cgroup driver", result) {
+        let systemd = match answer("ask the runtime for", "its cgroup driver", result) {
             Ok(config) => {
                 let systemd = i32::from(k8s_cri::v1::CgroupDriver::Systemd);
-                Ok(config.linux.is_some_and(|linux| linux.cgroup_driver == systemd))
+                config.linux.is_some_and(|linux| linux.cgroup_driver == systemd)
             }
             Err(error) if error.code() == Some(Code::Unimplemented) => {
                 let request = deadline(StatusRequest { verbose: true }, READ);
                 let result = self.runtime.clone().status(request).await;
                 let info = answer("ask the runtime for", "its configuration", result)?.info;
-                Ok(info.get("config").is_some_and(|config| configured_systemd(config, handler)))
+                info.get("config").is_some_and(|config| configured_systemd(config, handler))
             }
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        };
+        Ok(if systemd { Driver::Systemd } else { Driver::Cgroupfs })
     }
 }
 

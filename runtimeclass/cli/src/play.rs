@@ -125,6 +125,7 @@ pub(crate) async fn play(endpoint: &str, state: &Path, args: &PlayArgs) -> Resul
         node: &node,
         state,
         pull: args.pull,
+        cgroup_driver: args.cgroup_driver,
         output: follow.then(|| Arc::new(Output::standard())),
         uncut: Uncut::default(),
     };

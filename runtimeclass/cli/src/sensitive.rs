@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Bytes without a `Display` and with a blank `Debug`, so that no message can carry them by accident.
+/// Bytes without a `Display` and with a blank `Debug`, so that no message can carry them by accident; wiped on drop.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Sensitive(Vec<u8>);
 
@@ -20,6 +20,14 @@ impl Sensitive {
     /// The bytes as text, if they are UTF-8.
     pub(crate) fn expose_text(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
+    }
+}
+
+impl Drop for Sensitive {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        // Without a reader the compiler may leave the zeroes out.
+        std::hint::black_box(&self.0);
     }
 }
 

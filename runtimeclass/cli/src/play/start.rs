@@ -30,6 +30,8 @@ pub(super) struct Starter<'a> {
     pub(super) node: &'a NodeFacts,
     pub(super) state: &'a Path,
     pub(super) pull: Option<PullPolicy>,
+    /// How cgroups are named; the runtime knows if this does not say.
+    pub(super) cgroup_driver: Option<cgroup::Driver>,
     /// Where logs go; nowhere when they are not followed.
     pub(super) output: Option<Arc<Output>>,
     pub(super) uncut: Uncut,
@@ -73,11 +75,14 @@ impl Starter<'_> {
         if !down::sandboxes(self.cri, Some((&namespace, &name))).await?.is_empty() {
             return Err(StateError::Exists { pod: pod.meta.to_string() }.into());
         }
-        let systemd = self.cri.systemd_cgroups(&pod::handler(self.manifest, pod)).await?;
+        let driver = match self.cgroup_driver {
+            Some(driver) => driver,
+            None => self.cri.cgroup_driver(&pod::handler(self.manifest, pod)).await?,
+        };
         let uid = node::new_uid()?;
         let directory =
             PodDirectory::create(self.state, &Record { namespace, name, uid: uid.clone() })?;
-        let cgroup_parent = cgroup::parent(&uid, systemd);
+        let cgroup_parent = cgroup::parent(&uid, driver);
         Ok((Placement { uid, directory: directory.path().to_owned(), cgroup_parent }, directory))
     }
 
