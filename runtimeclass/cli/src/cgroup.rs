@@ -11,6 +11,8 @@ use crate::pod::{CPU_PERIOD, PodLimits};
 /// Where cgroups are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
 const PARENT: &str = "bulkhead-play";
+/// More removals than this do not fall into one creation.
+const CONTENDERS: u32 = 100;
 /// How long the runtime's own cgroups may take to vanish once their processes are gone.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -60,42 +62,57 @@ fn hierarchies(root: &Path) -> Result<Hierarchies, HostError> {
     Ok(Hierarchies::V1(found))
 }
 
-/// Makes the Pod's cgroup with its limits. Without limits nothing is made: the runtime does it by itself.
-pub(crate) fn limit(uid: &str, limits: &PodLimits) -> Result<(), HostError> {
-    limit_in(Path::new(ROOT), uid, limits)
+/// Makes the Pod's cgroup in every hierarchy, with its limits.
+///
+/// The runtime would make it too, but while it is empty another Pod's removal could take their common parent away
+/// under the runtime's hands.
+pub(crate) fn create(uid: &str, limits: &PodLimits) -> Result<(), HostError> {
+    create_in(Path::new(ROOT), uid, limits)
 }
 
-fn limit_in(root: &Path, uid: &str, limits: &PodLimits) -> Result<(), HostError> {
+fn create_in(root: &Path, uid: &str, limits: &PodLimits) -> Result<(), HostError> {
     let pod = format!("{PARENT}/pod{uid}");
     match hierarchies(root)? {
-        Hierarchies::V1(_) => {
-            if let Some(bytes) = limits.memory {
-                let group = made(&root.join("memory").join(&pod))?;
-                set(&group, "memory.limit_in_bytes", bytes)?;
+        Hierarchies::V1(roots) => {
+            for root in roots {
+                made(&root.join(&pod))?;
             }
-            if let Some(quota) = limits.cpu_quota {
-                let group = made(&root.join("cpu").join(&pod))?;
-                set(&group, "cpu.cfs_period_us", CPU_PERIOD)?;
-                set(&group, "cpu.cfs_quota_us", quota)?;
-                set(&group, "cpu.shares", limits.cpu_shares)?;
-            }
+            limit_v1(root, &pod, limits)
         }
         Hierarchies::V2(root) => {
-            if limits.memory.is_none() && limits.cpu_quota.is_none() {
-                return Ok(());
-            }
-            set(&root, "cgroup.subtree_control", "+cpu +memory")?;
-            let parent = made(&root.join(PARENT))?;
-            set(&parent, "cgroup.subtree_control", "+cpu +memory")?;
-            let group = made(&root.join(&pod))?;
-            if let Some(bytes) = limits.memory {
-                set(&group, "memory.max", bytes)?;
-            }
-            if let Some(quota) = limits.cpu_quota {
-                set(&group, "cpu.max", format!("{quota} {CPU_PERIOD}"))?;
-                set(&group, "cpu.weight", weight(limits.cpu_shares))?;
-            }
+            let group = root.join(&pod);
+            made(&group)?;
+            limit_v2(&root, &group, limits)
         }
+    }
+}
+
+fn limit_v1(root: &Path, pod: &str, limits: &PodLimits) -> Result<(), HostError> {
+    if let Some(bytes) = limits.memory {
+        set(&root.join("memory").join(pod), "memory.limit_in_bytes", bytes)?;
+    }
+    if let Some(quota) = limits.cpu_quota {
+        let group = root.join("cpu").join(pod);
+        set(&group, "cpu.cfs_period_us", CPU_PERIOD)?;
+        set(&group, "cpu.cfs_quota_us", quota)?;
+        set(&group, "cpu.shares", limits.cpu_shares)?;
+    }
+    Ok(())
+}
+
+fn limit_v2(root: &Path, group: &Path, limits: &PodLimits) -> Result<(), HostError> {
+    if limits.memory.is_none() && limits.cpu_quota.is_none() {
+        return Ok(());
+    }
+    for above in [root, &root.join(PARENT)] {
+        set(above, "cgroup.subtree_control", "+cpu +memory")?;
+    }
+    if let Some(bytes) = limits.memory {
+        set(group, "memory.max", bytes)?;
+    }
+    if let Some(quota) = limits.cpu_quota {
+        set(group, "cpu.max", format!("{quota} {CPU_PERIOD}"))?;
+        set(group, "cpu.weight", weight(limits.cpu_shares))?;
     }
     Ok(())
 }
@@ -105,9 +122,18 @@ fn weight(shares: i64) -> i64 {
     1 + (shares - 2) * 9999 / 262_142
 }
 
-fn made(group: &Path) -> Result<PathBuf, HostError> {
-    fs::create_dir_all(group).map_err(HostError::at("create the cgroup", group))?;
-    Ok(group.to_owned())
+/// Makes a group and its parent, which the removal of another Pod may take away in between.
+fn made(group: &Path) -> Result<(), HostError> {
+    let mut result = fs::create_dir_all(group);
+    for _ in 0..CONTENDERS {
+        match &result {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                result = fs::create_dir_all(group);
+            }
+            Ok(()) | Err(_) => break,
+        }
+    }
+    result.map_err(HostError::at("create the cgroup", group))
 }
 
 fn set(group: &Path, file: &str, value: impl ToString) -> Result<(), HostError> {
@@ -175,7 +201,7 @@ mod tests {
         for controller in ["memory", "cpu", "pids"] {
             fs::create_dir(root.path().join(controller)).unwrap();
         }
-        limit_in(root.path(), "u", &LIMITS).unwrap();
+        create_in(root.path(), "u", &LIMITS).unwrap();
         for (file, value) in [
             ("memory/bulkhead-play/podu/memory.limit_in_bytes", "4096"),
             ("cpu/bulkhead-play/podu/cpu.cfs_period_us", "100000"),
@@ -184,14 +210,14 @@ mod tests {
         ] {
             assert_eq!(read(root.path(), file), value, "{file}");
         }
-        assert!(!root.path().join("pids/bulkhead-play").exists());
+        assert!(root.path().join("pids/bulkhead-play/podu").is_dir());
     }
 
     #[test]
     fn limits_on_v2() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("cgroup.controllers"), "cpu memory").unwrap();
-        limit_in(root.path(), "u", &LIMITS).unwrap();
+        create_in(root.path(), "u", &LIMITS).unwrap();
         for (file, value) in [
             ("cgroup.subtree_control", "+cpu +memory"),
             ("bulkhead-play/cgroup.subtree_control", "+cpu +memory"),
@@ -204,11 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn no_limits_make_nothing() {
+    fn no_limits_are_written_where_there_are_none() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir(root.path().join("memory")).unwrap();
         let none = PodLimits { cpu_shares: 2, cpu_quota: None, memory: None };
-        limit_in(root.path(), "u", &none).unwrap();
-        assert!(!root.path().join("memory/bulkhead-play").exists());
+        create_in(root.path(), "u", &none).unwrap();
+        let group = root.path().join("memory/bulkhead-play/podu");
+        assert_eq!(fs::read_dir(group).unwrap().count(), 0);
     }
 }

@@ -103,7 +103,7 @@ impl Starter<'_> {
                 "bulkhead: note: systemd manages cgroups, so the Pod's own cgroup gets no limits"
             );
         } else {
-            cgroup::limit(&placement.uid, &pod::pod_limits(self.manifest, pod))?;
+            cgroup::create(&placement.uid, &pod::pod_limits(self.manifest, pod))?;
         }
         let sandbox = self.run_sandbox(pod, &sandbox_config).await?;
         let status = self.cri.sandbox_status(&sandbox).await?;
