@@ -14,6 +14,7 @@ pub(crate) struct Cli {
     /// The socket of the container runtime (CRI v1)
     #[arg(
         long,
+        visible_alias = "socket",
         global = true,
         env = "CONTAINER_RUNTIME_ENDPOINT",
         default_value = "unix:///run/containerd/containerd.sock"
@@ -174,6 +175,8 @@ mod tests {
         assert!(play(&["--exec", "web", "a.yaml"]).is_err());
         assert!(play(&["-d", "a.yaml", "--", "ls"]).is_err());
         assert!(play(&["--timeout", "0", "a.yaml"]).is_err());
+        let socket = ["bulkhead", "--socket", "unix:///x", "play", "--rm", "a.yaml"];
+        assert_eq!(Cli::try_parse_from(socket).unwrap().runtime_endpoint, "unix:///x");
         let down = |args: &[&str]| Cli::try_parse_from(["bulkhead", "down"].iter().chain(args));
         assert!(down(&["web"]).is_ok() && down(&["--all"]).is_ok());
         assert!(down(&[]).is_err() && down(&["--all", "web"]).is_err());
