@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::host::HostError;
 use crate::pod::{CPU_PERIOD, PodLimits};
@@ -13,8 +13,11 @@ const ROOT: &str = "/sys/fs/cgroup";
 const PARENT: &str = "bulkhead-play";
 /// More removals than this do not fall into one creation.
 const CONTENDERS: u32 = 100;
-/// How long the runtime's own cgroups may take to vanish once their processes are gone.
+/// How long the runtime has to remove its own cgroups from the Pod's.
+const COURTESY: Duration = Duration::from_millis(500);
+/// How long the kernel may take over the last processes of a cgroup.
 const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Who manages the cgroups of Pods, which decides how they are named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -141,36 +144,67 @@ fn set(group: &Path, file: &str, value: impl ToString) -> Result<(), HostError> 
     fs::write(&path, value.to_string()).map_err(HostError::at("write", &path))
 }
 
-/// Removes the Pod's cgroup, and play's when it was the last; groups with anything left in them are an error.
+/// Removes the Pod's cgroup, and play's when it was the last.
+///
+/// Empty cgroups that the runtime left in it go too, as they do under the kubelet, but they are named: a runtime
+/// should remove what it made. A cgroup with processes in it is an error.
 pub(crate) async fn remove(uid: &str) -> Result<(), HostError> {
     let roots = match hierarchies(Path::new(ROOT))? {
         Hierarchies::V2(root) => vec![root],
         Hierarchies::V1(roots) => roots,
     };
+    let started = Instant::now();
+    let mut left = None;
     for root in roots {
         let parent = root.join(PARENT);
-        remove_soon(&parent.join(format!("pod{uid}"))).await?;
+        let group = parent.join(format!("pod{uid}"));
+        while !is_gone(&group)? {
+            if started.elapsed() > COURTESY {
+                left = remove_below(&group)?.or(left);
+            }
+            if started.elapsed() > PATIENCE {
+                fs::remove_dir(&group).map_err(HostError::at("remove the cgroup", &group))?;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
         // Fails where other Pods are there, which is as it should be.
         let _others = fs::remove_dir(&parent);
+    }
+    if let Some(left) = left {
+        eprintln!(
+            "bulkhead: note: the runtime left cgroups behind, such as {}; removed",
+            left.display()
+        );
     }
     Ok(())
 }
 
-async fn remove_soon(group: &Path) -> Result<(), HostError> {
-    let until = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let error = match fs::remove_dir(group) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => error,
-        };
-        let busy =
-            matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty);
-        if !busy || tokio::time::Instant::now() > until {
-            return Err(HostError::at("remove the cgroup", group)(error));
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+/// Tries to remove a cgroup; whether it is gone. One that is still in use is not an error.
+fn is_gone(group: &Path) -> Result<bool, HostError> {
+    match fs::remove_dir(group) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => Ok(true),
+            io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty => Ok(false),
+            kind => Err(HostError::at("remove the cgroup", group)(io::Error::from(kind))),
+        },
     }
+}
+
+/// Removes the empty cgroups below one, the deepest first; names one of them.
+fn remove_below(group: &Path) -> Result<Option<PathBuf>, HostError> {
+    let mut removed = None;
+    let Ok(entries) = fs::read_dir(group) else { return Ok(None) };
+    for entry in entries {
+        let path = entry.map_err(HostError::at("read", group))?.path();
+        if path.is_dir() {
+            removed = remove_below(&path)?.or(removed);
+            if is_gone(&path)? {
+                removed = Some(path);
+            }
+        }
+    }
+    Ok(removed)
 }
 
 #[cfg(test)]
@@ -227,6 +261,16 @@ mod tests {
         ] {
             assert_eq!(read(root.path(), file), value, "{file}");
         }
+    }
+
+    #[test]
+    fn what_is_left_in_a_group_goes_with_it() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("pod/sandbox/deep")).unwrap();
+        let pod = root.path().join("pod");
+        assert!(!is_gone(&pod).unwrap());
+        assert_eq!(remove_below(&pod).unwrap(), Some(pod.join("sandbox")));
+        assert!(is_gone(&pod).unwrap() && is_gone(&pod).unwrap());
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(crate) enum CriError {
         source: tonic::transport::Error,
     },
     /// A call failed.
-    #[error("{verb} {object}: {}", status.message())]
+    #[error("{verb} {object}: {}", status.message().trim_end())]
     Call {
         /// What was asked, as a person says it: `start container`.
         verb: &'static str,
