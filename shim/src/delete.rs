@@ -32,6 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         };
         purged.and(vacated)
     })?;
+    state::remove_dead_socket(&bundle)?;
     let response = DeleteResponse {
         exit_status: exit.status,
         exited_at: convert::timestamp(exit.at),

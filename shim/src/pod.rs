@@ -11,6 +11,7 @@ use tokio::sync::{Mutex, OnceCell, oneshot};
 pub(crate) struct Pod {
     backend: Arc<dyn Backend>,
     sandbox: OnceCell<Arc<dyn Sandbox>>,
+    cgroup: Option<Cgroup>,
     /// The outcome of joining the Pod's cgroup, until it is known.
     joining: Mutex<Option<oneshot::Receiver<Result<()>>>>,
 }
@@ -19,7 +20,7 @@ impl Pod {
     /// A Pod of `backend`. This process joins `cgroup` in the background; no container is made
     /// before it has, so that every process of the Pod is born there.
     pub(crate) fn new(backend: Arc<dyn Backend>, cgroup: Option<Cgroup>) -> Self {
-        let joining = cgroup.map(|cgroup| {
+        let joining = cgroup.clone().map(|cgroup| {
             let (done, outcome) = oneshot::channel();
             // A thread: the kernel makes whoever moves a process wait.
             std::thread::spawn(move || {
@@ -28,7 +29,7 @@ impl Pod {
             });
             outcome
         });
-        Self { backend, sandbox: OnceCell::new(), joining: Mutex::new(joining) }
+        Self { backend, sandbox: OnceCell::new(), cgroup, joining: Mutex::new(joining) }
     }
 
     async fn joined(&self) -> Result<()> {
@@ -53,11 +54,24 @@ impl Pod {
         self.sandbox.get_or_try_init(|| self.backend.open()).await?.create(request).await
     }
 
-    /// Ends the sandbox, if it was ever opened.
+    /// Ends the sandbox, if it was ever opened, and removes the Pod's cgroup.
     pub(crate) async fn stop(&self) -> Result<()> {
-        match self.sandbox.get() {
+        let stopped = match self.sandbox.get() {
             Some(sandbox) => sandbox.stop().await,
             None => Ok(()),
+        };
+        stopped.and(self.vacate().await)
+    }
+
+    async fn vacate(&self) -> Result<()> {
+        // Not before the way in has ended, however it ended.
+        let joined = self.joined().await;
+        match &self.cgroup {
+            Some(cgroup) if joined.is_ok() => {
+                cgroup.leave()?;
+                Ok(cgroup.remove().await?)
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use bulkhead_runtimeclass::Handler;
@@ -41,6 +42,17 @@ pub(crate) fn load_cgroup(bundle: &Path) -> Result<Option<Cgroup>> {
 pub(crate) fn store_address(bundle: &Path, address: &str) -> Result<()> {
     let path = bundle.join(ADDRESS);
     record::write_atomic(&path, address.as_bytes()).map_err(|e| internal("writing", &path, &e))
+}
+
+/// Removes the socket of the bundle's shim if nobody serves on it any more.
+pub(crate) fn remove_dead_socket(bundle: &Path) -> Result<()> {
+    let Ok(address) = fs::read_to_string(bundle.join(ADDRESS)) else { return Ok(()) };
+    let Some(socket) = address.trim().strip_prefix("unix://").map(Path::new) else { return Ok(()) };
+    match UnixStream::connect(socket) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => remove(socket),
+        // Served, or gone.
+        _ => Ok(()),
+    }
 }
 
 /// The directory this process was started in: for `start` and the shim it is the bundle.

@@ -317,11 +317,13 @@ impl Task {
         Ok(())
     }
 
-    /// The container's processes, execs named. A task that has ended has none.
+    /// The container's processes, execs named. One that does not run is told by the process that
+    /// stands for it: containerd takes a task without any for one that was never created.
     pub(crate) async fn pids(&self) -> Result<Vec<ProcessInfo>> {
         match self.init.phase() {
-            Phase::Exited(_) => Ok(Vec::new()),
-            Phase::Created => Ok(vec![ProcessInfo { pid: self.pid(), exec_id: None }]),
+            Phase::Created | Phase::Exited(_) => {
+                Ok(vec![ProcessInfo { pid: self.pid(), exec_id: None }])
+            }
             Phase::Running | Phase::Paused => self.container.pids().await,
         }
     }

@@ -123,17 +123,21 @@ impl Cgroup {
         self.version
     }
 
-    /// Every directory that makes up the group.
-    fn directories(&self) -> Vec<PathBuf> {
+    /// The roots of the hierarchies the group is in.
+    fn roots(&self) -> Vec<PathBuf> {
         match self.version {
-            Version::V2 => vec![self.mount.join(&self.path)],
+            Version::V2 => vec![self.mount.clone()],
             Version::V1 => CONTROLLERS_V1
                 .iter()
                 .map(|controller| self.mount.join(controller))
                 .filter(|root| root.join("cgroup.procs").exists())
-                .map(|root| root.join(&self.path))
                 .collect(),
         }
+    }
+
+    /// Every directory that makes up the group.
+    fn directories(&self) -> Vec<PathBuf> {
+        self.roots().into_iter().map(|root| root.join(&self.path)).collect()
     }
 
     /// The directory where `controller`'s files are.
@@ -202,6 +206,17 @@ impl Cgroup {
     pub fn join(&self) -> Result<(), CgroupError> {
         let pid = std::process::id().to_string();
         self.directories().iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid))
+    }
+
+    /// Moves this process out of the group, to the hierarchies' roots, so that the group can be
+    /// removed.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Io`] names the file.
+    pub fn leave(&self) -> Result<(), CgroupError> {
+        let pid = std::process::id().to_string();
+        self.roots().iter().try_for_each(|root| write(&root.join("cgroup.procs"), &pid))
     }
 
     /// The processes in the group.

@@ -17,6 +17,8 @@ use std::sync::{Mutex, PoisonError};
 
 pub use console::ConsoleSocket;
 
+use tokio::sync::mpsc;
+
 use crate::error::{Classified, Kind};
 use crate::host::{Host, HostError};
 use crate::id::Id;
@@ -241,6 +243,12 @@ impl Streams {
             Some(terminal) => terminal.resize(width, height),
             None => Ok(()),
         }
+    }
+
+    /// The signals that keys at the terminal ask for (interrupt, quit, suspend), from now on and
+    /// once. Who runs the process where the host's kernel does not see it has to deliver them.
+    pub fn typed_signals(&self) -> Option<mpsc::UnboundedReceiver<i32>> {
+        self.terminal.as_ref()?.take_typed()
     }
 
     /// Whether there is a terminal.

@@ -16,6 +16,8 @@ use crate::urpc::UrpcError;
 /// A fault of the gVisor backend.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GvisorError {
+    #[error("rootfs {path} is not a directory; the bundle needs one to run from")]
+    Rootfs { path: PathBuf },
     #[error(transparent)]
     Call(#[from] CallError),
     #[error(transparent)]
@@ -91,7 +93,9 @@ impl Classified for GvisorError {
             Self::Stillborn { .. } => Kind::Unavailable,
             Self::StillRunning { .. } => Kind::DeadlineExceeded,
             Self::Ended { .. } => Kind::NotFound,
-            Self::HostNetwork | Self::NoArgs | Self::Cwd(_) => Kind::InvalidArgument,
+            Self::HostNetwork | Self::NoArgs | Self::Cwd(_) | Self::Rootfs { .. } => {
+                Kind::InvalidArgument
+            }
             Self::PartialCheckpoint { .. } => Kind::Unimplemented,
             Self::NoSandbox { .. }
             | Self::SandboxEnded(_)

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::capability;
 use crate::control::{Capabilities, ExecArgs, Target};
 use crate::error::GvisorError;
-use crate::init::{Init, tell_size, told};
+use crate::init::{Init, forward_typed, tell_size, told};
 use crate::pod::{ExitCell, Pod};
 
 /// The container an exec belongs to.
@@ -171,6 +171,7 @@ impl Exec {
             let stdio = [fds.stdin.as_fd(), fds.stdout.as_fd(), fds.stderr.as_fd()];
             (pod.control.execute(&self.args, stdio).await?, streams)
         };
+        forward_typed(&streams, &pod.control, &self.args.cid, pid);
         let streams = Arc::new(streams);
         let following = tokio::spawn({
             let (control, ended) = (pod.control.clone(), pod.ended.clone());

@@ -182,6 +182,10 @@ impl Process for Init {
             return Err(error.into());
         }
         *self.state() = State::Started;
+        if !self.is_root() {
+            // The sandbox itself sees to its first container's terminal.
+            forward_typed(&self.streams, &self.pod.control, &self.id, 0);
+        }
         // The follower may have seen the sandbox's end already.
         let _ = started.send(());
         Ok(())
@@ -223,6 +227,20 @@ impl Process for Init {
         self.streams.close_stdin();
         Ok(())
     }
+}
+
+/// Delivers what is typed at a terminal whose foreground processes the host's kernel does not see.
+/// Ends with the terminal.
+pub(crate) fn forward_typed(streams: &Streams, control: &Control, id: &str, pid: i32) {
+    let Some(mut typed) = streams.typed_signals() else { return };
+    let (control, id) = (control.clone(), id.to_owned());
+    tokio::spawn(async move {
+        while let Some(signal) = typed.recv().await {
+            if let Err(e) = control.signal(&id, signal, Target::Foreground(pid)).await {
+                log::debug!("signal {signal} typed in {id}: {}", sandbox_core::Error::from(e));
+            }
+        }
+    });
 }
 
 /// Tells the terminal's foreground processes of a new size: the host's kernel does not know them.

@@ -44,8 +44,10 @@ pub(crate) enum ProbeError {
     NotExecutable { path: PathBuf },
     #[error("asking {path} what it can do")]
     Ask { path: PathBuf, source: HostError },
-    #[error("{path} does not answer as runsc does (`{path} {question}` ended with {status})")]
-    NotRunsc { path: PathBuf, question: &'static str, status: u32 },
+    #[error(
+        "{path} does not answer as runsc does (`{path} {question}` ended with {status}: {words})"
+    )]
+    NotRunsc { path: PathBuf, question: &'static str, status: u32, words: String },
     #[error("platform = \"kvm\" needs /dev/kvm, which this machine lacks; use \"systrap\"")]
     NoKvm,
     #[error("{path} (version {version}) does not know --{flag}; remove it from flags")]
@@ -136,6 +138,15 @@ pub(crate) async fn ask(binary: &Path, cache: &Path, host: &dyn Host) -> Result<
     Ok(probe)
 }
 
+/// The last line a program wrote, for an error message.
+fn last_words(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    match text.lines().rev().find(|line| !line.trim().is_empty()) {
+        Some(line) => line.trim().chars().take(200).collect(),
+        None => "it said nothing".to_owned(),
+    }
+}
+
 async fn answer(
     binary: &Path,
     question: &'static str,
@@ -146,7 +157,8 @@ async fn answer(
     let output = asked.map_err(|source| ProbeError::Ask { path: path(), source })?;
     if !output.success() {
         let status = output.exit.status;
-        return Err(ProbeError::NotRunsc { path: path(), question, status });
+        let words = last_words(&output.stderr);
+        return Err(ProbeError::NotRunsc { path: path(), question, status, words });
     }
     // Some answers are printed as if they were errors.
     let both = [output.stdout, output.stderr].concat();

@@ -89,7 +89,7 @@ impl GvisorSandbox {
 
         let placement = match &joins {
             Some(pod) => Placement::Joins { sandbox: &pod.id, shm: pod.shm.as_deref() },
-            None => Placement::First,
+            None => Placement::First { shm_size: spec::shm_source(&json).and_then(size_of) },
         };
         let (allow, terminal) = (&self.config.allow_annotations, request.stdio.terminal);
         request.bundle.replace(spec::edit(&json, id, placement, allow, terminal))?;
@@ -157,7 +157,13 @@ impl GvisorSandbox {
         };
         record.store(request.bundle.path())?;
         let rootfs = request.bundle.rootfs();
-        if !request.rootfs.is_empty() {
+        if request.rootfs.is_empty() {
+            let given = request.bundle.spec().root().as_ref().map(|root| root.path().as_path());
+            let path = request.bundle.path().join(given.unwrap_or(Path::new("rootfs")));
+            if !path.is_dir() {
+                return Err(GvisorError::Rootfs { path });
+            }
+        } else {
             std::fs::create_dir_all(&rootfs).map_err(|source| GvisorError::File {
                 step: "making",
                 path: rootfs.clone(),
@@ -213,7 +219,8 @@ impl GvisorSandbox {
         let files = StateFiles::new(self.runsc.root(), id, id);
         note_processes(bundle, [Some(process), files.gofer()])?;
         let control = Control::new(files.socket(), self.config.timeouts.call());
-        let path = cgroups_path(request.bundle.spec());
+        // As it was given: runsc's copy names no group.
+        let path = json.pointer("/linux/cgroupsPath").and_then(serde_json::Value::as_str);
         let group = Group::joined(path, self.config.memory_overhead);
         if request.role == Role::Standalone {
             // It is the workload itself, no "pause" beside it.
@@ -301,6 +308,12 @@ impl Sandbox for GvisorSandbox {
 
 fn cgroups_path(spec: &oci_spec::runtime::Spec) -> Option<&str> {
     spec.linux().as_ref()?.cgroups_path().as_ref()?.to_str()
+}
+
+/// The size of the file system at `path`, in bytes.
+fn size_of(path: &str) -> Option<u64> {
+    let found = nix::sys::statvfs::statvfs(path).ok()?;
+    Some(found.blocks() * found.fragment_size())
 }
 
 /// A name no other console socket has.

@@ -17,8 +17,8 @@ const SHM: &str = "/dev/shm";
 /// Where a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Placement<'a> {
-    /// It makes the sandbox.
-    First,
+    /// It makes the sandbox, whose `/dev/shm` holds `shm_size` bytes.
+    First { shm_size: Option<u64> },
     /// It joins the sandbox of that id, whose `/dev/shm` came from `shm`.
     Joins { sandbox: &'a str, shm: Option<&'a str> },
 }
@@ -102,7 +102,7 @@ fn matches(pattern: &str, key: &str) -> bool {
 /// Tells runsc which sandbox the container belongs to.
 fn place(annotations: &mut Map<String, Value>, id: &str, placement: Placement<'_>) {
     let (kind, sandbox) = match placement {
-        Placement::First => ("sandbox", id),
+        Placement::First { .. } => ("sandbox", id),
         Placement::Joins { sandbox, .. } => ("container", sandbox),
     };
     annotations.insert(CONTAINER_TYPE.into(), kind.into());
@@ -123,15 +123,17 @@ fn is_bind(mount: &Value) -> bool {
 /// shared memory then needs no host file, and all of them see the same.
 fn share_shm(spec: &mut Value, placement: Placement<'_>) {
     let Some(source) = shm_source(spec).map(str::to_owned) else { return };
-    if let Placement::Joins { shm, .. } = placement {
+    match placement {
         // Some other directory, as a volume that a Pod put on /dev/shm, stays what it is.
-        if shm != Some(&source) {
-            return;
-        }
-    } else {
-        let hints = [("source", source.as_str()), ("type", "tmpfs"), ("share", "pod")];
-        for (field, value) in hints.into_iter().chain([("options", "rw")]) {
-            annotations(spec).insert(format!("{SHM_HINT}{field}"), value.into());
+        Placement::Joins { shm, .. } if shm != Some(&source) => return,
+        Placement::Joins { .. } => {}
+        Placement::First { shm_size } => {
+            let size = shm_size.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+            let options = format!("rw,mode=1777{size}");
+            let hints = [("source", source.as_str()), ("type", "tmpfs"), ("share", "pod")];
+            for (field, value) in hints.into_iter().chain([("options", options.as_str())]) {
+                annotations(spec).insert(format!("{SHM_HINT}{field}"), value.into());
+            }
         }
     }
     let Some(mounts) = spec["mounts"].as_array_mut() else { return };
@@ -177,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_pod_decides_nothing_about_its_wall() {
-        let out = edit(&given(), "sb", Placement::First, &[], false);
+        let out = edit(&given(), "sb", Placement::First { shm_size: None }, &[], false);
         let mut keys: Vec<_> = out["annotations"].as_object().unwrap().keys().collect();
         keys.sort();
         assert_eq!(
@@ -197,12 +199,12 @@ mod tests {
     #[test]
     fn the_admin_may_admit_annotations() {
         let allow = ["dev.gvisor.spec.mount.*".to_owned(), "dev.gvisor.flag.network".to_owned()];
-        let out = edit(&given(), "sb", Placement::First, &allow, false);
+        let out = edit(&given(), "sb", Placement::First { shm_size: None }, &allow, false);
         assert_eq!(out["annotations"]["dev.gvisor.spec.mount.x.type"], "tmpfs");
         assert_eq!(out["annotations"]["dev.gvisor.flag.network"], "host");
         assert!(out["annotations"].get("dev.gvisor.internal.seccomp.y").is_none());
         let exact = ["dev.gvisor.flag.net".to_owned()];
-        let out = edit(&given(), "sb", Placement::First, &exact, false);
+        let out = edit(&given(), "sb", Placement::First { shm_size: None }, &exact, false);
         assert!(out["annotations"].get("dev.gvisor.flag.network").is_none());
     }
 
@@ -210,7 +212,7 @@ mod tests {
     fn the_pod_shares_one_dev_shm() {
         let given = given();
         assert_eq!(shm_source(&given), Some(POD_SHM));
-        let first = edit(&given, "sb", Placement::First, &[], false);
+        let first = edit(&given, "sb", Placement::First { shm_size: None }, &[], false);
         assert_eq!(first["annotations"][&format!("{SHM_HINT}source")], POD_SHM);
         let joins = Placement::Joins { sandbox: "sb", shm: Some(POD_SHM) };
         let second = edit(&given, "ct", joins, &[], false);
@@ -236,9 +238,9 @@ mod tests {
 
     #[test]
     fn the_terminal_is_what_containerd_asked_for() {
-        let out = edit(&given(), "sb", Placement::First, &[], false);
+        let out = edit(&given(), "sb", Placement::First { shm_size: None }, &[], false);
         assert_eq!(out["process"], json!({"args": ["/pause"], "terminal": false}));
-        let out = edit(&given(), "sb", Placement::First, &[], true);
+        let out = edit(&given(), "sb", Placement::First { shm_size: None }, &[], true);
         assert_eq!(out["process"]["consoleSize"]["height"], 1);
         assert_eq!(out["future"], given()["future"]);
     }
@@ -246,7 +248,7 @@ mod tests {
     #[test]
     fn no_annotations_means_a_sandbox_of_its_own() {
         let bare = json!({"ociVersion": "1.1.0", "process": {"args": ["sh"]}});
-        let out = edit(&bare, "c", Placement::First, &[], false);
+        let out = edit(&bare, "c", Placement::First { shm_size: None }, &[], false);
         assert_eq!(out["annotations"][CONTAINER_TYPE], "sandbox");
         assert_eq!(out["annotations"][SANDBOX_ID], "c");
     }

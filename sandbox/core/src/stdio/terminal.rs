@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::termios::{LocalFlags, SpecialCharacterIndices, tcgetattr};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
 use super::{StdioError, fifo};
@@ -19,12 +20,16 @@ const BUFFER: usize = 4096;
 /// How long [`Terminal::finish`] waits for the reader of the last output.
 const DRAIN: Duration = Duration::from_secs(2);
 
+/// Signals that keys at the terminal ask for.
+pub(super) type Typed = mpsc::UnboundedReceiver<i32>;
+
 /// Owns the master and both copying tasks.
 #[derive(Debug)]
 pub(super) struct Terminal {
     master: Arc<AsyncFd<File>>,
     input: Option<JoinHandle<()>>,
     output: Mutex<JoinHandle<()>>,
+    typed: std::sync::Mutex<Option<Typed>>,
 }
 
 impl Terminal {
@@ -37,13 +42,17 @@ impl Terminal {
     ) -> io::Result<Self> {
         fifo::close_on_exec(&master)?;
         let master = Arc::new(pollable(master)?);
+        let (signals, typed) = mpsc::unbounded_channel();
         let input = match stdin {
-            Some(stdin) => Some(tokio::spawn(feed(Source::new(stdin)?, Arc::clone(&master)))),
+            Some(stdin) => {
+                let source = Source::new(stdin)?;
+                Some(tokio::spawn(feed(source, Arc::clone(&master), signals)))
+            }
             None => None,
         };
         let sink = stdout.map(Sink::new).transpose()?;
         let output = Mutex::new(tokio::spawn(drain(Arc::clone(&master), sink)));
-        Ok(Self { master, input, output })
+        Ok(Self { master, input, output, typed: std::sync::Mutex::new(Some(typed)) })
     }
 
     #[allow(unsafe_code, reason = "TIOCSWINSZ has no safe wrapper")]
@@ -56,6 +65,11 @@ impl Terminal {
             return Ok(());
         }
         Err(StdioError::Terminal { step: "resizing", source: io::Error::last_os_error() })
+    }
+
+    /// The signals typed from now on; once.
+    pub(super) fn take_typed(&self) -> Option<Typed> {
+        self.typed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Waits until the last output is copied, but not for ever: a stalled reader gets the rest
@@ -162,13 +176,40 @@ async fn write_all(fd: &AsyncFd<File>, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
+/// The signals that `keys` ask for under the terminal's present settings (termios(3): `ISIG`).
+fn signals_in(master: &File, keys: &[u8]) -> Vec<i32> {
+    const DISABLED: u8 = 0;
+    let Ok(settings) = tcgetattr(master) else { return Vec::new() };
+    if !settings.local_flags.contains(LocalFlags::ISIG) {
+        return Vec::new();
+    }
+    let meaning = [
+        (SpecialCharacterIndices::VINTR, libc::SIGINT),
+        (SpecialCharacterIndices::VQUIT, libc::SIGQUIT),
+        (SpecialCharacterIndices::VSUSP, libc::SIGTSTP),
+    ];
+    let signal = |key: &u8| {
+        let found = meaning.iter().find(|(at, _)| settings.control_chars[*at as usize] == *key);
+        found.map(|(_, signal)| *signal).filter(|_| *key != DISABLED)
+    };
+    keys.iter().filter_map(signal).collect()
+}
+
 /// Copies what the client types to the terminal until the client's end is closed.
-async fn feed(mut from: Source, master: Arc<AsyncFd<File>>) {
+async fn feed(mut from: Source, master: Arc<AsyncFd<File>>, signals: mpsc::UnboundedSender<i32>) {
     let mut buffer = [0; BUFFER];
     loop {
         let copied = match from.read(&mut buffer).await {
             Ok(0) => return,
-            Ok(read) => write_all(&master, &buffer[..read]).await,
+            Ok(read) => {
+                let typed = signals_in(master.get_ref(), &buffer[..read]);
+                let written = write_all(&master, &buffer[..read]).await;
+                for signal in typed {
+                    // Where nobody listens, the host's kernel delivers them.
+                    let _ = signals.send(signal);
+                }
+                written
+            }
             Err(e) => Err(e),
         };
         if let Err(error) = copied {

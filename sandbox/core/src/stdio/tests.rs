@@ -160,12 +160,15 @@ async fn a_terminal_copies_both_ways_and_resizes() {
         // WouldBlock until the shell has written.
         let _ = (&client).read_to_string(&mut output);
     }
+    let mut typed = streams.typed_signals().unwrap();
+    typing.write_all(b"\x1c").unwrap();
+    assert_eq!(typed.recv().await, Some(libc::SIGQUIT));
     typing.write_all(b"hello\n").unwrap();
     assert_eq!(child.exit.wait().await.status, 0);
     streams.finish().await;
     drop(streams);
     let output = (output + &read_all(client)).replace('\r', "");
-    assert_eq!(output, "31 97\nhello\ngot hello\n", "{output:?}");
+    assert_eq!(output, "31 97\n^\\hello\ngot hello\n", "{output:?}");
 }
 
 #[tokio::test]
