@@ -1,14 +1,16 @@
 //! One private containerd: its configuration, its process, its `ctr`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sha2::{Digest, Sha256};
 
 use super::gomod::GoTools;
 use super::handler::{Entry, Paths};
@@ -70,6 +72,7 @@ pub struct Node {
     busybox: PathBuf,
     runtimes: Vec<(handler::Handler, PathBuf)>,
     daemon: Mutex<Option<Child>>,
+    shim_sockets: Mutex<BTreeSet<String>>,
 }
 
 impl Node {
@@ -88,6 +91,7 @@ impl Node {
             busybox: packages.busybox(),
             runtimes: Vec::new(),
             daemon: Mutex::new(None),
+            shim_sockets: Mutex::default(),
         };
         for dir in [node.run(), node.lib(), node.run().join("bin"), node.lib().join("logs")] {
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -211,6 +215,20 @@ impl Node {
         Ok(())
     }
 
+    /// Notes that there may be a shim for the Pod or container `id`. Its socket, by the convention
+    /// of all shims, is named by a hash of the daemon's address, the namespace and the id.
+    pub fn expect_shim(&self, namespace: &str, id: &str) {
+        let key = format!("{}/{namespace}/{id}", self.socket().display());
+        let name = image::hex(&Sha256::digest(key));
+        let mut sockets = self.shim_sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.insert(format!("/run/containerd/s/{name}"));
+    }
+
+    /// The sockets of every shim that was expected so far.
+    pub fn shim_sockets(&self) -> BTreeSet<String> {
+        self.shim_sockets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Where containerd's log ends now, to cut an excerpt from later.
     pub fn log_len(&self) -> u64 {
         fs::metadata(self.log()).map_or(0, |m| m.len())
@@ -234,7 +252,7 @@ impl Node {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
-        self.daemon.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn link_programs(&self, packages: &Packages, newest: Option<&GoTools>) -> Result<()> {

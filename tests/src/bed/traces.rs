@@ -42,7 +42,7 @@ impl Traces {
         kinds.insert("link", links.collect());
         kinds.insert("nat chain", nat_chains(place));
         kinds.insert("file", state_files(node));
-        kinds.insert("dead socket", dead_sockets(Path::new("/run/containerd/s")));
+        kinds.insert("dead socket", dead_sockets(&node.shim_sockets()));
         kinds.insert(
             "address",
             files_below(&node.cni().join("ipam"), |name| name.starts_with("10.")),
@@ -203,12 +203,13 @@ fn state_files(node: &Node) -> BTreeSet<String> {
     found
 }
 
-/// Socket files that nobody listens on.
-fn dead_sockets(dir: &Path) -> BTreeSet<String> {
+/// Those of the sockets whose file is there though nobody listens on it.
+fn dead_sockets(sockets: &BTreeSet<String>) -> BTreeSet<String> {
     let live = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let live: BTreeSet<&str> =
         live.lines().filter_map(|line| line.split(' ').next_back()).collect();
-    paths_in(dir).into_iter().filter(|path| !live.contains(path.as_str())).collect()
+    let dead = |path: &&String| Path::new(path).exists() && !live.contains(path.as_str());
+    sockets.iter().filter(dead).cloned().collect()
 }
 
 fn sysv() -> BTreeSet<String> {

@@ -92,10 +92,14 @@ fn container_exit_codes(stage: &Stage) -> Result<()> {
         let lived = status.finished_at - status.started_at;
         ensure!(lived > -1_000_000_000, "{script:?}: finished {lived} ns after its start");
     }
-    let kind = pod.start("term", shell("trap 'exit 143' TERM; while :; do sleep 0.1; done"))?;
+    // A signal before the trap is set would end either of them by itself.
+    let wait = "echo ready; while :; do sleep 0.1; done";
+    let kind = pod.start("term", shell(&format!("trap 'exit 143' TERM; {wait}")))?;
+    kind.logged("ready")?;
     stage.cri.stop(&kind.id, 20)?;
     ensure!(kind.exited()?.exit_code == 143, "SIGTERM: {}", kind.status()?.exit_code);
-    let deaf = pod.start("kill", shell("trap '' TERM; while :; do sleep 0.1; done"))?;
+    let deaf = pod.start("kill", shell(&format!("trap '' TERM; {wait}")))?;
+    deaf.logged("ready")?;
     stage.cri.stop(&deaf.id, 1)?;
     ensure!(deaf.exited()?.exit_code == 137, "SIGKILL: {}", deaf.status()?.exit_code);
     Ok(())

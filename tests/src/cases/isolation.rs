@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use k8s_cri::v1 as api;
 
 use super::{Case, cases};
+use crate::bed::handler::Handler;
 use crate::bed::image;
 use crate::bed::process::until;
 use crate::client::pod::{Pod, bind, pod_config, security, shell};
@@ -117,12 +118,18 @@ fn readonly_root(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// gVisor knows a few of net.*; these two are known to all.
+/// A container on runc may set what has a namespace; gVisor knows `fs.nr_open` and little more.
 fn sysctls(stage: &Stage) -> Result<()> {
     let mut config = pod_config(stage)?;
     let linux = config.linux.get_or_insert_default();
-    let wanted = [("net.ipv4.ip_forward", "1"), ("net.ipv4.ip_local_port_range", "40000\t50000")];
-    linux.sysctls = wanted.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let wanted = match stage.handler {
+        Handler::Runc => {
+            [("net.ipv4.ip_forward", "1"), ("net.ipv4.ip_local_port_range", "40000\t50000")]
+                .to_vec()
+        }
+        Handler::Gvisor | Handler::GvisorNew | Handler::GvisorGo => vec![("fs.nr_open", "54321")],
+    };
+    linux.sysctls = wanted.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let pod = Pod::run_config(stage, config)?;
     let container = pod.shell("sleep 1000")?;
     for (key, value) in wanted {

@@ -122,7 +122,10 @@ impl<'a> Pod<'a> {
     ) -> Result<Self> {
         let cgroup = config.linux.as_ref().map(|l| l.cgroup_parent.clone()).unwrap_or_default();
         match stage.cri.run_pod(&config, handler) {
-            Ok(id) => Ok(Self { stage, id, config, cgroup }),
+            Ok(id) => {
+                stage.node.expect_shim("k8s.io", &id);
+                Ok(Self { stage, id, config, cgroup })
+            }
             Err(e) => {
                 stage.drop_cgroup(&cgroup);
                 Err(e)
@@ -148,6 +151,7 @@ impl<'a> Pod<'a> {
         let metadata = config.metadata.clone().unwrap_or_default();
         config.log_path = format!("{}-{}.log", metadata.name, metadata.attempt);
         let id = self.stage.cri.create(&self.id, &self.config, &config)?;
+        self.stage.node.expect_shim("k8s.io", &id);
         let log = PathBuf::from(&self.config.log_directory).join(&config.log_path);
         Ok(Container { stage: self.stage, id, log })
     }

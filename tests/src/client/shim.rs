@@ -71,6 +71,7 @@ impl<'a> Bundle<'a> {
         }
         let program = handler::shim().context("the shim has not been built")?;
         let id = format!("{}-{}", stage.node.place().id(), stage.unique());
+        stage.node.expect_shim(NAMESPACE, &id);
         let bundle = Self { stage, dir: stage.node.run().join("direct").join(&id), id, program };
         let bin = bundle.dir.join("rootfs/bin");
         fs::create_dir_all(&bin)?;

@@ -24,7 +24,9 @@ pub struct Task<'a> {
 impl<'a> Task<'a> {
     /// A name for a container that does not exist yet.
     pub fn new(stage: &'a Stage) -> Self {
-        Self { stage, id: format!("{}-{}", stage.node.place().id(), stage.unique()) }
+        let id = format!("{}-{}", stage.node.place().id(), stage.unique());
+        stage.node.expect_shim(NAMESPACE, &id);
+        Self { stage, id }
     }
 
     /// `ctr run FLAGS IMAGE ID WORDS` under the stage's handler.
