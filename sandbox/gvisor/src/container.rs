@@ -90,10 +90,16 @@ impl Container for GvisorContainer {
 
     async fn pids(&self) -> Result<Vec<ProcessInfo>> {
         let pod = &self.home.pod;
-        if pod.ended.get().is_some() {
-            return Err(GvisorError::SandboxEnded(pod.id.clone()).into());
+        // containerd takes an empty list for a task that is gone, and its exit code with it: one
+        // that has ended keeps the process that stood for it until it is deleted.
+        let stands_for_it = || vec![ProcessInfo { pid: pod.process.pid, exec_id: None }];
+        if pod.ended.get().is_some() || self.home.init.ended().is_some() {
+            return Ok(stands_for_it());
         }
         let processes = pod.control.processes(&self.id).await?;
+        if processes.is_empty() {
+            return Ok(stands_for_it());
+        }
         let execs: HashMap<u32, String> = {
             let known = self.execs.lock().unwrap_or_else(PoisonError::into_inner);
             let running = known.iter().filter_map(Weak::upgrade);

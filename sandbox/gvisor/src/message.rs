@@ -25,7 +25,7 @@ impl Classified for RunscError {
 }
 
 /// Text that appears in a message, and what it means. The first match counts.
-const MEANINGS: [(&str, Kind); 30] = [
+const MEANINGS: [(&str, Kind); 31] = [
     ("already has a filestore file", Kind::FailedPrecondition),
     ("container already exists", Kind::AlreadyExists),
     ("cannot load sandbox", Kind::FailedPrecondition),
@@ -38,6 +38,7 @@ const MEANINGS: [(&str, Kind); 30] = [
     ("failed to load /", Kind::InvalidArgument),
     ("failed to find initial working directory", Kind::InvalidArgument),
     ("error setting up FS", Kind::InvalidArgument),
+    ("Error setting up root FS", Kind::InvalidArgument),
     ("failed to stat mount", Kind::InvalidArgument),
     ("no such process", Kind::NotFound),
     ("process has already finished", Kind::NotFound),

@@ -145,7 +145,9 @@ pub(crate) fn remove_filestore(rootfs: &Path, sandbox: &str) -> io::Result<()> {
 /// Takes an absent file for a removed one.
 pub(crate) fn gone(result: io::Result<()>) -> io::Result<()> {
     match result {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(())
+        }
         other => other,
     }
 }

@@ -310,10 +310,13 @@ fn cgroups_path(spec: &oci_spec::runtime::Spec) -> Option<&str> {
     spec.linux().as_ref()?.cgroups_path().as_ref()?.to_str()
 }
 
-/// The size of the file system at `path`, in bytes.
+/// The size of the file system that is mounted at `path`, in bytes. A plain directory has none of
+/// its own.
 fn size_of(path: &str) -> Option<u64> {
-    let found = nix::sys::statvfs::statvfs(path).ok()?;
-    Some(found.blocks() * found.fragment_size())
+    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
+    let mounted = mounts.lines().any(|line| line.split(' ').nth(1) == Some(path));
+    let found = nix::sys::statvfs::statvfs(path).ok().filter(|_| mounted)?;
+    Some(found.blocks().saturating_mul(found.fragment_size()))
 }
 
 /// A name no other console socket has.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox_core::{Kind, StdioPaths};
@@ -112,6 +113,48 @@ async fn terminals_work_and_resize() {
         assert_eq!(ended(&*process).await.status, 5, "{at}");
         assert!(fs::read_to_string(&out).unwrap().contains("33 101"), "{at}");
         if let Some(container) = container {
+            container.delete().await.unwrap();
+        }
+    }
+    sandbox.stop().await.unwrap();
+    bed.assert_clean();
+}
+
+#[tokio::test]
+async fn typed_signals_reach_the_guest() {
+    let Some(bed) = Bed::new().await else { return };
+    let (sandbox, pause) = bed.pod().await;
+    let script = "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.05; done";
+    for at in ["exec", "member", "first"] {
+        let out = bed.dir.path().join(format!("{at}.out"));
+        fs::write(&out, "").unwrap();
+        let stdio = StdioPaths {
+            stdin: Some(bed.empty_fifo(&format!("{at}.in"))),
+            stdout: Some(out.to_str().unwrap().to_owned()),
+            terminal: true,
+            ..StdioPaths::default()
+        };
+        let typist = stdio.stdin.clone().unwrap();
+        let mut own = None;
+        let process = if at == "exec" {
+            let request = bed.exec_request("tty", &["sh", "-c", script], stdio);
+            pause.exec(request).await.unwrap()
+        } else {
+            let member = at == "member";
+            let mut request = if member { bed.member("m", script) } else { bed.alone("c", script) };
+            request.stdio = stdio;
+            let home = if member { Arc::clone(&sandbox) } else { bed.sandbox().await };
+            let container = home.create(request).await.unwrap();
+            let init = container.init();
+            own = Some((container, home));
+            init
+        };
+        process.start().await.unwrap();
+        until("the trap", || fs::read_to_string(&out).unwrap().contains("ready")).await;
+        fs::File::options().write(true).open(typist).unwrap().write_all(b"\x03").unwrap();
+        assert_eq!(ended(&*process).await.status, 5, "{at}");
+        assert!(fs::read_to_string(&out).unwrap().contains("caught"), "{at}");
+        if let Some((container, _)) = own {
             container.delete().await.unwrap();
         }
     }

@@ -73,6 +73,8 @@ async fn signals_reach_the_guest() {
     assert_eq!(ended(&*init).await.status, 42);
     let late = init.signal(15, false).await.unwrap_err();
     assert_eq!(late.kind(), Kind::NotFound, "{late}");
+    let pids = container.pids().await.unwrap();
+    assert_eq!(pids.len(), 1, "one that is not deleted yet still has a process: {pids:?}");
     container.delete().await.unwrap();
 
     let second = sandbox.create(bed.member("n", "sleep 1000 & sleep 1000")).await.unwrap();
@@ -125,6 +127,15 @@ async fn a_failed_create_or_start_leaves_nothing() {
     let request = bed.request("c", Role::Standalone, &spec);
     let error = sandbox.create(request).await.unwrap_err();
     assert!(error.to_string().contains("/none"), "{error}");
+    bed.assert_clean();
+
+    let mut bare = bed.request("b", Role::Standalone, &bed.spec(&["sh"]));
+    fs::remove_dir_all(bed.bundle("b").join("rootfs")).unwrap();
+    fs::write(bed.bundle("b").join("rootfs"), "no directory").unwrap();
+    bare.stdio = bed.log("b.log").0;
+    let error = sandbox.create(bare).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::InvalidArgument);
+    assert!(error.to_string().contains("b/rootfs is not a directory"), "{error}");
     bed.assert_clean();
 
     let missing = sandbox.create(bed.request("d", Role::Standalone, &bed.spec(&["/nope"]))).await;

@@ -202,10 +202,13 @@ async fn running_out_of_memory_is_told() {
     let sandbox = bed.sandbox().await;
     let mut spec = bed.spec(&["sleep", "100000"]);
     spec["linux"]["cgroupsPath"] = json!(path);
+    // As the kubelet does; the group holds this test's own process too.
+    spec["process"]["oomScoreAdj"] = json!(900);
     let pause = sandbox.create(bed.request("pod", Role::Sandbox, &spec)).await.unwrap();
     pause.init().start().await.unwrap();
     let mut spec = bed.spec(&["sh", "-c", "sleep 1; dd if=/dev/zero of=/dev/null bs=200M"]);
     spec["linux"]["resources"] = json!({"memory": {"limit": 15 << 20}});
+    spec["process"]["oomScoreAdj"] = json!(900);
     let role = Role::Member { sandbox: sandbox_core::Id::new("pod").unwrap() };
     let member = sandbox.create(bed.request("m", role, &spec)).await.unwrap();
     assert!(!member.oom_killed().await);
