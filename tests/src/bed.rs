@@ -2,6 +2,7 @@
 
 pub mod apt;
 pub mod cni;
+mod config;
 pub mod containerd;
 pub mod gomod;
 pub mod handler;

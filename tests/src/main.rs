@@ -2,12 +2,13 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use bulkhead_tests::bed::containerd::Version;
 use bulkhead_tests::bed::handler::Handler;
 use bulkhead_tests::bed::place::Place;
-use bulkhead_tests::bed::sweep;
+use bulkhead_tests::bed::{process, sweep};
 use bulkhead_tests::runner::{self, Plan, Supplies};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -144,6 +145,10 @@ fn sweep_on_signal(place: Place) {
             std::io::Result::Ok(())
         })?;
         eprintln!("interrupted: taking the bed {} down", place.id());
+        process::stop();
+        sweep::sweep(&place);
+        // A case that was in the middle of something may have made a folder since.
+        std::thread::sleep(Duration::from_millis(300));
         for line in sweep::sweep(&place) {
             eprintln!("could not be removed: {line}");
         }

@@ -16,6 +16,7 @@ use crate::bed::handler::{self, Handler};
 use crate::bed::image;
 use crate::bed::packages::Packages;
 use crate::bed::place::{self, Place};
+use crate::bed::process::hold_if_stopping;
 use crate::bed::sweep::sweep;
 use crate::bed::traces::Traces;
 use crate::cases::Case;
@@ -130,6 +131,7 @@ fn play_version(
     let mut broken: Option<String> = None;
     for handler in &plan.handlers {
         for case in crate::cases::all().filter(|case| plan.wants(version, *handler, case)) {
+            hold_if_stopping();
             let name = full_name(version, *handler, &case);
             let begun = Instant::now();
             let end = match (supplies.lacks(*handler), &broken) {

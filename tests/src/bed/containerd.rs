@@ -13,11 +13,11 @@ use nix::unistd::Pid;
 use sha2::{Digest, Sha256};
 
 use super::gomod::GoTools;
-use super::handler::{Entry, Paths};
+use super::handler::Paths;
 use super::packages::Packages;
 use super::place::Place;
 use super::process::{self, Run, until, wait};
-use super::{cni, handler, image};
+use super::{cni, config, handler, image};
 use crate::client::cri::Cri;
 
 /// A line of containerd releases.
@@ -108,7 +108,7 @@ impl Node {
             handler::Handler::ALL.iter().filter_map(|h| Some((*h, paths.runtime(*h)?))).collect();
         let entries = paths.write()?;
         cni::write(place, version.short(), &node.cni())?;
-        fs::write(node.run().join("config.toml"), node.config(packages, &entries))?;
+        fs::write(node.run().join("config.toml"), config::text(&node, packages, &entries))?;
         node.start()?;
         for namespace in ["k8s.io", NAMESPACE] {
             let import = node.ctr(namespace).args(["images", "import"]).arg(images);
@@ -271,75 +271,4 @@ impl Node {
         let own = format!("{}:{}", self.run().join("bin").display(), self.bin.display());
         format!("{own}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
     }
-
-    fn config(&self, packages: &Packages, entries: &[Entry]) -> String {
-        let run = self.run().display().to_string();
-        let mut text = common_config(&run, &self.lib().display().to_string(), self.version);
-        let bins = packages.cni().display().to_string();
-        let plugin = match self.version {
-            Version::V16 | Version::V17 => {
-                text.push_str(&cri_config_1(&run, &bins));
-                "io.containerd.grpc.v1.cri"
-            }
-            Version::V21 => {
-                text.push_str(&cri_config_2(&run, &bins));
-                "io.containerd.cri.v1.runtime"
-            }
-        };
-        for entry in entries {
-            let table = format!("plugins.\"{plugin}\".containerd.runtimes.{}", entry.name);
-            text.push_str(&format!("[{table}]\nruntime_type = \"{}\"\n", entry.runtime_type));
-            text.push_str(&format!("[{table}.options]\n"));
-            for (key, value) in &entry.options {
-                text.push_str(&format!("{key} = \"{value}\"\n"));
-            }
-        }
-        text
-    }
-}
-
-fn common_config(run: &str, lib: &str, version: Version) -> String {
-    let format = if version == Version::V21 { 3 } else { 2 };
-    let mut text = format!(
-        "version = {format}\nroot = \"{lib}/root\"\nstate = \"{run}/state\"\n\
-         [grpc]\naddress = \"{run}/c.sock\"\n[ttrpc]\naddress = \"{run}/c.sock.ttrpc\"\n\
-         [debug]\nlevel = \"debug\"\n\
-         [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{run}/opt\"\n"
-    );
-    if version != Version::V16 {
-        text.push_str(&format!(
-            "[plugins.\"io.containerd.nri.v1.nri\"]\nsocket_path = \"{run}/nri.sock\"\n\
-             plugin_path = \"{run}/nri/plugins\"\nplugin_config_path = \"{run}/nri/conf.d\"\n"
-        ));
-    }
-    text
-}
-
-/// `restrict_oom_score_adj` lets Pods start where the machine withholds CAP_SYS_RESOURCE.
-fn cri_config_1(run: &str, bins: &str) -> String {
-    format!(
-        "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{}\"\n\
-         disable_tcp_service = true\nstream_server_address = \"127.0.0.1\"\n\
-         stream_server_port = \"0\"\ndisable_apparmor = true\nrestrict_oom_score_adj = true\n\
-         netns_mounts_under_state_dir = true\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{bins}\"\n\
-         conf_dir = \"{run}/cni/net.d\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = \"runc\"\n",
-        image::PAUSE
-    )
-}
-
-fn cri_config_2(run: &str, bins: &str) -> String {
-    format!(
-        "[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = \"{}\"\n\
-         [plugins.\"io.containerd.grpc.v1.cri\"]\ndisable_tcp_service = true\n\
-         stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n\
-         [plugins.\"io.containerd.cri.v1.runtime\"]\ndisable_apparmor = true\n\
-         restrict_oom_score_adj = true\nnetns_mounts_under_state_dir = true\n\
-         [plugins.\"io.containerd.cri.v1.runtime\".cni]\nbin_dirs = [\"{bins}\"]\n\
-         conf_dir = \"{run}/cni/net.d\"\n\
-         [plugins.\"io.containerd.cri.v1.runtime\".containerd]\n\
-         default_runtime_name = \"runc\"\n",
-        image::PAUSE
-    )
 }

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +17,20 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a finished program's children may hold its output open.
 const INHERITED: Duration = Duration::from_secs(10);
+
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// From now on [`Run::daemon`] and [`hold_if_stopping`] do not return: the bed is being taken down.
+pub fn stop() {
+    STOPPING.store(true, Ordering::SeqCst);
+}
+
+/// Does not return once [`stop`] was called; the process ends elsewhere.
+pub fn hold_if_stopping() {
+    while STOPPING.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
 
 /// A command line with its environment, input and deadline.
 #[derive(Debug)]
@@ -154,6 +169,7 @@ impl Run {
 
     /// Starts a program that outlives this call, in a process group of its own, output to `log`.
     pub fn daemon(mut self, log: &Path) -> Result<Child> {
+        hold_if_stopping();
         let line = self.line();
         let file = File::options().create(true).append(true).open(log)?;
         self.command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);

@@ -1,0 +1,78 @@
+//! containerd's configuration, in the two forms that its releases read.
+
+use super::containerd::{Node, Version};
+use super::handler::Entry;
+use super::image;
+use super::packages::Packages;
+
+/// The text for `node` with the handlers of `entries`.
+pub(super) fn text(node: &Node, packages: &Packages, entries: &[Entry]) -> String {
+    let run = node.run().display().to_string();
+    let mut text = common_config(&run, &node.lib().display().to_string(), node.version);
+    let bins = packages.cni().display().to_string();
+    let plugin = match node.version {
+        Version::V16 | Version::V17 => {
+            text.push_str(&cri_config_1(&run, &bins));
+            "io.containerd.grpc.v1.cri"
+        }
+        Version::V21 => {
+            text.push_str(&cri_config_2(&run, &bins));
+            "io.containerd.cri.v1.runtime"
+        }
+    };
+    for entry in entries {
+        let table = format!("plugins.\"{plugin}\".containerd.runtimes.{}", entry.name);
+        text.push_str(&format!("[{table}]\nruntime_type = \"{}\"\n", entry.runtime_type));
+        text.push_str(&format!("[{table}.options]\n"));
+        for (key, value) in &entry.options {
+            text.push_str(&format!("{key} = \"{value}\"\n"));
+        }
+    }
+    text
+}
+
+fn common_config(run: &str, lib: &str, version: Version) -> String {
+    let format = if version == Version::V21 { 3 } else { 2 };
+    let mut text = format!(
+        "version = {format}\nroot = \"{lib}/root\"\nstate = \"{run}/state\"\n\
+         [grpc]\naddress = \"{run}/c.sock\"\n[ttrpc]\naddress = \"{run}/c.sock.ttrpc\"\n\
+         [debug]\nlevel = \"debug\"\n\
+         [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{run}/opt\"\n"
+    );
+    if version != Version::V16 {
+        text.push_str(&format!(
+            "[plugins.\"io.containerd.nri.v1.nri\"]\nsocket_path = \"{run}/nri.sock\"\n\
+             plugin_path = \"{run}/nri/plugins\"\nplugin_config_path = \"{run}/nri/conf.d\"\n"
+        ));
+    }
+    text
+}
+
+/// `restrict_oom_score_adj` lets Pods start where the machine withholds CAP_SYS_RESOURCE.
+fn cri_config_1(run: &str, bins: &str) -> String {
+    format!(
+        "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{}\"\n\
+         disable_tcp_service = true\nstream_server_address = \"127.0.0.1\"\n\
+         stream_server_port = \"0\"\ndisable_apparmor = true\nrestrict_oom_score_adj = true\n\
+         netns_mounts_under_state_dir = true\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{bins}\"\n\
+         conf_dir = \"{run}/cni/net.d\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = \"runc\"\n",
+        image::PAUSE
+    )
+}
+
+fn cri_config_2(run: &str, bins: &str) -> String {
+    format!(
+        "[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = \"{}\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\"]\ndisable_tcp_service = true\n\
+         stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n\
+         [plugins.\"io.containerd.cri.v1.runtime\"]\ndisable_apparmor = true\n\
+         restrict_oom_score_adj = true\nnetns_mounts_under_state_dir = true\n\
+         [plugins.\"io.containerd.cri.v1.runtime\".cni]\nbin_dirs = [\"{bins}\"]\n\
+         conf_dir = \"{run}/cni/net.d\"\n\
+         [plugins.\"io.containerd.cri.v1.runtime\".containerd]\n\
+         default_runtime_name = \"runc\"\n",
+        image::PAUSE
+    )
+}
