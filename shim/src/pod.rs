@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::{Backend, Container, CreateContainer, Error, Kind, Result, Role, Sandbox};
-use tokio::sync::{Mutex, OnceCell, oneshot};
+use tokio::sync::{Mutex, oneshot};
 
 /// Opens the sandbox when it is needed and keeps it.
 #[derive(Debug)]
 pub(crate) struct Pod {
     backend: Arc<dyn Backend>,
-    sandbox: OnceCell<Arc<dyn Sandbox>>,
+    sandbox: Mutex<Option<Arc<dyn Sandbox>>>,
     cgroup: Option<Cgroup>,
     /// The outcome of joining the Pod's cgroup, until it is known.
     joining: Mutex<Option<oneshot::Receiver<Result<()>>>>,
@@ -29,7 +30,7 @@ impl Pod {
             });
             outcome
         });
-        Self { backend, sandbox: OnceCell::new(), cgroup, joining: Mutex::new(joining) }
+        Self { backend, sandbox: Mutex::default(), cgroup, joining: Mutex::new(joining) }
     }
 
     async fn joined(&self) -> Result<()> {
@@ -45,18 +46,30 @@ impl Pod {
     /// Makes a container in the Pod's sandbox.
     pub(crate) async fn create(&self, request: CreateContainer) -> Result<Arc<dyn Container>> {
         self.joined().await?;
-        if let Role::Member { sandbox } = &request.role {
-            if self.sandbox.get().is_none() {
+        self.sandbox(&request.role).await?.create(request).await
+    }
+
+    /// The sandbox that a container of this role goes to: the open one, or a new one when there is
+    /// none or its process has ended.
+    async fn sandbox(&self, role: &Role) -> Result<Arc<dyn Sandbox>> {
+        let mut open = self.sandbox.lock().await;
+        let living = open.as_ref().filter(|sandbox| sandbox.exited().now_or_never().is_none());
+        match (living, role) {
+            (Some(sandbox), _) => Ok(Arc::clone(sandbox)),
+            (None, Role::Member { sandbox }) => {
                 let message = format!("the Pod's sandbox {sandbox} does not run in this shim");
-                return Err(Error::new(Kind::FailedPrecondition, message));
+                Err(Error::new(Kind::FailedPrecondition, message))
+            }
+            (None, Role::Sandbox | Role::Standalone) => {
+                Ok(Arc::clone(open.insert(self.backend.open().await?)))
             }
         }
-        self.sandbox.get_or_try_init(|| self.backend.open()).await?.create(request).await
     }
 
     /// Ends the sandbox, if it was ever opened, and removes the Pod's cgroup.
     pub(crate) async fn stop(&self) -> Result<()> {
-        let stopped = match self.sandbox.get() {
+        let open = self.sandbox.lock().await.take();
+        let stopped = match open {
             Some(sandbox) => sandbox.stop().await,
             None => Ok(()),
         };

@@ -16,6 +16,7 @@ mod resources;
 mod streams;
 mod survival;
 mod terminals;
+mod verbs;
 
 /// One thing that must be true.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +53,7 @@ pub fn all() -> impl Iterator<Item = Case> {
         survival::CASES,
         faults::CASES,
         direct::CASES,
+        verbs::CASES,
     ];
     groups.into_iter().flatten().copied()
 }

@@ -45,7 +45,7 @@ fn start_answers_every_containerd(stage: &Stage) -> Result<()> {
 }
 
 /// Shutdown ends a shim without tasks, and its socket goes with it.
-fn shut_down(shim: &Shim, bundle: &Bundle<'_>) -> Result<()> {
+pub(super) fn shut_down(shim: &Shim, bundle: &Bundle<'_>) -> Result<()> {
     let request = api::ShutdownRequest { id: bundle.id.clone(), ..Default::default() };
     let _ = shim.call_v2("Shutdown", &request);
     until("the shim's end", Duration::from_secs(10), || {
@@ -132,19 +132,19 @@ fn version_and_info(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-fn start_request(bundle: &Bundle<'_>) -> api::StartRequest {
+pub(super) fn start_request(bundle: &Bundle<'_>) -> api::StartRequest {
     api::StartRequest { id: bundle.id.clone(), ..Default::default() }
 }
 
-fn kill_request(bundle: &Bundle<'_>, signal: u32) -> api::KillRequest {
+pub(super) fn kill_request(bundle: &Bundle<'_>, signal: u32) -> api::KillRequest {
     api::KillRequest { id: bundle.id.clone(), signal, ..Default::default() }
 }
 
-fn wait_request(bundle: &Bundle<'_>) -> api::WaitRequest {
+pub(super) fn wait_request(bundle: &Bundle<'_>) -> api::WaitRequest {
     api::WaitRequest { id: bundle.id.clone(), ..Default::default() }
 }
 
-fn delete_request(bundle: &Bundle<'_>) -> api::DeleteRequest {
+pub(super) fn delete_request(bundle: &Bundle<'_>) -> api::DeleteRequest {
     api::DeleteRequest { id: bundle.id.clone(), ..Default::default() }
 }
 
