@@ -1,14 +1,16 @@
 //! `bulkhead-testbed`: brings up a private containerd and plays the cases on it.
 #![forbid(unsafe_code)]
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use bulkhead_tests::bed::containerd::Version;
 use bulkhead_tests::bed::handler::Handler;
 use bulkhead_tests::bed::place::Place;
 use bulkhead_tests::bed::{process, sweep};
+use bulkhead_tests::bench;
 use bulkhead_tests::runner::{self, Plan, Supplies};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +31,8 @@ enum Command {
     Fetch,
     /// Play cases on real containerds.
     E2e(E2e),
+    /// Measure handlers side by side; prints numbers as Markdown and asserts none.
+    Bench(Bench),
     /// Bring up one containerd and leave it running.
     Up {
         /// Which line of releases.
@@ -61,6 +65,22 @@ struct E2e {
     filters: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct Bench {
+    /// On this containerd.
+    #[arg(long, default_value = "2.1", value_parser = version)]
+    containerd: Version,
+    /// Only these handlers.
+    #[arg(long, value_parser = handler, value_delimiter = ',')]
+    handler: Vec<Handler>,
+    /// How many Pods each handler runs.
+    #[arg(long, default_value = "15", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Write every number to this file too.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
 fn version(label: &str) -> Result<Version> {
     Version::named(label).ok_or_else(|| anyhow!("{label:?} is none of 1.6, 1.7, 2.1"))
 }
@@ -88,6 +108,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Fetch => Supplies::gather(true).map(|_| ExitCode::SUCCESS),
         Command::E2e(args) => e2e(args, place),
+        Command::Bench(args) => measure(args, place),
         Command::Up { containerd, newest } => {
             let node = Supplies::gather(newest)?.up(&place, containerd)?;
             println!("bed={}", place.id());
@@ -114,6 +135,19 @@ fn e2e(args: E2e, place: Place) -> Result<ExitCode> {
     let (passed, failed, skipped) = (counts.passed, counts.failed, counts.skipped);
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn measure(args: Bench, place: Place) -> Result<ExitCode> {
+    let handlers = if args.handler.is_empty() { Handler::ALL.into() } else { args.handler };
+    let plan = bench::Plan { version: args.containerd, handlers, rounds: args.rounds };
+    sweep_on_signal(place.clone());
+    let report = bench::run(&plan, &place)?;
+    println!("{}", report.markdown());
+    if let Some(path) = args.json {
+        let text = format!("{:#}\n", report.json());
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    }
+    Ok(if report.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn down(all: bool, named: Option<Place>) -> Result<ExitCode> {

@@ -97,7 +97,7 @@ impl Supplies {
     }
 
     /// Why `handler` cannot be played here, if it cannot.
-    fn lacks(&self, handler: Handler) -> Option<String> {
+    pub fn lacks(&self, handler: Handler) -> Option<String> {
         if handler.is_bulkhead() && handler::shim().is_none() {
             return Some("containerd-shim-bulkhead-v2 has not been built".to_owned());
         }

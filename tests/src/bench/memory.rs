@@ -1,0 +1,109 @@
+//! What an idle Pod of one container holds: every process of it, by the part that it plays.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::bed::traces;
+use crate::client::pod::Pod;
+use crate::client::stage::Stage;
+
+/// After this an idle Pod does nothing more about its start.
+const SETTLE: Duration = Duration::from_secs(3);
+
+/// The memory of all processes that play one part, in KiB.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// How many processes.
+    pub(super) processes: u32,
+    /// Resident, each page divided by the number of processes that map it.
+    pub(super) pss: u64,
+    /// Resident and mapped by nobody else.
+    pub(super) private: u64,
+}
+
+/// What plays which part in a Pod, in the order of a report.
+pub(super) const PARTS: [&str; 6] = ["shim", "helper", "sandbox", "gofer", "stub", "workload"];
+
+/// The memory of an idle Pod under the stage's handler, by part.
+pub(super) fn measure(stage: &Stage) -> Result<BTreeMap<&'static str, Memory>> {
+    let before = traces::processes(stage.node.place());
+    let pod = Pod::run(stage)?;
+    let container = pod.shell("echo ready; exec sleep 100000")?;
+    container.logged("ready")?;
+    std::thread::sleep(SETTLE);
+    let mut parts: BTreeMap<&'static str, Memory> = BTreeMap::new();
+    for (pid, line) in traces::processes(stage.node.place()) {
+        if before.contains_key(&pid) {
+            continue;
+        }
+        let path = format!("/proc/{pid}/smaps_rollup");
+        let text = fs::read_to_string(&path).with_context(|| format!("{path} of {line:?}"))?;
+        let (pss, private) = rollup(&text).with_context(|| format!("{path}: {text:?}"))?;
+        let words = line.split_once(' ').map_or("", |(_, words)| words);
+        let memory = parts.entry(part(words)).or_default();
+        memory.processes += 1;
+        memory.pss += pss;
+        memory.private += private;
+    }
+    ensure!(parts.contains_key("shim"), "no shim among the Pod's processes: {parts:?}");
+    Ok(parts)
+}
+
+/// The part that a process with this command line plays.
+fn part(line: &str) -> &'static str {
+    let mut words = line.split(' ');
+    let program = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+    let verb = |wanted: &str| line.split(' ').any(|word| word == wanted);
+    match program {
+        // A process that systrap makes has no memory of the sandbox's, its command line neither.
+        "" => "stub",
+        _ if program.starts_with("containerd-shim") => "shim",
+        _ if program.starts_with("runsc") && verb("boot") => "sandbox",
+        _ if program.starts_with("runsc") && verb("gofer") => "gofer",
+        _ if program.starts_with("runsc") || program == "runc" => "helper",
+        _ => "workload",
+    }
+}
+
+/// PSS and private memory of a `smaps_rollup`, in KiB.
+fn rollup(text: &str) -> Option<(u64, u64)> {
+    let field = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    Some((field("Pss")?, field("Private_Clean")? + field("Private_Dirty")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_a_rollup() {
+        let text = "5581-7ffd ---p 00000000 00:00 0    [rollup]\nRss:      4068 kB\n\
+            Pss:                1234 kB\nPss_Dirty:           608 kB\nShared_Clean:       2000 kB\n\
+            Private_Clean:       100 kB\nPrivate_Dirty:       608 kB\n";
+        assert_eq!(rollup(text), Some((1234, 708)));
+        assert_eq!(rollup("Pss: 1 kB\n"), None);
+        assert_eq!(rollup(""), None);
+    }
+
+    #[test]
+    fn tells_the_parts() {
+        let lines = [
+            ("/run/bh-x/21/bin/containerd-shim-bulkhead-v2 -namespace k8s.io -id x", "shim"),
+            ("runsc-sandbox --root=/r boot --bundle=/b x", "sandbox"),
+            ("runsc-gofer --root=/r gofer --bundle /b", "gofer"),
+            ("/usr/bin/runsc --root=/r wait x", "helper"),
+            ("/busybox sleep 2147483647", "workload"),
+            ("", "stub"),
+        ];
+        for (line, expected) in lines {
+            assert_eq!(part(line), expected, "{line}");
+            assert!(PARTS.contains(&expected));
+        }
+    }
+}
