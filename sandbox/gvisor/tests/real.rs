@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-//! The backend on a real runsc: `BULKHEAD_RUNSC` or the one in `PATH`. Without one, or without
-//! root, every test says that it is skipped and why.
+//! The backend on a real runsc, which `BULKHEAD_RUNSC` names when the tests are built and run, as
+//! root. Without one every test is ignored and says why.
 
 #[path = "real/bed.rs"]
 mod bed;

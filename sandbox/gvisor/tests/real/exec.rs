@@ -10,8 +10,9 @@ use sandbox_core::{Kind, StdioPaths};
 use crate::bed::{Bed, ended, until};
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn execs_end_with_their_own_status() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     for (script, status) in [("true", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill $$", 143)] {
         let (exit, text) = bed.exec(&*pause, &["sh", "-c", &format!("echo hi; {script}")]).await;
@@ -34,8 +35,9 @@ async fn execs_end_with_their_own_status() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn execs_are_told_apart_and_signalled() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let request = bed.exec_request("my-detach-1", &["sleep", "1000"], StdioPaths::default());
     let exec = pause.exec(request).await.unwrap();
@@ -60,8 +62,9 @@ async fn execs_are_told_apart_and_signalled() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn standard_input_stays_open_until_it_is_closed() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let (mut stdio, log) = bed.log("log");
     let path = bed.empty_fifo("in");
@@ -85,8 +88,9 @@ async fn standard_input_stays_open_until_it_is_closed() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn terminals_work_and_resize() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let script = "trap 'stty size; exit 5' WINCH; stty size; while :; do sleep 0.05; done";
     for at in ["exec", "init"] {
@@ -121,8 +125,9 @@ async fn terminals_work_and_resize() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn typed_signals_reach_the_guest() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let script = "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.05; done";
     for at in ["exec", "member", "first"] {
@@ -163,8 +168,9 @@ async fn typed_signals_reach_the_guest() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn a_paused_sandbox_refuses_and_thaws() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let container = sandbox.create(bed.member("m", "sleep 1000")).await.unwrap();
     let early = container.pause().await.unwrap_err();

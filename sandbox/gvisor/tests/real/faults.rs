@@ -24,8 +24,9 @@ fn processes(words: &[&str]) -> Vec<u32> {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn a_create_that_hangs_is_cut_and_leaves_nothing() {
-    let Some(mut bed) = Bed::new().await else { return };
+    let mut bed = Bed::new().await;
     let wrapper = bed.dir.path().join("runsc");
     let real = bed.config.runsc.display();
     let script = format!(
@@ -44,8 +45,9 @@ async fn a_create_that_hangs_is_cut_and_leaves_nothing() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn a_sandbox_that_dies_takes_all_along() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let member = sandbox.create(bed.member("m", "sleep 1000")).await.unwrap();
     member.init().start().await.unwrap();
@@ -68,8 +70,9 @@ async fn a_sandbox_that_dies_takes_all_along() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn everything_can_be_killed_under_a_strangers_hands() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let member = sandbox.create(bed.member("m", "sleep 1000")).await.unwrap();
     member.init().start().await.unwrap();
@@ -95,8 +98,9 @@ async fn everything_can_be_killed_under_a_strangers_hands() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn a_missing_runsc_is_named() {
-    let Some(mut bed) = Bed::new().await else { return };
+    let mut bed = Bed::new().await;
     bed.config.runsc = "/nonexistent/runsc".into();
     let error = bed.backend().open().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
@@ -111,8 +115,9 @@ async fn a_missing_runsc_is_named() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn a_flag_that_this_build_lacks_is_named() {
-    let Some(mut bed) = Bed::new().await else { return };
+    let mut bed = Bed::new().await;
     bed.config.flags = [("no-such-flag".to_owned(), "1".to_owned())].into();
     let error = bed.backend().open().await.unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument);
@@ -120,8 +125,9 @@ async fn a_flag_that_this_build_lacks_is_named() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn a_flood_of_output_arrives_whole() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     const SIZE: usize = 100 << 20;
     let sandbox = bed.sandbox().await;
     let fifo = bed.empty_fifo("out");

@@ -7,8 +7,9 @@ use sandbox_core::{Backend, Kind, Role};
 use crate::bed::{Bed, ended, until};
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn first_processes_end_with_their_own_status() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let cases = [("true", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -15 $$", 143)];
     for (at, (script, status)) in cases.into_iter().enumerate() {
         let sandbox = bed.sandbox().await;
@@ -29,8 +30,9 @@ async fn first_processes_end_with_their_own_status() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn members_end_with_their_own_status() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let cases = [("true", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -15 $$", 143)];
     for (at, (script, status)) in cases.into_iter().enumerate() {
@@ -56,8 +58,9 @@ async fn members_end_with_their_own_status() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn signals_reach_the_guest() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let script = "trap 'echo term; exit 42' TERM; echo ready; while :; do sleep 0.1; done";
     let mut request = bed.member("m", script);
@@ -96,8 +99,9 @@ async fn signals_reach_the_guest() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn what_was_created_but_never_started_can_be_killed() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let container = sandbox.create(bed.member("m", "sleep 1")).await.unwrap();
     container.init().signal(9, false).await.unwrap();
@@ -119,8 +123,9 @@ async fn what_was_created_but_never_started_can_be_killed() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn a_failed_create_or_start_leaves_nothing() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let sandbox = bed.sandbox().await;
     let mut spec = bed.spec(&["sh"]);
     spec["mounts"][0] = serde_json::json!({"destination": "/x", "type": "bind", "source": "/none"});
@@ -163,8 +168,9 @@ async fn a_failed_create_or_start_leaves_nothing() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
 async fn a_stranger_can_clean_up() {
-    let Some(bed) = Bed::new().await else { return };
+    let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let container = sandbox.create(bed.member("m", "sleep 1000")).await.unwrap();
     container.init().start().await.unwrap();
