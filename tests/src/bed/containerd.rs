@@ -218,10 +218,15 @@ impl Node {
     /// Notes that there may be a shim for the Pod or container `id`. Its socket, by the convention
     /// of all shims, is named by a hash of the daemon's address, the namespace and the id.
     pub fn expect_shim(&self, namespace: &str, id: &str) {
-        let key = format!("{}/{namespace}/{id}", self.socket().display());
-        let name = image::hex(&Sha256::digest(key));
+        let socket = self.shim_socket(namespace, id);
         let mut sockets = self.shim_sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        sockets.insert(format!("/run/containerd/s/{name}"));
+        sockets.insert(socket);
+    }
+
+    /// Where the shim for `id` listens.
+    pub fn shim_socket(&self, namespace: &str, id: &str) -> String {
+        let key = format!("{}/{namespace}/{id}", self.socket().display());
+        format!("/run/containerd/s/{}", image::hex(&Sha256::digest(key)))
     }
 
     /// The sockets of every shim that was expected so far.

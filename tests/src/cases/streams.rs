@@ -169,8 +169,11 @@ fn quick_exit_keeps_order(stage: &Stage, events: &Events) -> Result<()> {
     for _ in 0..3 {
         let task = Task::new(stage);
         let _ = task.run(&["--rm"], &["true"]).finish()?;
-        let seen = events.until(&task.id, "/tasks/delete", 1)?;
         let expected = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"];
+        // containerd 2's own shim may end before it has told of the delete.
+        let told = if stage.handler.is_bulkhead() { 4 } else { 3 };
+        let expected = &expected[..told];
+        let seen = events.until(&task.id, expected[told - 1], 1)?;
         ensure!(seen == expected, "{seen:?}");
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{Case, cases};
-use crate::bed::process::{Run, kill_group, wait};
+use crate::bed::process::{Run, kill_group, until, wait};
 use crate::client::pod::{Pod, shell};
 use crate::client::stage::Stage;
 use crate::client::task::Task;
@@ -113,11 +113,21 @@ fn attach_sees_output(stage: &Stage) -> Result<()> {
     config.stdin_once = true;
     let container = pod.start("reader", config)?;
     let attach = stage.node.ctr("k8s.io").args(["tasks", "attach"]).arg(&container.id);
-    let mut child = attach.spawn(Stdio::piped(), Stdio::null(), Stdio::null())?;
+    let mut child = attach.spawn(Stdio::piped(), Stdio::piped(), Stdio::null())?;
     let mut input = child.stdin.take().context("no stdin")?;
+    let output = BufReader::new(child.stdout.take().context("no stdout")?);
+    // CRI's logger and ctr read the same fifo: the answer comes to one of them.
+    let (sender, lines) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
+    let answered = || -> Result<Option<()>> {
+        let logged = container.log()?.iter().any(|line| line.text == "got word");
+        Ok((logged || lines.try_iter().any(|line| line == "got word")).then_some(()))
+    };
     let talk = writeln!(input, "word")
         .context("write to attach")
-        .and_then(|()| container.logged("got word"))
+        .and_then(|()| until("an answer", Duration::from_secs(20), answered))
         .and_then(|()| {
             ensure!(container.is_running()?, "ended while its input was open");
             Ok(())
