@@ -9,9 +9,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::bed::containerd::{Node, Version};
+use crate::bed::gomod;
 use crate::bed::handler::Handler;
 use crate::bed::place::Place;
-use crate::bed::process::Run;
+use crate::bed::process::{Run, hold_if_stopping};
 use crate::bed::sweep::sweep;
 use crate::client::stage::Stage;
 use crate::runner::Supplies;
@@ -99,6 +100,7 @@ impl Report {
             for turn in 0..stages.len() {
                 let stage = &stages[(round + turn) % stages.len()];
                 let name = stage.handler.name();
+                hold_if_stopping();
                 if broken.contains(&name) {
                     continue;
                 }
@@ -187,9 +189,17 @@ fn facts(plan: &Plan, node: &Node, handlers: &[Handler]) -> Result<Vec<String>> 
     ];
     for handler in handlers {
         let runtime = node.runtime(*handler).context("no runtime")?;
-        let version = Run::new(runtime).arg("--version").ok()?;
-        let version = version.lines().next().unwrap_or_default();
+        let version = if handler.wants_newest() {
+            // What Go builds from a module does not know its version.
+            format!("runsc of gvisor.dev/gvisor {}", gomod::pinned("gvisor.dev/gvisor")?)
+        } else {
+            let words = Run::new(runtime).arg("--version").ok()?;
+            words.lines().next().unwrap_or_default().to_owned()
+        };
         facts.push(format!("{}: {version}, {}", handler.name(), handler.runtime_type()));
+        if *handler == Handler::GvisorGo && !gomod::may_lower_oom_score() {
+            facts.push("gvisor-go's shim is built to keep its OOM score, as it has to here".into());
+        }
     }
     Ok(facts)
 }

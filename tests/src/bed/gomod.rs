@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::process::Run;
 
@@ -25,30 +25,82 @@ pub struct GoTools {
 pub fn build(cache: &Path) -> Result<GoTools> {
     let version = pinned("gvisor.dev/gvisor")?;
     let dir = cache.join("go").join(version);
-    let tools =
-        GoTools { runsc: dir.join("runsc"), gvisor_shim: dir.join("containerd-shim-runsc-v1") };
+    let shim = if may_lower_oom_score() {
+        "containerd-shim-runsc-v1"
+    } else {
+        "containerd-shim-runsc-v1-keeps-score"
+    };
+    let tools = GoTools { runsc: dir.join("runsc"), gvisor_shim: dir.join(shim) };
     if tools.runsc.exists() && tools.gvisor_shim.exists() {
         return Ok(tools);
     }
     check_go()?;
     fs::create_dir_all(&dir)?;
-    for (name, text) in [("go.mod", GO_MOD), ("go.sum", GO_SUM), ("tools.go", TOOLS)] {
-        fs::write(dir.join(name), text)?;
-    }
+    write_module(&dir, "")?;
     for (package, output) in [("runsc", &tools.runsc), ("shim", &tools.gvisor_shim)] {
+        if output.exists() {
+            continue;
+        }
         eprintln!("building gvisor.dev/gvisor/{package} {version} (minutes, once)");
         let part = output.with_extension("part");
-        let build =
+        let changed = (package == "shim" && !may_lower_oom_score())
+            .then(|| keep_oom_score(&dir))
+            .transpose()?;
+        let run =
             Run::new("go").arg("build").args(["-trimpath", "-ldflags=-s -w", "-o"]).arg(&part);
-        let build = build.arg(format!("gvisor.dev/gvisor/{package}")).dir(&dir);
-        build.env("CGO_ENABLED", "0").deadline(Duration::from_secs(1200)).ok()?;
+        let run = run.arg(format!("gvisor.dev/gvisor/{package}"));
+        let run = run.dir(changed.as_deref().unwrap_or(&dir)).env("CGO_ENABLED", "0");
+        run.deadline(Duration::from_secs(1200)).ok()?;
+        if let Some(changed) = changed {
+            fs::remove_dir_all(changed)?;
+        }
         fs::rename(&part, output)?;
     }
     Ok(tools)
 }
 
+/// Whether this machine lets a process make itself less likely to be killed than its parent: some
+/// containers withhold CAP_SYS_RESOURCE.
+pub fn may_lower_oom_score() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let caps = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let caps = caps.and_then(|caps| u64::from_str_radix(caps.trim(), 16).ok());
+    caps.is_some_and(|caps| caps >> CAP_SYS_RESOURCE & 1 == 1)
+}
+
+/// Writes the module that requires gVisor into `dir`.
+fn write_module(dir: &Path, more: &str) -> Result<()> {
+    let go_mod = format!("{GO_MOD}{more}");
+    for (name, text) in [("go.mod", go_mod.as_str()), ("go.sum", GO_SUM), ("tools.go", TOOLS)] {
+        fs::write(dir.join(name), text)?;
+    }
+    Ok(())
+}
+
+/// gVisor's own shim does not start where it may not take the score -999. Gives a folder below
+/// `dir` where it is built to take 0, and is the same in everything else.
+fn keep_oom_score(dir: &Path) -> Result<PathBuf> {
+    let find = Run::new("go").args(["list", "-m", "-f", "{{.Dir}}", "gvisor.dev/gvisor"]);
+    let module = find.dir(dir).ok()?;
+    let folder = dir.join("keeps-score");
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder)?;
+    let copy = folder.join("gvisor");
+    // What Go has downloaded is read-only.
+    let cp = Run::new("cp").args(["-r", "--no-preserve=mode", module.trim()]).arg(&copy);
+    cp.ok()?;
+    let source = copy.join("pkg/shim/v1/manager.go");
+    let text = fs::read_to_string(&source).with_context(|| format!("{}", source.display()))?;
+    let changed = text.replace("oomScoreMax = -999", "oomScoreMax = 0");
+    ensure!(changed != text, "{} sets no OOM score of -999", source.display());
+    fs::write(&source, changed)?;
+    write_module(&folder, "\nreplace gvisor.dev/gvisor => ./gvisor\n")?;
+    Ok(folder)
+}
+
 /// The version that `go.mod` pins `module` to.
-fn pinned(module: &str) -> Result<&'static str> {
+pub fn pinned(module: &str) -> Result<&'static str> {
     let line =
         GO_MOD.lines().find_map(|l| l.trim().trim_start_matches("require ").strip_prefix(module));
     line.map(str::trim).with_context(|| format!("tests/go/go.mod does not require {module}"))

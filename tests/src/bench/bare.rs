@@ -1,5 +1,6 @@
 //! `runsc` by itself, without a containerd or a shim: what the programs below cost.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -7,7 +8,9 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::stats::Samples;
@@ -30,7 +33,10 @@ struct Bundle {
 /// The commands of one life go to `into`, in milliseconds.
 pub(super) fn measure(stage: &Stage, into: &mut Samples) -> Result<()> {
     let bundle = Bundle::new(stage)?;
+    // As a shim does: what runsc leaves running becomes a child of this process.
+    set_child_subreaper(true)?;
     let life = bundle.life(stage.handler.name(), into);
+    set_child_subreaper(false)?;
     if life.is_err() {
         // The error is told; that there is nothing to delete any more is not one.
         let _ = bundle.time("delete", &["--force"], &[]);
@@ -58,15 +64,15 @@ impl Bundle {
     }
 
     fn life(&self, column: &'static str, into: &mut Samples) -> Result<()> {
-        let pid_file = self.dir.join("pid");
-        let (dir, pid) = (flag("--bundle", &self.dir), flag("--pid-file", &pid_file));
+        let others = children();
+        let (dir, pid) = (flag("--bundle", &self.dir), flag("--pid-file", &self.dir.join("pid")));
         into.add("runsc create", column, self.time("create", &[&dir, &pid], &[])?);
         into.add("runsc start", column, self.time("start", &[], &[])?);
         into.add("runsc exec true", column, self.time("exec", &[], &["/bin/true"])?);
-        let pid = fs::read_to_string(&pid_file)?.trim().parse().context("pid file")?;
+        let orphans: Vec<Pid> = children().difference(&others).copied().collect();
         let begun = Instant::now();
         self.time("kill", &[], &["KILL"])?;
-        gone(Pid::from_raw(pid), begun)?;
+        reap(&orphans, begun)?;
         into.add("runsc kill, to its end", column, millis(begun.elapsed()));
         into.add("runsc delete", column, self.time("delete", &["--force"], &[])?);
         Ok(())
@@ -120,15 +126,27 @@ fn millis(took: Duration) -> f64 {
     took.as_secs_f64() * 1000.0
 }
 
-/// Waits for the end of a process that is not a child.
-fn gone(pid: Pid, begun: Instant) -> Result<()> {
-    let stat = format!("/proc/{pid}/stat");
-    let dead = |text: &str| text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
-    while fs::read_to_string(&stat).is_ok_and(|text| !dead(&text)) {
-        if begun.elapsed() > PATIENCE {
-            bail!("process {pid} still runs {PATIENCE:?} after SIGKILL");
+/// The processes whose parent this one is.
+fn children() -> BTreeSet<Pid> {
+    let own = std::process::id().to_string();
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok());
+    let mine = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)) == Some(own.as_str())
+    };
+    pids.filter(mine).map(Pid::from_raw).collect()
+}
+
+/// Waits for the end of each of `orphans`; runsc's `delete` waits for those that nobody reaps.
+fn reap(orphans: &[Pid], begun: Instant) -> Result<()> {
+    for orphan in orphans {
+        while waitpid(*orphan, Some(WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive {
+            if begun.elapsed() > PATIENCE {
+                bail!("process {orphan} still runs {PATIENCE:?} after SIGKILL");
+            }
+            std::thread::sleep(Duration::from_micros(500));
         }
-        std::thread::sleep(Duration::from_micros(500));
     }
     Ok(())
 }

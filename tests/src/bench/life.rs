@@ -27,6 +27,8 @@ pub(super) fn measure(stage: &Stage, into: &mut Samples) -> Result<()> {
     let done = clock.time("ExecSync true", || cri.exec(&container.id, &["true"], 20))?;
     ensure!(done.exit_code == 0, "exec of true: {done:?}");
     clock.time("PodSandboxStatus", || cri.pod_status(&pod.id))?;
+    let info = clock.time("PodSandboxStatus, verbose", || cri.pod_info(&pod.id))?;
+    ensure!(!info.is_empty(), "the verbose status of a Pod says nothing");
     clock.time("ContainerStats", || cri.stats(&container.id))?;
     clock.time("StopContainer", || cri.stop(&container.id, GRACE))?;
     clock.time("StopPodSandbox", || cri.stop_pod(&pod.id))?;

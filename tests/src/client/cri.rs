@@ -1,5 +1,6 @@
 //! CRI over the daemon's socket, one blocking call per method, each with a deadline.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -84,6 +85,14 @@ impl Cri {
         let answer =
             self.call("PodSandboxStatus", async |mut c| c.pod_sandbox_status(request).await);
         answer?.status.context("PodSandboxStatus: an empty answer")
+    }
+
+    /// PodSandboxStatus, verbose: what else the daemon knows, for which it asks the shim.
+    pub fn pod_info(&self, id: &str) -> Result<HashMap<String, String>> {
+        let request = api::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
+        let answer =
+            self.call("PodSandboxStatus", async |mut c| c.pod_sandbox_status(request).await);
+        Ok(answer?.info)
     }
 
     /// CreateContainer; gives the container's id.
