@@ -13,8 +13,17 @@ pub(crate) struct Pod {
     backend: Arc<dyn Backend>,
     sandbox: Mutex<Option<Arc<dyn Sandbox>>>,
     cgroup: Option<Cgroup>,
-    /// The outcome of joining the Pod's cgroup, until it is known.
-    joining: Mutex<Option<oneshot::Receiver<Result<()>>>>,
+    joining: Mutex<Joining>,
+}
+
+/// This process's way into the Pod's cgroup.
+#[derive(Debug)]
+enum Joining {
+    UnderWay(oneshot::Receiver<Result<()>>),
+    /// It is there, or the Pod has no cgroup.
+    Joined,
+    /// It did not get there, and no container may be made.
+    Failed(Kind, String),
 }
 
 impl Pod {
@@ -28,18 +37,30 @@ impl Pod {
                 // The receiver lives as long as the Pod; without it nobody wants the outcome.
                 let _ = done.send(join(&cgroup));
             });
-            outcome
+            Joining::UnderWay(outcome)
         });
-        Self { backend, sandbox: Mutex::default(), cgroup, joining: Mutex::new(joining) }
+        Self {
+            backend,
+            sandbox: Mutex::default(),
+            cgroup,
+            joining: Mutex::new(joining.unwrap_or(Joining::Joined)),
+        }
     }
 
     async fn joined(&self) -> Result<()> {
         let mut joining = self.joining.lock().await;
-        match joining.take() {
-            None => Ok(()),
-            Some(outcome) => outcome
-                .await
-                .map_err(|_| Error::new(Kind::Internal, "joining the Pod's cgroup panicked"))?,
+        if let Joining::UnderWay(outcome) = &mut *joining {
+            *joining = match outcome.await {
+                Ok(Ok(())) => Joining::Joined,
+                Ok(Err(error)) => Joining::Failed(error.kind(), error.to_string()),
+                Err(_) => Joining::Failed(Kind::Internal, "the thread panicked".to_owned()),
+            };
+        }
+        match &*joining {
+            Joining::Failed(kind, reason) => {
+                Err(Error::new(*kind, format!("joining the Pod's cgroup: {reason}")))
+            }
+            Joining::UnderWay(_) | Joining::Joined => Ok(()),
         }
     }
 
@@ -92,4 +113,58 @@ impl Pod {
 fn join(cgroup: &Cgroup) -> Result<()> {
     cgroup.create()?;
     Ok(cgroup.join()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sandbox_core::bundle::Bundle;
+    use sandbox_core::fake::FakeBackend;
+    use sandbox_core::{Id, StdioPaths};
+
+    fn request(dir: &std::path::Path) -> CreateContainer {
+        std::fs::write(dir.join("config.json"), "{\"ociVersion\":\"1.1.0\"}").unwrap();
+        CreateContainer {
+            id: Id::new("c").unwrap(),
+            role: Role::Standalone,
+            bundle: Bundle::load(dir).unwrap(),
+            rootfs: Vec::new(),
+            stdio: StdioPaths::default(),
+            checkpoint: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_made_outside_the_pods_cgroup() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("cgroup.controllers"), "").unwrap();
+        // A file where the group should be: it cannot be joined.
+        std::fs::write(dir.path().join("pod"), "").unwrap();
+        let backend = Arc::new(FakeBackend::default());
+        let group = Cgroup::below(dir.path(), "/pod").unwrap();
+        let pod = Pod::new(Arc::clone(&backend) as _, Some(group));
+        for _ in 0..2 {
+            let refusal = pod.create(request(dir.path())).await.unwrap_err().to_string();
+            assert!(refusal.starts_with("joining the Pod's cgroup: writing "), "{refusal}");
+        }
+        assert!(backend.journal.read().is_empty());
+        pod.stop().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn members_need_the_sandbox_and_its_end_makes_room_for_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("rootfs")).unwrap();
+        let backend = Arc::new(FakeBackend::default());
+        let pod = Pod::new(Arc::clone(&backend) as _, None);
+        let role = Role::Member { sandbox: Id::new("s").unwrap() };
+        let member = CreateContainer { role, ..request(dir.path()) };
+        assert_eq!(pod.create(member).await.unwrap_err().kind(), Kind::FailedPrecondition);
+        pod.create(request(dir.path())).await.unwrap();
+        pod.create(request(dir.path())).await.unwrap();
+        pod.stop().await.unwrap();
+        pod.create(request(dir.path())).await.unwrap();
+        let expected = ["open", "create c", "create c", "stop", "open", "create c"];
+        assert_eq!(backend.journal.read(), expected);
+    }
 }

@@ -12,7 +12,7 @@ use containerd_shim_protos::shim_async::create_task;
 use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
 use containerd_shim_protos::ttrpc::asynchronous::{Server, Service as Methods};
 use sandbox_core::bundle::Bundle;
-use sandbox_core::cgroup::Cgroup;
+use sandbox_core::cgroup::{self, Cgroup};
 use sandbox_core::host::{Host, RealHost};
 use sandbox_core::{Error, Kind, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,10 +49,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let (events, publisher) = Publisher::start(ttrpc, &namespace);
         let done = Arc::new(Notify::new());
         let service = Arc::new(Service {
-            pod: Pod::new(backend, cgroup(&bundle)?),
+            pod: Pod::new(backend, pod_cgroup(&bundle)?),
             tasks: Tasks::default(),
             events,
-            version: Cgroup::new("/pod")?.version(),
+            version: cgroup::host_version(),
             done: Arc::clone(&done),
         });
         serve(&service, &done).await?;
@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// The Pod's cgroup, from its first container's configuration. Its record comes before it: the
 /// shim ends inside the group, so `delete` is what removes it.
-fn cgroup(bundle: &Path) -> Result<Option<Cgroup>> {
+fn pod_cgroup(bundle: &Path) -> Result<Option<Cgroup>> {
     let config = Bundle::load(bundle)?;
     let path = config.spec().linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
     match path.and_then(|path| path.to_str()).filter(|path| !path.is_empty()) {

@@ -85,6 +85,16 @@ pub enum Version {
     V2,
 }
 
+/// The interface of the hierarchies mounted at [`MOUNT`].
+pub fn host_version() -> Version {
+    version_at(Path::new(MOUNT))
+}
+
+fn version_at(mount: &Path) -> Version {
+    let unified = mount.join("cgroup.controllers").exists();
+    if unified { Version::V2 } else { Version::V1 }
+}
+
 /// A Pod's group. Dropping it changes nothing; [`Cgroup::remove`] removes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
@@ -110,17 +120,8 @@ impl Cgroup {
     ///
     /// As [`Cgroup::new`].
     pub fn below(mount: &Path, cgroups_path: &str) -> Result<Self, CgroupError> {
-        let unified = mount.join("cgroup.controllers").exists();
-        Ok(Self {
-            mount: mount.to_owned(),
-            path: relative(cgroups_path)?,
-            version: if unified { Version::V2 } else { Version::V1 },
-        })
-    }
-
-    /// The host's interface.
-    pub fn version(&self) -> Version {
-        self.version
+        let path = relative(cgroups_path)?;
+        Ok(Self { mount: mount.to_owned(), path, version: version_at(mount) })
     }
 
     /// The roots of the hierarchies the group is in.
