@@ -4,7 +4,7 @@
 //! * [`bed`]: packages, images, containerd, CNI, traces: everything that is set up and taken down.
 //! * [`client`]: the hands of a case: CRI, `ctr`, terminals, the shim's own ttrpc socket.
 //! * [`cases`]: what must be true, one function per case, the same for every handler.
-//! * [`bench`]: how fast and how small, handlers side by side.
+//! * [`mod@bench`]: how fast and how small, handlers side by side.
 //! * [`runner`]: picks cases, runs each under a deadline, counts.
 #![forbid(unsafe_code)]
 
