@@ -258,20 +258,18 @@ impl Streams {
 
     /// Hands over what the ended process left: the terminal's last output is copied (for at
     /// most two seconds; a stalled reader gets the rest later), held ends are closed so that
-    /// readers see end-of-file. Output that has no reader yet waits for one until this value is
+    /// readers see end-of-file. A fifo that has no reader yet waits for one until this value is
     /// dropped.
     pub async fn finish(&self) {
         self.close_stdin();
-        match &self.terminal {
-            Some(terminal) => terminal.finish().await,
-            None => {
-                for output in &self.outputs {
-                    output.release();
-                }
-                for logger in &self.loggers {
-                    logger.finish().await;
-                }
-            }
+        if let Some(terminal) = &self.terminal {
+            terminal.finish().await;
+        }
+        for output in &self.outputs {
+            output.release();
+        }
+        for logger in &self.loggers {
+            logger.finish().await;
         }
     }
 }

@@ -159,8 +159,11 @@ fn events_come_in_order(stage: &Stage) -> Result<()> {
     let expected = ["create", "start", "exec-added", "exec-started", "exit", "exit"];
     ensure!(kinds == expected, "{kinds:?}");
     task.tasks(&["rm", &task.id]).finish()?;
-    let last = events.until(&task.id, "/tasks/delete", 1)?;
-    ensure!(last == ["/tasks/delete"], "after the exit: {last:?}");
+    if stage.handler.is_bulkhead() {
+        // containerd 2's own shim may end before it has told of the delete.
+        let last = events.until(&task.id, "/tasks/delete", 1)?;
+        ensure!(last == ["/tasks/delete"], "after the exit: {last:?}");
+    }
     quick_exit_keeps_order(stage, &events)
 }
 
@@ -170,7 +173,7 @@ fn quick_exit_keeps_order(stage: &Stage, events: &Events) -> Result<()> {
         let task = Task::new(stage);
         let _ = task.run(&["--rm"], &["true"]).finish()?;
         let expected = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"];
-        // containerd 2's own shim may end before it has told of the delete.
+        // As above: without the delete.
         let told = if stage.handler.is_bulkhead() { 4 } else { 3 };
         let expected = &expected[..told];
         let seen = events.until(&task.id, expected[told - 1], 1)?;

@@ -14,8 +14,8 @@ use tokio::task::JoinHandle;
 
 use super::StdioError;
 
-/// How often a fifo with unread output is looked at for a reader.
-const LINGER: Duration = Duration::from_millis(50);
+/// How often a fifo without a reader is looked at for one, at first and at most.
+const LINGER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 /// Keeps the reading end of an output fifo: while containerd restarts, the process can go on
 /// writing until the pipe is full, and gets no SIGPIPE.
@@ -30,7 +30,7 @@ enum Hold {
     Reader {
         _open: File,
     },
-    /// The process has ended, its output has no reader yet.
+    /// The process has ended, its fifo has no reader yet.
     Lingering(JoinHandle<()>),
     Released,
 }
@@ -68,8 +68,9 @@ pub(super) fn output(
 }
 
 impl OutputHold {
-    /// Lets the reader see end-of-file. When nobody reads (containerd is being restarted) and
-    /// output is left in the pipe, the pipe is held until a reader has come.
+    /// Lets the reader see end-of-file. When nobody reads yet, the pipe is held until a reader has
+    /// come: containerd may be restarting, with output left in the pipe, or may only be about to
+    /// open its end, and that open waits for ever once the last writer is gone.
     pub(super) fn release(&self) {
         let mut hold = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(*hold, Hold::Reader { .. }) {
@@ -83,10 +84,12 @@ impl OutputHold {
             // The fifo's name is gone: whoever removed it wants nothing more from it.
             return;
         };
-        if !has_reader(&writer) && unread(&writer) {
+        if !has_reader(&writer) {
             *hold = Hold::Lingering(tokio::spawn(async move {
+                let mut pause = LINGER.0;
                 while !has_reader(&writer) {
-                    tokio::time::sleep(LINGER).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LINGER.1);
                 }
             }));
         }
@@ -109,16 +112,6 @@ fn has_reader(writer: &File) -> bool {
         Ok(_) => !fds[0].revents().is_some_and(|found| found.contains(PollFlags::POLLERR)),
         Err(_) => false,
     }
-}
-
-/// Whether the pipe holds bytes.
-#[allow(unsafe_code, reason = "FIONREAD has no safe wrapper")]
-fn unread(pipe: &File) -> bool {
-    use std::os::fd::AsRawFd;
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int to the address given, and `bytes` is one.
-    let result = unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
-    result == 0 && bytes > 0
 }
 
 fn is_fifo(path: &Path) -> io::Result<bool> {

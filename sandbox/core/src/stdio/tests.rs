@@ -56,6 +56,21 @@ async fn a_reader_that_comes_after_the_exit_still_gets_the_output() {
 }
 
 #[tokio::test]
+async fn a_reader_that_comes_after_a_silent_exit_is_not_left_waiting() {
+    let bed = Bed::new();
+    let paths = StdioPaths { stdout: Some(bed.fifo("out")), ..StdioPaths::default() };
+    let (fds, streams) = bed.open(&paths).await.unwrap();
+    drop(fds);
+    streams.finish().await;
+    // Blocks in open(2) until there is a writer, as containerd does.
+    let path = bed.path("out");
+    let (done, late) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || done.send(read_all(File::open(path).unwrap())));
+    let text = tokio::time::timeout(Duration::from_secs(10), late).await;
+    assert_eq!(text.unwrap().unwrap(), "");
+}
+
+#[tokio::test]
 async fn a_reader_that_is_there_sees_end_of_file_at_once() {
     let bed = Bed::new();
     let paths = StdioPaths { stdout: Some(bed.fifo("out")), ..StdioPaths::default() };
