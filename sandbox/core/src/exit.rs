@@ -1,6 +1,9 @@
 //! How a process ended.
 
+use std::sync::Arc;
 use std::time::SystemTime;
+
+use tokio::sync::watch;
 
 /// A process's end: its status as a shell would show it and when it was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +32,53 @@ impl Exit {
     }
 }
 
+/// An exit that somebody sets once and any number of others wait for.
+#[derive(Debug, Clone, Default)]
+pub struct ExitCell(Arc<watch::Sender<Option<Exit>>>);
+
+impl ExitCell {
+    /// An exit that is still to come.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the exit; the first one counts.
+    pub fn set(&self, exit: Exit) {
+        self.0.send_if_modified(|seen| {
+            let first = seen.is_none();
+            seen.get_or_insert(exit);
+            first
+        });
+    }
+
+    /// The exit, if it was set already.
+    pub fn get(&self) -> Option<Exit> {
+        *self.0.borrow()
+    }
+
+    /// Waits for it.
+    pub async fn wait(&self) -> Exit {
+        let mut seen = self.0.subscribe();
+        match seen.wait_for(Option::is_some).await.map(|exit| *exit) {
+            Ok(Some(exit)) => exit,
+            // `self` holds the sender, so it cannot be closed.
+            Ok(None) | Err(_) => Exit::now(Exit::KILLED),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_first_exit_counts() {
+        let cell = ExitCell::new();
+        assert_eq!(cell.get(), None);
+        cell.set(Exit::now(7));
+        cell.set(Exit::now(9));
+        assert_eq!(cell.wait().await.status, 7);
+    }
 
     #[test]
     fn reads_wait_status_words() {

@@ -16,6 +16,7 @@ pub mod request;
 pub mod sandbox;
 pub mod stats;
 pub mod stdio;
+pub mod teardown;
 
 pub use error::{Classified, Error, Kind, Result};
 pub use exit::Exit;

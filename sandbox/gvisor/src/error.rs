@@ -7,6 +7,7 @@ use sandbox_core::cgroup::CgroupError;
 use sandbox_core::host::{HostError, MountError};
 use sandbox_core::record::RecordError;
 use sandbox_core::stdio::StdioError;
+use sandbox_core::teardown::StillRunning;
 use sandbox_core::{Classified, Kind, bundle::BundleError};
 
 use crate::netns::NetnsError;
@@ -36,6 +37,8 @@ pub(crate) enum GvisorError {
     Network(#[from] NetnsError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Immortal(#[from] StillRunning),
     #[error("{step} {path}")]
     File { step: &'static str, path: PathBuf, source: io::Error },
     #[error("container {0} is already known to runsc; delete it first")]
@@ -88,6 +91,7 @@ impl Classified for GvisorError {
             Self::Record(error) => error.kind(),
             Self::Network(error) => error.kind(),
             Self::Cgroup(error) => error.kind(),
+            Self::Immortal(error) => error.kind(),
             Self::File { .. } => Kind::Internal,
             Self::Exists(_) | Self::SandboxExists(_) => Kind::AlreadyExists,
             Self::Stillborn { .. } => Kind::Unavailable,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use oci_spec::runtime::{LinuxCapabilities, Process as ProcessSpec};
+use sandbox_core::exit::ExitCell;
 use sandbox_core::host::Host;
 use sandbox_core::stdio::{self, Owner, Streams};
 use sandbox_core::{ExecProcess, Exit, Process, Result, StdioPaths};
@@ -14,7 +15,7 @@ use crate::capability;
 use crate::control::{Capabilities, ExecArgs, Target};
 use crate::error::GvisorError;
 use crate::init::{Init, forward_typed, tell_size, told};
-use crate::pod::{ExitCell, Pod};
+use crate::pod::Pod;
 
 /// The container an exec belongs to.
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::libc;
+use sandbox_core::exit::ExitCell;
 use sandbox_core::stdio::{ProcessFds, Streams};
 use sandbox_core::{Exit, Kind, Process, Result};
 use tokio::sync::oneshot;
@@ -15,7 +16,7 @@ use crate::config::Network;
 use crate::control::{Control, Target};
 use crate::error::GvisorError;
 use crate::netns;
-use crate::pod::{ExitCell, Pod};
+use crate::pod::Pod;
 use crate::record::Record;
 use crate::runsc::Runsc;
 use crate::spec::NetworkNamespace;

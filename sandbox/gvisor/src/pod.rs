@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use sandbox_core::Exit;
+use sandbox_core::exit::ExitCell;
 use sandbox_core::host::{ExitWatch, ProcessMark};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::control::Control;
@@ -17,38 +16,6 @@ use crate::netns::{self, SavedNetwork};
 
 /// How long putting the network back may hold up the report of a sandbox's end.
 const NETWORK: Duration = Duration::from_secs(5);
-
-/// An exit that somebody sets once and any number of others wait for.
-#[derive(Debug, Clone)]
-pub(crate) struct ExitCell(Arc<watch::Sender<Option<Exit>>>);
-
-impl ExitCell {
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(watch::Sender::new(None)))
-    }
-
-    /// Sets the exit; the first one counts.
-    pub(crate) fn set(&self, exit: Exit) {
-        self.0.send_if_modified(|seen| {
-            let first = seen.is_none();
-            seen.get_or_insert(exit);
-            first
-        });
-    }
-
-    pub(crate) fn get(&self) -> Option<Exit> {
-        *self.0.borrow()
-    }
-
-    pub(crate) async fn wait(&self) -> Exit {
-        let mut seen = self.0.subscribe();
-        match seen.wait_for(Option::is_some).await.map(|exit| *exit) {
-            Ok(Some(exit)) => exit,
-            // `self` holds the sender, so it cannot be closed.
-            Ok(None) | Err(_) => Exit::now(Exit::KILLED),
-        }
-    }
-}
 
 /// What a sandbox is made of.
 #[derive(Debug)]
@@ -174,18 +141,4 @@ async fn settle(exit: ExitWatch, network: Arc<Mutex<Option<SavedNetwork>>>, ende
         }
     }
     ended.set(exit);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn the_first_exit_counts() {
-        let cell = ExitCell::new();
-        assert_eq!(cell.get(), None);
-        cell.set(Exit::now(7));
-        cell.set(Exit::now(9));
-        assert_eq!(cell.wait().await.status, 7);
-    }
 }

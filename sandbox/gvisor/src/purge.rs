@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::host::{Host, ProcessMark};
+use sandbox_core::teardown::{self, Steps};
 use sandbox_core::{Error, Kind};
 
 use crate::control::Control;
@@ -16,8 +17,6 @@ use crate::runsc::{Runsc, pid_file};
 
 /// How long a killed process may take to end.
 const END: Duration = Duration::from_secs(5);
-/// How often an ended process is looked for where nobody tells.
-const LOOK: Duration = Duration::from_millis(5);
 /// How long a sandbox may take to forget a container.
 const CALL: Duration = Duration::from_secs(3);
 
@@ -46,31 +45,6 @@ impl Remains<'_> {
     }
 }
 
-/// The first error of several steps; the others are logged.
-#[derive(Debug, Default)]
-struct Steps(Option<GvisorError>);
-
-impl Steps {
-    fn take<E: Into<GvisorError>>(&mut self, result: Result<(), E>) {
-        let Err(error) = result else { return };
-        let error = error.into();
-        if self.0.is_some() {
-            log::warn!("cleaning up: {}", Error::from(error));
-        } else {
-            self.0 = Some(error);
-        }
-    }
-
-    fn file(&mut self, step: &'static str, path: &Path, result: std::io::Result<()>) {
-        let path = path.to_owned();
-        self.take(result.map_err(|source| GvisorError::File { step, path, source }));
-    }
-
-    fn result(self) -> Result<(), GvisorError> {
-        self.0.map_or(Ok(()), Err)
-    }
-}
-
 /// Removes everything that `remains` has on the host. `living` is the control server of its
 /// sandbox if that lives on without it.
 pub(crate) async fn container(
@@ -78,7 +52,7 @@ pub(crate) async fn container(
     living: Option<&Control>,
     host: &dyn Host,
 ) -> Result<(), GvisorError> {
-    let mut steps = Steps::default();
+    let mut steps = Steps::<GvisorError>::default();
     let rootfs = remains.bundle.join("rootfs");
     if let Some(record) = remains.record() {
         let root = record.sandbox == remains.id;
@@ -94,13 +68,13 @@ pub(crate) async fn container(
         let mut processes = record.processes.clone();
         processes.extend(files.gofer());
         processes.extend(strays(remains, &record.root));
-        steps.take(end(&processes).await);
-        steps.file("removing the state of runsc in", &record.root, files.remove(root));
-        steps.file(
+        steps.take(teardown::end(&processes, END).await);
+        steps.take(file("removing the state of runsc in", &record.root, files.remove(root)));
+        steps.take(file(
             "removing the filestore in",
             &rootfs,
             remove_filestore(&rootfs, &record.sandbox),
-        );
+        ));
         if let Some(saved) = record.network {
             steps.take(netns::restore(saved).await);
         }
@@ -110,12 +84,17 @@ pub(crate) async fn container(
     }
     steps.take(host.unmount_all(&rootfs));
     let pid_file = pid_file(remains.bundle);
-    steps.file("removing", &pid_file, gone(fs::remove_file(&pid_file)));
-    if steps.0.is_none() {
+    steps.take(file("removing", &pid_file, gone(fs::remove_file(&pid_file))));
+    if steps.clean() {
         // The record goes last, and only when nothing is left that it could tell of.
-        steps.file("removing the record in", remains.bundle, Record::remove(remains.bundle));
+        steps.take(file("removing the record in", remains.bundle, Record::remove(remains.bundle)));
     }
     steps.result()
+}
+
+/// A step on a file, as an error of this backend's.
+fn file(step: &'static str, path: &Path, result: std::io::Result<()>) -> Result<(), GvisorError> {
+    result.map_err(|source| GvisorError::File { step, path: path.to_owned(), source })
 }
 
 /// Removes the sandbox's group. A shim that is about to end may still be in it, and is waited for;
@@ -140,27 +119,6 @@ async fn forget(control: &Control, id: &str) -> Result<(), GvisorError> {
         },
         Ok(Ok(())) | Err(_) => Ok(()),
     }
-}
-
-/// Kills `processes` and waits for their end.
-async fn end(processes: &[ProcessMark]) -> Result<(), GvisorError> {
-    let alive: Vec<&ProcessMark> = processes.iter().filter(|mark| mark.kill()).collect();
-    let all_gone = async {
-        while alive.iter().any(|mark| mark.alive()) {
-            tokio::time::sleep(LOOK).await;
-        }
-    };
-    if tokio::time::timeout(END, all_gone).await.is_ok() {
-        return Ok(());
-    }
-    let left = alive.iter().find(|mark| mark.alive());
-    left.map_or(Ok(()), |mark| {
-        Err(GvisorError::StillRunning {
-            sandbox: "unknown".into(),
-            pid: mark.pid,
-            seconds: END.as_secs(),
-        })
-    })
 }
 
 /// Processes of runsc for this container that no record names: a `create` that was cut short

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use async_trait::async_trait;
+use sandbox_core::exit::ExitCell;
 use sandbox_core::host::{Host, ProcessMark};
 use sandbox_core::stdio::{self, ConsoleSocket, Owner, ProcessFds, Streams};
 use sandbox_core::{Container, CreateContainer, Exit, Id, Result, Role, Sandbox, StdioPaths};
@@ -15,7 +16,7 @@ use crate::error::GvisorError;
 use crate::exec::{Defaults, Home};
 use crate::group::Group;
 use crate::init::{Init, Prepared};
-use crate::pod::{ExitCell, Launched, Pod};
+use crate::pod::{Launched, Pod};
 use crate::purge::{self, Remains};
 use crate::record::{Record, StateFiles};
 use crate::runsc::{Runsc, pid_file};
