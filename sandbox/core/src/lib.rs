@@ -14,6 +14,7 @@ pub mod id;
 pub mod record;
 pub mod request;
 pub mod sandbox;
+pub mod settings;
 pub mod stats;
 pub mod stdio;
 pub mod teardown;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use sandbox_core::settings::{Fault, Faults};
 use serde::{Deserialize, Serialize};
 
 /// How runsc's sentry catches the guest's system calls.
@@ -157,17 +158,6 @@ impl Default for GvisorConfig {
     }
 }
 
-/// A setting that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// The setting's name.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-    /// Why not, and what to write instead.
-    pub reason: String,
-}
-
 /// Flags that this backend sets by itself; `flags` may not name them.
 const OWN_FLAGS: [&str; 16] = [
     "root",
@@ -194,39 +184,37 @@ const ROOT_MAX: usize = 60;
 impl GvisorConfig {
     /// Every setting that cannot be used, at once.
     pub fn faults(&self) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        let mut fault = |key: &str, value: &str, reason: &str| {
-            faults.push(Fault { key: key.into(), value: value.into(), reason: reason.into() });
-        };
-        let runsc = self.runsc.to_string_lossy();
-        if !self.runsc.is_absolute() && self.runsc.components().count() != 1 {
-            fault("runsc", &runsc, "must be an absolute path or a bare name to find in PATH");
-        }
+        let mut faults = Faults::default();
+        faults.check_program("runsc", &self.runsc);
         let root = self.root.to_string_lossy();
         if !self.root.is_absolute() || root == "/" {
-            fault("root", &root, "must be an absolute path below /");
+            faults.add("root", &root, "must be an absolute path below /");
         } else if root.len() > ROOT_MAX {
-            fault("root", &root, "is longer than 60 bytes, too long for runsc's control socket");
+            faults.add(
+                "root",
+                &root,
+                "is longer than 60 bytes, too long for runsc's control socket",
+            );
         }
         if self.file_access == FileAccess::Shared && self.overlay2 != "none" {
-            fault("file_access", "shared", "needs overlay2 = \"none\"");
+            faults.add("file_access", "shared", "needs overlay2 = \"none\"");
         }
         for (name, value) in &self.flags {
             let known = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
             if !known || name.is_empty() || name.starts_with('-') {
-                fault("flags", name, "a flag's name is given without dashes in front");
+                faults.add("flags", name, "a flag's name is given without dashes in front");
             } else if OWN_FLAGS.contains(&name.as_str()) {
-                fault("flags", name, "has a setting of its own or is set by the shim");
+                faults.add("flags", name, "has a setting of its own or is set by the shim");
             } else if name.starts_with("TESTONLY") {
-                fault("flags", name, "is for gVisor's own tests and takes the wall down");
+                faults.add("flags", name, "is for gVisor's own tests and takes the wall down");
             }
             if value.contains('\0') {
-                fault("flags", name, "its value holds a NUL byte");
+                faults.add("flags", name, "its value holds a NUL byte");
             }
         }
         for pattern in &self.allow_annotations {
             if !pattern.starts_with("dev.gvisor.") {
-                fault("allow_annotations", pattern, "must start with dev.gvisor.");
+                faults.add("allow_annotations", pattern, "must start with dev.gvisor.");
             }
         }
         let times = [
@@ -236,11 +224,9 @@ impl GvisorConfig {
             ("timeouts.delete", self.timeouts.delete),
         ];
         for (key, seconds) in times {
-            if !(1..=3600).contains(&seconds) {
-                fault(key, &seconds.to_string(), "must be 1 to 3600 seconds");
-            }
+            faults.check_seconds(key, seconds);
         }
-        faults
+        faults.into_vec()
     }
 
     /// Whether raw sockets are on, which decides if guests keep `CAP_NET_RAW`.
