@@ -2,6 +2,7 @@
 //! test says so, and it remembers what was asked of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -9,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::error::{Error, Kind, Result};
 use crate::host::ExitWatch;
-use crate::request::{CreateContainer, ExecProcess, Resources};
+use crate::request::{CreateContainer, ExecProcess, Resources, Role};
 use crate::sandbox::{Backend, Container, Process, ProcessInfo, Sandbox};
 use crate::stats::Stats;
 use crate::{Exit, Id};
@@ -64,6 +65,7 @@ pub struct FakeContainer {
 pub struct FakeProcess {
     name: String,
     journal: Journal,
+    started: AtomicBool,
     exit: (watch::Sender<Option<Exit>>, ExitWatch),
 }
 
@@ -74,7 +76,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl FakeBackend {
     /// The container with this id.
     pub fn container(&self, id: &str) -> Option<Arc<FakeContainer>> {
-        locked(&self.made).iter().find(|container| container.name == id).cloned()
+        locked(&self.made).iter().rev().find(|container| container.name == id).cloned()
     }
 }
 
@@ -100,11 +102,29 @@ impl FakeContainer {
 
 impl FakeProcess {
     fn new(name: String, journal: &Journal) -> Arc<Self> {
-        Arc::new(Self { name, journal: journal.clone(), exit: ExitWatch::pair() })
+        let (journal, started) = (journal.clone(), AtomicBool::new(false));
+        Arc::new(Self { name, journal, started, exit: ExitWatch::pair() })
     }
 
+    /// Fails unless the process runs.
+    fn check_runs(&self) -> Result<()> {
+        if self.exit.1.seen().is_some() {
+            return Err(Error::new(Kind::NotFound, format!("{} has ended", self.name)));
+        }
+        if !self.started.load(Ordering::SeqCst) {
+            let message = format!("{} has not been started", self.name);
+            return Err(Error::new(Kind::FailedPrecondition, message));
+        }
+        Ok(())
+    }
+
+    /// Ends it; the first end counts.
     fn end(&self, status: u32) {
-        self.exit.0.send_replace(Some(Exit::now(status)));
+        self.exit.0.send_if_modified(|exit| {
+            let first = exit.is_none();
+            exit.get_or_insert_with(|| Exit::now(status));
+            first
+        });
     }
 }
 
@@ -129,6 +149,12 @@ impl Backend for FakeBackend {
 impl Sandbox for FakeSandbox {
     async fn create(&self, request: CreateContainer) -> Result<Arc<dyn Container>> {
         let name = request.id.to_string();
+        if let Role::Member { sandbox } = &request.role {
+            if !locked(&self.made).iter().any(|made| made.name == sandbox.as_str()) {
+                let message = format!("{name} belongs to sandbox {sandbox}, which is not here");
+                return Err(Error::new(Kind::FailedPrecondition, message));
+            }
+        }
         self.journal.note(format!("create {name}"));
         if !request.bundle.rootfs().exists() {
             let message = format!("{} is not there", request.bundle.rootfs().display());
@@ -142,6 +168,18 @@ impl Sandbox for FakeSandbox {
             oom: Mutex::new(false),
         });
         locked(&self.made).push(Arc::clone(&container));
+        if request.role == Role::Sandbox {
+            // The sandbox goes with the container that made it.
+            let (init, made) = (Arc::clone(&container.init), Arc::clone(&self.made));
+            let ended = self.exit.0.clone();
+            tokio::spawn(async move {
+                let exit = init.wait().await;
+                for container in locked(&made).iter() {
+                    container.end(Exit::KILLED);
+                }
+                ended.send_replace(Some(exit));
+            });
+        }
         Ok(container)
     }
 
@@ -166,6 +204,7 @@ impl Container for FakeContainer {
     }
 
     async fn exec(&self, request: ExecProcess) -> Result<Arc<dyn Process>> {
+        self.init.check_runs()?;
         let exec = FakeProcess::new(format!("{}/{}", self.name, request.id), &self.journal);
         locked(&self.execs).push(Arc::clone(&exec));
         Ok(exec)
@@ -217,12 +256,17 @@ impl Process for FakeProcess {
     }
 
     async fn start(&self) -> Result<()> {
+        if self.started.swap(true, Ordering::SeqCst) {
+            let message = format!("{} was already started", self.name);
+            return Err(Error::new(Kind::FailedPrecondition, message));
+        }
         self.journal.note(format!("start {}", self.name));
         Ok(())
     }
 
     /// SIGKILL and SIGTERM end it, as they end most programs.
     async fn signal(&self, signal: i32, all: bool) -> Result<()> {
+        self.check_runs()?;
         self.journal.note(format!(
             "signal {} {signal}{}",
             self.name,
@@ -246,5 +290,64 @@ impl Process for FakeProcess {
     async fn close_stdin(&self) -> Result<()> {
         self.journal.note(format!("close stdin of {}", self.name));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::bundle::Bundle;
+    use crate::contract::{self, Subject};
+    use crate::request::StdioPaths;
+
+    struct Fake {
+        dir: tempfile::TempDir,
+        backend: Arc<FakeBackend>,
+    }
+
+    #[async_trait]
+    impl Subject for Fake {
+        fn backend(&self) -> Arc<dyn Backend> {
+            Arc::clone(&self.backend) as _
+        }
+
+        fn container(&self, id: &str, role: Role) -> CreateContainer {
+            let bundle = self.dir.path().join(id);
+            fs::create_dir_all(bundle.join("rootfs")).unwrap();
+            fs::write(bundle.join("config.json"), "{\"ociVersion\":\"1.1.0\"}").unwrap();
+            CreateContainer {
+                id: Id::new(id).unwrap(),
+                role,
+                bundle: Bundle::load(bundle).unwrap(),
+                rootfs: Vec::new(),
+                stdio: StdioPaths::default(),
+                checkpoint: None,
+            }
+        }
+
+        fn exec(&self, _container: &str, id: &str) -> ExecProcess {
+            let spec = serde_json::json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["x"]});
+            ExecProcess {
+                id: Id::new(id).unwrap(),
+                spec: serde_json::from_value(spec).unwrap(),
+                stdio: StdioPaths::default(),
+            }
+        }
+
+        async fn end(&self, container: &str, exec: Option<&str>, status: u32) {
+            let container = self.backend.container(container).unwrap();
+            match exec {
+                Some(exec) => container.end_exec(exec, status),
+                None => container.end(status),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn keeps_what_every_backend_promises() {
+        let dir = tempfile::tempdir().unwrap();
+        contract::holds(&Fake { dir, backend: Arc::default() }).await;
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod bundle;
 pub mod cgroup;
+pub mod contract;
 pub mod error;
 pub mod exit;
 pub mod fake;

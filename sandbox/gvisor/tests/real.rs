@@ -4,6 +4,8 @@
 
 #[path = "real/bed.rs"]
 mod bed;
+#[path = "real/contract.rs"]
+mod contract;
 #[path = "real/exec.rs"]
 mod exec;
 #[path = "real/faults.rs"]
