@@ -3,6 +3,7 @@
 //! Nothing else in the workspace starts a process or mounts a file system, so that what a
 //! backend does to the host can be read, faked and bounded in one place.
 
+mod bind;
 mod command;
 mod fake;
 mod mark;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use bind::{Bind, Propagation, ReadOnly};
 pub use command::{Command, Output};
 pub use fake::{FakeHost, Scripted};
 pub use mark::ProcessMark;
@@ -43,6 +45,10 @@ pub trait Host: Debug + Send + Sync {
 
     /// Mounts `mount` on the existing directory `target`.
     fn mount(&self, mount: &RootfsMount, target: &Path) -> Result<(), MountError>;
+
+    /// Binds `source` on the existing `target` of the same sort, a directory or not. Needs
+    /// Linux 5.12.
+    fn bind(&self, source: &Path, target: &Path, how: Bind) -> Result<(), MountError>;
 
     /// Unmounts everything at and below `target`; fine when nothing is mounted there.
     fn unmount_all(&self, target: &Path) -> Result<(), MountError>;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Child, Command, ExitWatch, Host, HostError, MountError, Output};
+use super::{Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output};
 use crate::exit::Exit;
 use crate::request::RootfsMount;
 
@@ -34,6 +34,7 @@ struct State {
     commands: Vec<Command>,
     exits: Vec<(u32, watch::Sender<Option<Exit>>)>,
     mounted: Vec<PathBuf>,
+    binds: Vec<(PathBuf, PathBuf, Bind)>,
 }
 
 impl FakeHost {
@@ -61,6 +62,11 @@ impl FakeHost {
     /// What is mounted now.
     pub fn mounted(&self) -> Vec<PathBuf> {
         self.state().mounted.clone()
+    }
+
+    /// Every bind mount so far: source, target and how.
+    pub fn binds(&self) -> Vec<(PathBuf, PathBuf, Bind)> {
+        self.state().binds.clone()
     }
 
     /// Ends a spawned or watched process.
@@ -111,6 +117,13 @@ impl Host for FakeHost {
 
     fn mount(&self, _mount: &RootfsMount, target: &Path) -> Result<(), MountError> {
         self.state().mounted.push(target.to_owned());
+        Ok(())
+    }
+
+    fn bind(&self, source: &Path, target: &Path, how: Bind) -> Result<(), MountError> {
+        let mut state = self.state();
+        state.mounted.push(target.to_owned());
+        state.binds.push((source.to_owned(), target.to_owned(), how));
         Ok(())
     }
 

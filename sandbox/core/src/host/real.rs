@@ -18,7 +18,9 @@ use tokio::task::JoinHandle;
 
 use super::mark::raw;
 use super::reaper::Reaper;
-use super::{Child, Command, ExitWatch, Host, HostError, MountError, Output, mount, spawn};
+use super::{
+    Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, bind, mount, spawn,
+};
 use crate::request::RootfsMount;
 
 /// How much of a stream [`Host::run`] keeps.
@@ -107,6 +109,10 @@ impl Host for RealHost {
 
     fn mount(&self, mount: &RootfsMount, target: &Path) -> Result<(), MountError> {
         mount::mount(mount, target)
+    }
+
+    fn bind(&self, source: &Path, target: &Path, how: Bind) -> Result<(), MountError> {
+        bind::bind(source, target, how)
     }
 
     fn unmount_all(&self, target: &Path) -> Result<(), MountError> {

@@ -1,0 +1,202 @@
+//! Bind mounts that are whole before anybody sees them: cloned, set up while detached, attached.
+//!
+//! A bind made by mount(2) joins its source's peer group first and is changed later. Until then,
+//! and for ever if the change is forgotten, taking it down takes the source's own submounts with
+//! it.
+
+#![allow(unsafe_code, reason = "open_tree(2), mount_setattr(2) and move_mount(2) have no wrapper")]
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::MountError;
+
+/// How a bind mount relates to its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bind {
+    /// Whether mounts below the source come along.
+    pub recursive: bool,
+    /// What of it is read-only.
+    pub read_only: ReadOnly,
+    /// Which mounts made later pass through.
+    pub propagation: Propagation,
+}
+
+/// What of a bind mount is read-only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadOnly {
+    /// Nothing that is not so in its source.
+    No,
+    /// The mount itself; those below it stay as they are.
+    Top,
+    /// Everything.
+    All,
+}
+
+/// Which mounts made later pass between a bind mount and others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    /// None.
+    Private,
+    /// Those made below the source appear in it.
+    Slave,
+    /// Those made below it appear in its own copies.
+    Shared,
+}
+
+/// Binds `source` on the existing `target` of the same sort (directory or not).
+pub(super) fn bind(source: &Path, target: &Path, how: Bind) -> Result<(), MountError> {
+    attach(source, target, how).map_err(|source_error| MountError::Mount {
+        kind: "bind".into(),
+        source_path: source.display().to_string(),
+        target: target.to_owned(),
+        source: source_error,
+    })
+}
+
+fn attach(source: &Path, target: &Path, how: Bind) -> io::Result<()> {
+    let tree = clone(source, how.recursive)?;
+    let deep = if how.recursive { libc::AT_RECURSIVE } else { 0 };
+    let propagation = match how.propagation {
+        Propagation::Slave => libc::MS_SLAVE,
+        Propagation::Private | Propagation::Shared => libc::MS_PRIVATE,
+    };
+    set(&tree, deep, 0, propagation)?;
+    if how.propagation == Propagation::Shared {
+        // After leaving the source's peer group: a group of its own.
+        set(&tree, deep, 0, libc::MS_SHARED)?;
+    }
+    match how.read_only {
+        ReadOnly::No => {}
+        ReadOnly::Top => set(&tree, 0, libc::MOUNT_ATTR_RDONLY, 0)?,
+        ReadOnly::All => set(&tree, deep, libc::MOUNT_ATTR_RDONLY, 0)?,
+    }
+    let target = path(target)?;
+    // SAFETY: both strings end in NUL and live through the call, `tree` is open.
+    let moved = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    checked(moved).map(drop)
+}
+
+/// A detached copy of the mount at `source`.
+fn clone(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    let source = path(source)?;
+    let deep = if recursive { libc::AT_RECURSIVE.unsigned_abs() } else { 0 };
+    let flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC.unsigned_abs() | deep;
+    // SAFETY: the string ends in NUL and lives through the call.
+    let opened =
+        unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
+    let raw = i32::try_from(checked(opened)?).map_err(io::Error::other)?;
+    // SAFETY: the kernel just made this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Sets attributes and propagation of a detached tree.
+fn set(tree: &OwnedFd, deep: i32, attributes: u64, propagation: u64) -> io::Result<()> {
+    let empty: &CStr = c"";
+    let wanted = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation, userns_fd: 0 };
+    // SAFETY: the string ends in NUL, `wanted` is as long as the size says, both live through
+    // the call, `tree` is open.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            empty.as_ptr(),
+            libc::AT_EMPTY_PATH | deep,
+            &raw const wanted,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    checked(done).map(drop)
+}
+
+fn path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::mount::unmount_all;
+    use super::*;
+
+    const PRIVATE: Bind =
+        Bind { recursive: true, read_only: ReadOnly::No, propagation: Propagation::Private };
+
+    /// Optional fields of the mount table's line for `point`.
+    fn propagation(point: &Path) -> String {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = table.lines().rfind(|l| l.split(' ').nth(4) == point.to_str()).unwrap();
+        line.split(" - ").next().unwrap().split(' ').skip(6).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn binds_stand_apart_from_their_source() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: mounting needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let [base, source, target] = ["base", "base/source", "target"].map(|n| dir.path().join(n));
+        fs::create_dir_all(source.join("sub")).unwrap();
+        fs::create_dir(&target).unwrap();
+        // A shared source with a mount below it, as a host's root usually is.
+        bind(&base, &base, Bind { propagation: Propagation::Shared, ..PRIVATE }).unwrap();
+        assert!(propagation(&base).starts_with("shared:"));
+        bind(&target, &source.join("sub"), PRIVATE).unwrap();
+        fs::write(target.join("inside"), "x").unwrap();
+
+        let top = Bind { read_only: ReadOnly::Top, ..PRIVATE };
+        bind(&source, &target, top).unwrap();
+        assert_eq!(propagation(&target), "");
+        let refused = fs::write(target.join("new"), "").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        fs::write(target.join("sub/new"), "").unwrap();
+        unmount_all(&target).unwrap();
+        assert!(source.join("sub/inside").exists(), "the source lost its own mount");
+
+        bind(&source, &target, Bind { read_only: ReadOnly::All, ..PRIVATE }).unwrap();
+        let refused = fs::write(target.join("sub/other"), "").unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        unmount_all(&target).unwrap();
+
+        bind(&source, &target, Bind { propagation: Propagation::Slave, ..PRIVATE }).unwrap();
+        assert!(propagation(&target).starts_with("master:"));
+        unmount_all(&target).unwrap();
+        unmount_all(&base).unwrap();
+    }
+
+    #[test]
+    fn files_are_bound_and_faults_named() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: mounting needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let [from, to, missing] = ["from", "to", "missing"].map(|name| dir.path().join(name));
+        fs::write(&from, "from").unwrap();
+        fs::write(&to, "to").unwrap();
+        bind(&from, &to, PRIVATE).unwrap();
+        assert_eq!(fs::read_to_string(&to).unwrap(), "from");
+        unmount_all(&to).unwrap();
+        assert_eq!(fs::read_to_string(&to).unwrap(), "to");
+        let error = bind(&missing, &to, PRIVATE).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("mounting bind {}", missing.display())), "{error}");
+    }
+}
