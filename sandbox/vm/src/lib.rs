@@ -4,3 +4,4 @@
 //! Pod's interfaces to it.
 
 pub mod driver;
+pub mod share;

@@ -1,0 +1,54 @@
+//! Finding and ending virtiofsd by what `/proc` shows: it forks, and whoever cleans up may not
+//! be the one who started it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use sandbox_core::host::ProcessMark;
+use tokio::time::{Instant, sleep};
+
+use super::ShareError;
+use super::program::signatures;
+
+/// How often a killed process is looked at; it may be nobody's child here.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// The process `mark` and its living children.
+pub(super) fn with_children(mark: ProcessMark) -> Vec<ProcessMark> {
+    let list = format!("/proc/{0}/task/{0}/children", mark.pid);
+    // Gone, or a kernel without CONFIG_PROC_CHILDREN: `find` then still finds them.
+    let children = fs::read_to_string(list).unwrap_or_default();
+    let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
+    std::iter::once(mark).chain(children.filter_map(ProcessMark::of)).collect()
+}
+
+/// Every process that serves `directory`.
+pub(super) fn find(directory: &Path) -> Result<Vec<ProcessMark>, ShareError> {
+    let known = signatures(directory);
+    let entries = fs::read_dir("/proc").map_err(ShareError::io("reading", Path::new("/proc")))?;
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(pids.filter(|pid| serves(*pid, &known)).filter_map(ProcessMark::of).collect())
+}
+
+fn serves(pid: u32, known: &[String]) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    arguments.split(|byte| *byte == 0).any(|arg| known.iter().any(|k| k.as_bytes() == arg))
+}
+
+/// Kills every process that serves `directory` and waits until they are gone.
+pub(super) async fn kill(directory: &Path, deadline: Duration) -> Result<(), ShareError> {
+    let end = Instant::now() + deadline;
+    loop {
+        // A process forked between two looks is found by the next one.
+        let found = find(directory)?;
+        let Some(first) = found.first() else { return Ok(()) };
+        if Instant::now() > end {
+            return Err(ShareError::Survives(first.pid));
+        }
+        for mark in &found {
+            mark.kill();
+        }
+        sleep(LOOK).await;
+    }
+}

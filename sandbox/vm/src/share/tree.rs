@@ -1,0 +1,217 @@
+//! The shared directory: what is mounted below it, and taking that down from names alone.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_core::host::{Bind, Host, Propagation, ReadOnly};
+use sandbox_core::{Id, RootfsMount};
+
+use super::ShareError;
+
+/// How long the mounts of one container may take; a volume's server may not answer.
+const MOUNT_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Something to mount below a container's directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedMount {
+    /// Its name there: letters and digits.
+    pub name: String,
+    /// What it is.
+    pub what: Shared,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shared {
+    /// A root file system as the snapshotter described it, each mount on the one before.
+    Rootfs(Vec<RootfsMount>),
+    /// A file or directory of the host.
+    Path {
+        /// The file or directory.
+        source: PathBuf,
+        /// How it is bound.
+        how: Bind,
+    },
+}
+
+/// The shared directory of a Pod, below the Pod's own directory.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    host: Arc<dyn Host>,
+    dir: PathBuf,
+    /// Where mount points are made.
+    backing: PathBuf,
+    /// The same directory as virtiofsd sees it.
+    served: PathBuf,
+}
+
+impl Tree {
+    /// The tree below `dir`, whether it is there or not.
+    pub fn at(host: Arc<dyn Host>, dir: &Path) -> Self {
+        let (backing, served) = (dir.join("backing"), dir.join("share"));
+        Self { host, dir: dir.to_owned(), backing, served }
+    }
+
+    /// Makes the tree below the existing directory `dir`. When it fails, nothing is left.
+    ///
+    /// # Errors
+    ///
+    /// When a directory is there already, or the kernel refuses the mount.
+    pub fn create(host: Arc<dyn Host>, dir: &Path) -> Result<Self, ShareError> {
+        let tree = Self::at(host, dir);
+        let how =
+            Bind { recursive: false, read_only: ReadOnly::Top, propagation: Propagation::Shared };
+        // Whoever was here before stays: only what was made from here on is undone.
+        make_dir(&tree.backing)?;
+        let made = make_dir(&tree.served)
+            .and_then(|()| Ok(tree.host.bind(&tree.backing, &tree.served, how)?));
+        match made {
+            Ok(()) => Ok(tree),
+            Err(error) => Err(undone(error, tree.destroy())),
+        }
+    }
+
+    /// The Pod's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What virtiofsd serves.
+    pub fn served(&self) -> &Path {
+        &self.served
+    }
+
+    /// Mounts what `container` needs. When it fails, nothing of it is left.
+    ///
+    /// # Errors
+    ///
+    /// When a source is gone, the kernel refuses, or a file system does not answer in time.
+    pub async fn mount(&self, container: &Id, mounts: Vec<SharedMount>) -> Result<(), ShareError> {
+        let (tree, id) = (self.clone(), container.clone());
+        let work = tokio::task::spawn_blocking(move || tree.mount_now(&id, &mounts));
+        match tokio::time::timeout(MOUNT_DEADLINE, work).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(join)) => Err(ShareError::io("mounting below", &self.served)(join.into())),
+            Err(_) => Err(ShareError::Stalled {
+                container: container.to_string(),
+                seconds: MOUNT_DEADLINE.as_secs(),
+            }),
+        }
+    }
+
+    fn mount_now(&self, container: &Id, mounts: &[SharedMount]) -> Result<(), ShareError> {
+        make_dir(&self.backing.join(container.as_str()))?;
+        let made = mounts.iter().try_for_each(|mount| self.add(container, mount));
+        made.map_err(|error| undone(error, self.remove(container)))
+    }
+
+    fn add(&self, container: &Id, mount: &SharedMount) -> Result<(), ShareError> {
+        let place = Path::new(container.as_str()).join(&mount.name);
+        let (point, target) = (self.backing.join(&place), self.served.join(&place));
+        match &mount.what {
+            Shared::Rootfs(mounts) => {
+                make_dir(&point)?;
+                for mount in mounts {
+                    match as_bind(mount) {
+                        Some(how) => self.host.bind(Path::new(&mount.source), &target, how)?,
+                        None => self.host.mount(mount, &target)?,
+                    }
+                }
+            }
+            Shared::Path { source, how } => {
+                let sort = fs::metadata(source).map_err(ShareError::io("reading", source))?;
+                if sort.is_dir() {
+                    make_dir(&point)?;
+                } else {
+                    fs::File::create_new(&point).map_err(ShareError::io("making", &point))?;
+                }
+                self.host.bind(source, &target, *how)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes down what was mounted for `container`. Idempotent, and needs nothing but names.
+    ///
+    /// # Errors
+    ///
+    /// When a mount or a directory stays.
+    pub fn remove(&self, container: &Id) -> Result<(), ShareError> {
+        self.host.unmount_all(&self.served.join(container.as_str()))?;
+        remove_points(&self.backing.join(container.as_str()))
+    }
+
+    /// Takes everything down. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// When a mount or a directory stays.
+    pub fn destroy(&self) -> Result<(), ShareError> {
+        self.host.unmount_all(&self.served)?;
+        for container in entries(&self.backing)? {
+            remove_points(&container)?;
+        }
+        gone(fs::remove_dir(&self.served), &self.served)?;
+        gone(fs::remove_dir(&self.backing), &self.backing)
+    }
+}
+
+/// How a snapshotter's mount is to be bound, if it is a bind mount.
+fn as_bind(mount: &RootfsMount) -> Option<Bind> {
+    let has = |option: &str| mount.options.iter().any(|given| given == option);
+    let read_only = if has("ro") { ReadOnly::Top } else { ReadOnly::No };
+    let bind = Bind { recursive: has("rbind"), read_only, propagation: Propagation::Private };
+    (mount.kind == "bind" || has("bind") || has("rbind")).then_some(bind)
+}
+
+/// Removes the empty mount points in `dir`, and it. Nothing that holds something is removed:
+/// were a mount still there, it would be somebody's data.
+fn remove_points(dir: &Path) -> Result<(), ShareError> {
+    for point in entries(dir)? {
+        let empty = fs::symlink_metadata(&point).map(|meta| (meta.is_dir(), meta.len()));
+        match empty {
+            Ok((true, _)) => gone(fs::remove_dir(&point), &point)?,
+            Ok((false, 0)) => gone(fs::remove_file(&point), &point)?,
+            Ok((false, _)) => {
+                let error = io::Error::other("it is not empty, so no mount point");
+                return Err(ShareError::io("removing", &point)(error));
+            }
+            Err(error) => gone(Err(error), &point)?,
+        }
+    }
+    gone(fs::remove_dir(dir), dir)
+}
+
+fn entries(dir: &Path) -> Result<Vec<PathBuf>, ShareError> {
+    let failed = |source| ShareError::io("reading", dir)(source);
+    match fs::read_dir(dir) {
+        Ok(list) => {
+            list.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>().map_err(failed)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn gone(result: io::Result<()>, path: &Path) -> Result<(), ShareError> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(ShareError::io("removing", path)),
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), ShareError> {
+    DirBuilder::new().mode(0o700).create(path).map_err(ShareError::io("making", path))
+}
+
+/// The error that is told after a step was undone; a fault of the undoing goes to the log.
+fn undone(error: ShareError, undo: Result<(), ShareError>) -> ShareError {
+    if let Err(fault) = undo {
+        log::warn!("undoing a failed mount: {}", sandbox_core::Error::from(fault));
+    }
+    error
+}
