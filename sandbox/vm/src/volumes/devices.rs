@@ -1,0 +1,164 @@
+//! Device nodes: what every guest has, what becomes a disk, what cannot be.
+
+use std::path::Path;
+
+use agent_api::agent::BlockDevice;
+use serde_json::Value;
+
+use super::facts::Facts;
+use super::{ContainerPlan, PlanError, disk_id, unsupported};
+use crate::driver::Disk;
+
+/// Character devices of every guest, with the numbers that Linux gives them everywhere.
+const GUESTS: [(u64, u64, &str); 8] = [
+    (1, 3, "/dev/null"),
+    (1, 5, "/dev/zero"),
+    (1, 7, "/dev/full"),
+    (1, 8, "/dev/random"),
+    (1, 9, "/dev/urandom"),
+    (5, 0, "/dev/tty"),
+    (10, 229, "/dev/fuse"),
+    (10, 200, "/dev/net/tun"),
+];
+
+/// The mode of a node that the configuration gives none.
+const MODE: u64 = 0o660;
+
+/// The guest's own node for a character device.
+pub(super) fn guest_node(major: u64, minor: u64) -> Option<&'static str> {
+    GUESTS.iter().find(|(a, b, _)| (*a, *b) == (major, minor)).map(|(.., node)| *node)
+}
+
+/// Numbers of the block devices that a configuration lists.
+pub(super) fn listed_blocks(spec: &Value) -> Vec<(u64, u64)> {
+    let listed = spec.pointer("/linux/devices").and_then(Value::as_array);
+    let blocks = listed.into_iter().flatten().filter(|device| device["type"] == "b");
+    blocks.filter_map(numbers).collect()
+}
+
+/// Whether the container is privileged, by the rule that CRI gives it: every device, every
+/// access.
+fn privileged(spec: &Value) -> bool {
+    let rules = spec.pointer("/linux/resources/devices").and_then(Value::as_array);
+    rules.into_iter().flatten().any(|rule| {
+        let any = |key: &str| rule.get(key).is_none_or(|v| v.is_null() || v == -1);
+        rule["allow"] == true
+            && rule.get("type").is_none_or(|t| t.is_null() || t == "a" || t == "")
+            && any("major")
+            && any("minor")
+            && rule["access"].as_str().is_some_and(|access| access.contains('w'))
+    })
+}
+
+/// Sorts `linux.devices` into what stays, what is a disk, and what is left out.
+pub(super) fn plan(plan: &mut ContainerPlan, facts: &Facts) -> Result<(), PlanError> {
+    let privileged = privileged(&plan.spec);
+    let Some(listed) = plan.spec.pointer_mut("/linux/devices").map(Value::take) else {
+        return Ok(());
+    };
+    let listed = match listed {
+        Value::Array(listed) => listed,
+        _ => Vec::new(),
+    };
+    // A node that no guest has shows that a privileged container got all of the host's.
+    let foreign = |device: &Value| !is_block(device) && !in_guests(device);
+    let all_of_the_host = privileged && listed.iter().any(foreign);
+    let mut kept = Vec::new();
+    for device in listed {
+        let path = device["path"].as_str().unwrap_or_default().to_owned();
+        if in_guests(&device) {
+            kept.push(device);
+        } else if all_of_the_host {
+            plan.left_out.push(format!("device {path} of the host"));
+        } else if is_block(&device) {
+            add_listed(plan, &device, &path, facts)?;
+        } else {
+            let numbers = numbers(&device).unwrap_or_default();
+            let reason = format!(
+                "character device {}:{} exists on the host only; a virtual machine cannot have it",
+                numbers.0, numbers.1
+            );
+            return Err(unsupported(format!("linux.devices {path}"), reason));
+        }
+    }
+    plan.spec["linux"]["devices"] = kept.into();
+    Ok(())
+}
+
+/// Makes the block device `source` of the host a node at `path`, below the container's `/dev`.
+pub(super) fn add_block(
+    plan: &mut ContainerPlan,
+    source: &Path,
+    path: &str,
+    read_only: bool,
+    device: &Value,
+) -> Result<(), PlanError> {
+    if !path.starts_with("/dev/") {
+        let reason = "a virtual machine's block devices are below /dev; mount it there";
+        return Err(unsupported(format!("block device {} at {path}", source.display()), reason));
+    }
+    let number = |key: &str, default| device[key].as_u64().unwrap_or(default);
+    let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let id = disk_id(source, read_only);
+    plan.disks.push(Disk { id: id.clone(), path: source.to_owned(), read_only });
+    plan.devices.push(BlockDevice {
+        serial: id,
+        path: path.into(),
+        mode: narrow(number("fileMode", MODE)) & 0o777,
+        uid: narrow(number("uid", 0)),
+        gid: narrow(number("gid", 0)),
+        read_only,
+        ..BlockDevice::default()
+    });
+    Ok(())
+}
+
+fn add_listed(
+    plan: &mut ContainerPlan,
+    device: &Value,
+    path: &str,
+    facts: &Facts,
+) -> Result<(), PlanError> {
+    let numbers = numbers(device).unwrap_or_default();
+    let Some(node) = facts.blocks.get(&numbers) else {
+        let (major, minor) = numbers;
+        let fault = format!("the host has no node for block device {major}:{minor}");
+        return Err(super::invalid(format!("linux.devices {path}"), fault));
+    };
+    let read_only = !writable(&plan.spec, numbers);
+    add_block(plan, node, path, read_only, device)
+}
+
+/// Whether a rule of the device control group lets the container write to a block device. The
+/// last rule that speaks of it holds; without one it may.
+fn writable(spec: &Value, (major, minor): (u64, u64)) -> bool {
+    let rules = spec.pointer("/linux/resources/devices").and_then(Value::as_array);
+    let exact = |rule: &&Value| {
+        rule["type"] == "b"
+            && rule["major"] == major
+            && rule["minor"] == minor
+            && rule["allow"] == true
+    };
+    let last = rules.into_iter().flatten().rfind(exact);
+    last.and_then(|rule| rule["access"].as_str()).is_none_or(|access| access.contains('w'))
+}
+
+fn is_block(device: &Value) -> bool {
+    device["type"] == "b"
+}
+
+/// A device of every guest, or a fifo, which needs none.
+fn in_guests(device: &Value) -> bool {
+    let character = device["type"] == "c" || device["type"] == "u";
+    let known = numbers(device).is_some_and(|(major, minor)| guest_node(major, minor).is_some());
+    device["type"] == "p" || (character && known)
+}
+
+fn numbers(device: &Value) -> Option<(u64, u64)> {
+    // Go leaves a zero out.
+    let number = |key: &str| match &device[key] {
+        Value::Null => Some(0),
+        value => value.as_u64(),
+    };
+    Some((number("major")?, number("minor")?))
+}

@@ -1,0 +1,300 @@
+//! What the host says about the paths and devices that a configuration names.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::statfs::{FsType, statfs};
+use sandbox_core::request::RootfsMount;
+use serde_json::Value;
+
+use super::PlanError;
+use super::devices::listed_blocks;
+use super::mounts::{bind_source, in_empty_dir, is_bind};
+
+/// A volume's server may not answer.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// `linux/magic.h`.
+const HUGETLBFS: i64 = 0x9584_58f6;
+
+/// What was found at the paths of a configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    pub(super) sources: BTreeMap<PathBuf, Source>,
+    /// Nodes of block devices, by major and minor number.
+    pub(super) blocks: BTreeMap<(u64, u64), PathBuf>,
+}
+
+/// What a path is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing.
+    Missing,
+    /// A directory.
+    Directory,
+    /// The root of a tmpfs.
+    Tmpfs(Tmpfs),
+    /// A bind of a file or directory within a memory emptyDir: a subPath.
+    MemoryPart,
+    /// Huge pages.
+    Huge,
+    /// A regular file.
+    File,
+    /// A socket.
+    Socket,
+    /// A fifo.
+    Fifo,
+    /// A block device.
+    Block,
+    /// A character device.
+    Character {
+        /// Its major number.
+        major: u64,
+        /// Its minor number.
+        minor: u64,
+    },
+}
+
+/// A tmpfs as it is mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// Its size in bytes; 0 without a bound.
+    pub size: u64,
+    /// The mode of its root.
+    pub mode: u32,
+    /// Its root's owner.
+    pub uid: u32,
+    /// Its root's group.
+    pub gid: u32,
+}
+
+impl Facts {
+    /// Looks at every bind's source, every root file system image and every block device that
+    /// the configuration names.
+    ///
+    /// # Errors
+    ///
+    /// When a path cannot be looked at, or a file system does not answer in time.
+    pub async fn gather(
+        spec: &Value,
+        bundle: &Path,
+        rootfs: &[RootfsMount],
+    ) -> Result<Self, PlanError> {
+        let binds = spec["mounts"].as_array().into_iter().flatten().filter(|m| is_bind(m));
+        let mut paths: Vec<PathBuf> =
+            binds.filter_map(|mount| bind_source(mount, bundle)).collect();
+        paths.extend(rootfs.iter().map(|mount| PathBuf::from(&mount.source)));
+        let blocks = listed_blocks(spec);
+        let work = tokio::task::spawn_blocking(move || Self::look(paths, blocks));
+        match tokio::time::timeout(DEADLINE, work).await {
+            Ok(Ok(facts)) => facts,
+            Ok(Err(join)) => {
+                Err(PlanError::Look { path: bundle.to_owned(), source: io::Error::from(join) })
+            }
+            Err(_) => Err(PlanError::Stalled(DEADLINE.as_secs())),
+        }
+    }
+
+    fn look(paths: Vec<PathBuf>, blocks: Vec<(u64, u64)>) -> Result<Self, PlanError> {
+        let table = Path::new("/proc/self/mountinfo");
+        let table = fs::read_to_string(table)
+            .map_err(|source| PlanError::Look { path: table.to_owned(), source })?;
+        let mut facts = Self::default();
+        for path in paths.into_iter().filter(|path| path.is_absolute()) {
+            let source = source(&path, &table)
+                .map_err(|source| PlanError::Look { path: path.clone(), source })?;
+            facts.sources.insert(path, source);
+        }
+        for (major, minor) in blocks {
+            if let Some(node) = block_node(Path::new("/"), major, minor) {
+                facts.blocks.insert((major, minor), node);
+            }
+        }
+        Ok(facts)
+    }
+
+    /// What is at `path`.
+    pub(super) fn source(&self, path: &Path) -> Source {
+        self.sources.get(path).copied().unwrap_or(Source::Missing)
+    }
+}
+
+fn source(path: &Path, table: &str) -> io::Result<Source> {
+    let meta = match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Source::Missing),
+        other => other?,
+    };
+    let sort = meta.file_type();
+    let mounted = Mounted::at(path, table);
+    Ok(if mounted.as_ref().is_some_and(|mount| mount.is_memory_part(table)) {
+        Source::MemoryPart
+    } else if sort.is_dir() {
+        directory(path, &meta, mounted)?
+    } else if sort.is_socket() {
+        Source::Socket
+    } else if sort.is_fifo() {
+        Source::Fifo
+    } else if sort.is_block_device() {
+        Source::Block
+    } else if sort.is_char_device() {
+        let rdev = meta.rdev();
+        Source::Character { major: libc::major(rdev).into(), minor: libc::minor(rdev).into() }
+    } else {
+        Source::File
+    })
+}
+
+fn directory(path: &Path, meta: &Metadata, mounted: Option<Mounted<'_>>) -> io::Result<Source> {
+    let Some(mounted) = mounted else { return Ok(Source::Directory) };
+    let stat = statfs(path)?;
+    if stat.filesystem_type() == FsType(HUGETLBFS) {
+        return Ok(Source::Huge);
+    }
+    Ok(match (mounted.kind, mounted.root) {
+        ("tmpfs", "/") => Source::Tmpfs(Tmpfs {
+            size: stat.blocks() * u64::try_from(stat.block_size()).unwrap_or(0),
+            mode: meta.mode() & 0o7777,
+            uid: meta.uid(),
+            gid: meta.gid(),
+        }),
+        _ => Source::Directory,
+    })
+}
+
+/// A line of a `mountinfo` table (proc_pid_mountinfo(5)).
+#[derive(Debug, PartialEq, Eq)]
+struct Mounted<'a> {
+    device: &'a str,
+    root: &'a str,
+    point: &'a str,
+    kind: &'a str,
+}
+
+impl<'a> Mounted<'a> {
+    fn read(line: &'a str) -> Option<Self> {
+        let (fields, rest) = line.split_once(" - ")?;
+        let mut fields = fields.split(' ').skip(2);
+        let (device, root, point) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(Self { device, root, point, kind: rest.split(' ').next()? })
+    }
+
+    /// The last mount at `path`, which hides those before.
+    fn at(path: &Path, table: &'a str) -> Option<Self> {
+        let escaped = path.to_str()?.replace('\\', "\\134").replace(' ', "\\040");
+        let escaped = escaped.replace('\t', "\\011").replace('\n', "\\012");
+        table.lines().filter_map(Self::read).rfind(|mount| mount.point == escaped)
+    }
+
+    /// Whether it shows a part of a tmpfs whose root is a memory emptyDir.
+    fn is_memory_part(&self, table: &str) -> bool {
+        let whole = |mount: Mounted<'_>| {
+            mount.device == self.device && mount.root == "/" && in_empty_dir(Path::new(mount.point))
+        };
+        self.kind == "tmpfs"
+            && self.root != "/"
+            && table.lines().filter_map(Mounted::read).any(whole)
+    }
+}
+
+/// The node of a block device, by what the kernel calls it.
+fn block_node(root: &Path, major: u64, minor: u64) -> Option<PathBuf> {
+    let event = root.join(format!("sys/dev/block/{major}:{minor}/uevent"));
+    let event = fs::read_to_string(event).ok()?;
+    let name = event.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
+    let node = root.join("dev").join(name);
+    let rdev = fs::metadata(&node).ok()?.rdev();
+    let same = u64::from(libc::major(rdev)) == major && u64::from(libc::minor(rdev)) == minor;
+    same.then_some(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_mount_table_is_read() {
+        let table = "\
+            30 1 0:40 / /v/kubernetes.io~empty-dir/a\\040b rw shared:3 - tmpfs tmpfs rw,size=1k\n\
+            31 1 0:40 /sub /v/volume-subpaths/x rw - tmpfs tmpfs rw\n\
+            34 1 0:50 / /v/kubernetes.io~secret/s rw - tmpfs tmpfs rw\n\
+            35 1 0:50 /key /v/volume-subpaths/of-a-secret rw - tmpfs tmpfs rw\n\
+            32 1 8:1 / /v/disk rw master:1 - ext4 /dev/sda1 rw\n\
+            33 32 0:41 / /v/disk rw - tmpfs tmpfs rw\n";
+        let at = |path| Mounted::at(Path::new(path), table).map(|found| (found.kind, found.root));
+        assert_eq!(at("/v/kubernetes.io~empty-dir/a b"), Some(("tmpfs", "/")));
+        assert_eq!(at("/v/volume-subpaths/x"), Some(("tmpfs", "/sub")));
+        assert_eq!(at("/v/disk"), Some(("tmpfs", "/")), "the last one hides the first");
+        assert_eq!(at("/v"), None);
+        let part = |path| Mounted::at(Path::new(path), table).unwrap().is_memory_part(table);
+        assert!(part("/v/volume-subpaths/x"));
+        assert!(!part("/v/volume-subpaths/of-a-secret"));
+        assert!(!part("/v/kubernetes.io~empty-dir/a b"));
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        fs::create_dir(place("dir")).unwrap();
+        fs::write(place("file"), "").unwrap();
+        let _socket = UnixListener::bind(place("socket")).unwrap();
+        nix::unistd::mkfifo(&place("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let names = ["dir", "file", "socket", "fifo", "none", "/dev/null"];
+        let mounts: Vec<_> = names
+            .iter()
+            .map(|n| json!({"destination": "/x", "type": "bind", "source": place(n)}))
+            .collect();
+        let facts = Facts::gather(&json!({"mounts": mounts}), dir.path(), &[]).await.unwrap();
+        let found: Vec<Source> = names.iter().map(|n| facts.source(&place(n))).collect();
+        assert_eq!(
+            found,
+            [
+                Source::Directory,
+                Source::File,
+                Source::Socket,
+                Source::Fifo,
+                Source::Missing,
+                Source::Character { major: 1, minor: 3 },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_tmpfs_shows_its_size_and_owner() {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounted = Path::new("/dev/shm");
+        match Mounted::at(mounted, &table) {
+            Some(Mounted { kind: "tmpfs", root: "/", .. }) => {
+                let Source::Tmpfs(found) = source(mounted, &table).unwrap() else {
+                    panic!("/dev/shm is the root of a tmpfs")
+                };
+                assert_eq!((found.mode, found.uid), (0o1777, 0));
+            }
+            other => eprintln!("skipped: /dev/shm is {other:?} here"),
+        }
+    }
+
+    #[test]
+    fn block_devices_are_found_by_number() {
+        let Some(entry) = fs::read_dir("/sys/dev/block").ok().and_then(|mut d| d.next()) else {
+            eprintln!("skipped: no block device here");
+            return;
+        };
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let (major, minor) = name.split_once(':').unwrap();
+        let node = block_node(Path::new("/"), major.parse().unwrap(), minor.parse().unwrap());
+        match node {
+            Some(node) => assert!(node.starts_with("/dev")),
+            None => eprintln!("skipped: /dev has no node for {name}"),
+        }
+        assert_eq!(block_node(Path::new("/"), 4000, 1), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! The mounts of a configuration: what is shared, what is the guest's own, what cannot be.
+
+use std::path::{Component, Path, PathBuf};
+
+use agent_api::agent::{Storage, Tmpfs as GuestTmpfs};
+use agent_api::{GUEST_ROOT, SHARE_MOUNT};
+use sandbox_core::host::{Bind, Propagation, ReadOnly};
+use serde_json::{Value, json};
+
+use super::devices::{add_block, guest_node};
+use super::facts::{Facts, Source, Tmpfs};
+use super::{ContainerPlan, MOUNTS_MAX, PlanError, Request, hash, invalid, unsupported};
+use crate::share::{Shared, SharedMount};
+
+/// Where a container sees shared memory, and where the guest has it.
+const SHM: &str = "/dev/shm";
+
+/// kubelet's directory of emptyDir volumes.
+const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
+
+/// File systems that a guest's kernel mounts by itself.
+const OWN: [&str; 7] = ["proc", "sysfs", "cgroup", "cgroup2", "mqueue", "tmpfs", "devpts"];
+
+/// Options of a bind that the guest is told. `rro` is `ro` there: the host holds it.
+const BIND_OPTIONS: [&str; 14] = [
+    "ro",
+    "rw",
+    "nosuid",
+    "suid",
+    "nodev",
+    "dev",
+    "noexec",
+    "exec",
+    "relatime",
+    "noatime",
+    "nodiratime",
+    "strictatime",
+    "sync",
+    "dirsync",
+];
+
+/// Options of the host's own mounts.
+const HOST_OPTIONS: [&str; 6] =
+    ["context=", "fscontext=", "defcontext=", "rootcontext=", "nsdelegate", "memory_recursiveprot"];
+
+/// Whether a mount is a bind, which runtimes also know by its option.
+pub(super) fn is_bind(mount: &Value) -> bool {
+    mount["type"] == "bind" || options(mount).any(|o| o == "bind" || o == "rbind")
+}
+
+/// A bind's source; relative ones start at the bundle (OCI runtime specification, "Mounts").
+pub(super) fn bind_source(mount: &Value, bundle: &Path) -> Option<PathBuf> {
+    mount["source"].as_str().filter(|s| !s.is_empty()).map(|source| bundle.join(source))
+}
+
+fn options(mount: &Value) -> impl Iterator<Item = &str> {
+    mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// Rewrites every mount for the guest.
+pub(super) fn plan(
+    plan: &mut ContainerPlan,
+    request: &Request<'_>,
+    facts: &Facts,
+) -> Result<(), PlanError> {
+    let given = match plan.spec.get_mut("mounts").map(Value::take) {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::Array(mounts)) => mounts,
+        Some(_) => return Err(invalid("mounts", "this is no list")),
+    };
+    if given.len() > MOUNTS_MAX {
+        let fault = format!("{} mounts; {MOUNTS_MAX} are allowed", given.len());
+        return Err(invalid("mounts", fault));
+    }
+    let mut kept = Vec::new();
+    for (index, mount) in given.iter().enumerate() {
+        let destination = destination(mount, index)?;
+        if is_bind(mount) {
+            let bind = BindMount { mount, destination, index };
+            kept.extend(bind.plan(plan, request, facts)?);
+        } else {
+            kept.push(own(mount, destination)?);
+        }
+    }
+    plan.spec["mounts"] = kept.into();
+    Ok(())
+}
+
+fn destination(mount: &Value, index: usize) -> Result<&str, PlanError> {
+    let place = format!("mounts[{index}].destination");
+    let Some(destination) = mount["destination"].as_str() else {
+        return Err(invalid(place, "it is missing"));
+    };
+    let path = Path::new(destination);
+    let up = path.components().any(|part| part == Component::ParentDir);
+    if !path.is_absolute() || up {
+        return Err(invalid(place, format!("{destination:?} is no absolute path without \"..\"")));
+    }
+    Ok(destination)
+}
+
+/// A mount that the guest's kernel makes.
+fn own(mount: &Value, destination: &str) -> Result<Value, PlanError> {
+    let kind = mount["type"].as_str().unwrap_or_default();
+    if !OWN.contains(&kind) {
+        let reason = format!("a guest cannot mount type {kind:?}; use one of {}", OWN.join(", "));
+        return Err(unsupported(format!("mount {destination}"), reason));
+    }
+    let of_host = |option: &&str| HOST_OPTIONS.iter().any(|start| option.starts_with(start));
+    let options: Vec<&str> = options(mount).filter(|option| !of_host(option)).collect();
+    // The source of such a mount is a mere name.
+    Ok(json!({"destination": destination, "type": kind, "source": kind, "options": options}))
+}
+
+/// A bind mount of the configuration.
+struct BindMount<'a> {
+    mount: &'a Value,
+    destination: &'a str,
+    index: usize,
+}
+
+impl BindMount<'_> {
+    fn has(&self, names: &[&str]) -> bool {
+        options(self.mount).any(|option| names.contains(&option))
+    }
+
+    fn refused(&self, source: &Path, reason: &str) -> PlanError {
+        unsupported(format!("mount {} of {}", self.destination, source.display()), reason)
+    }
+
+    /// The guest's mount, if there is one.
+    fn plan(
+        &self,
+        plan: &mut ContainerPlan,
+        request: &Request<'_>,
+        facts: &Facts,
+    ) -> Result<Option<Value>, PlanError> {
+        let Some(source) = bind_source(self.mount, request.bundle) else {
+            return Err(invalid(format!("mount {}", self.destination), "a bind needs a source"));
+        };
+        self.check(&source)?;
+        let found = facts.source(&source);
+        let guest = match found {
+            Source::Missing => {
+                let fault = format!("the host has no {}", source.display());
+                return Err(invalid(format!("mount {}", self.destination), fault));
+            }
+            Source::Socket | Source::Fifo => {
+                let reason = "a socket or fifo of the host cannot be reached from a virtual \
+                              machine; use the network";
+                return Err(self.refused(&source, reason));
+            }
+            Source::Huge => {
+                return Err(self.refused(&source, "huge pages cannot be shared with a guest"));
+            }
+            Source::Block => {
+                let read_only = self.read_only() != ReadOnly::No;
+                add_block(plan, &source, self.destination, read_only, &Value::Null)?;
+                return Ok(None);
+            }
+            Source::Character { major, minor } => match guest_node(major, minor) {
+                Some(node) => node.to_owned(),
+                None => return Err(self.refused(&source, "a guest has no such device")),
+            },
+            Source::Tmpfs(tmpfs) if self.is_pod_shm(&source, request) => {
+                if let Some(guest) = &mut plan.guest {
+                    guest.shm = Some((source.clone(), tmpfs.size));
+                }
+                SHM.to_owned()
+            }
+            Source::Tmpfs(tmpfs) if in_empty_dir(&source) => memory_volume(plan, &source, tmpfs),
+            Source::MemoryPart => {
+                let reason = "a subPath of a memory emptyDir would not be the directory that the \
+                              Pod's other containers see; mount the whole volume";
+                return Err(self.refused(&source, reason));
+            }
+            Source::Directory if source == Path::new("/dev") => {
+                let reason = "the host's devices are not those of a virtual machine";
+                return Err(self.refused(&source, reason));
+            }
+            Source::Directory | Source::File | Source::Tmpfs(_) => {
+                self.share(plan, request, source)
+            }
+        };
+        Ok(Some(self.guest(&guest)))
+    }
+
+    /// Refuses what cannot hold in a guest, whatever the source is.
+    fn check(&self, source: &Path) -> Result<(), PlanError> {
+        if self.has(&["rshared", "shared"]) {
+            let reason = "what a virtual machine mounts cannot appear on the host; use \
+                          mountPropagation HostToContainer or None";
+            return Err(self.refused(source, reason));
+        }
+        let mapped = |key: &str| self.mount[key].as_array().is_some_and(|all| !all.is_empty());
+        if mapped("uidMappings") || mapped("gidMappings") || self.has(&["idmap", "ridmap"]) {
+            return Err(self.refused(source, "volumes cannot be id-mapped into a virtual machine"));
+        }
+        Ok(())
+    }
+
+    fn is_pod_shm(&self, source: &Path, request: &Request<'_>) -> bool {
+        let here = self.destination.trim_end_matches('/') == SHM;
+        let known = match request.pod.opened {
+            // An emptyDir that a Pod put there is a volume like others.
+            false => !in_empty_dir(source),
+            true => request.pod.shm.as_deref() == Some(source),
+        };
+        here && known
+    }
+
+    fn read_only(&self) -> ReadOnly {
+        let last = options(self.mount).filter(|o| ["ro", "rw", "rro"].contains(o)).last();
+        match last {
+            Some("rro") => ReadOnly::All,
+            Some("ro") => ReadOnly::Top,
+            _ => ReadOnly::No,
+        }
+    }
+
+    fn share(&self, plan: &mut ContainerPlan, request: &Request<'_>, source: PathBuf) -> String {
+        let slave = self.has(&["slave", "rslave"]);
+        let how = Bind {
+            recursive: self.has(&["rbind"]),
+            read_only: self.read_only(),
+            propagation: if slave { Propagation::Slave } else { Propagation::Private },
+        };
+        let name = format!("m{}", self.index);
+        let guest = format!("{SHARE_MOUNT}/{}/{name}", request.id);
+        plan.shared.push(SharedMount { name, what: Shared::Path { source, how } });
+        guest
+    }
+
+    fn guest(&self, source: &str) -> Value {
+        let mut kept = vec!["rbind", "rprivate"];
+        for option in options(self.mount) {
+            match option {
+                "rro" => kept.push("ro"),
+                known if BIND_OPTIONS.contains(&known) => kept.push(known),
+                // Labels, propagation and what else speaks of the host.
+                _ => {}
+            }
+        }
+        json!({
+            "destination": self.destination, "type": "bind", "source": source, "options": kept,
+        })
+    }
+}
+
+/// Whether a path is below kubelet's emptyDir volumes.
+pub(super) fn in_empty_dir(source: &Path) -> bool {
+    source.components().any(|part| part.as_os_str() == EMPTY_DIR)
+}
+
+/// A tmpfs of the guest for a memory emptyDir; the same for every container of the Pod.
+fn memory_volume(plan: &mut ContainerPlan, source: &Path, tmpfs: Tmpfs) -> String {
+    let mount_point = format!("{GUEST_ROOT}/ephemeral/{:016x}", hash(&source));
+    if !plan.storages.iter().any(|storage| storage.mount_point == mount_point) {
+        let mut storage = Storage { mount_point: mount_point.clone(), ..Storage::default() };
+        let Tmpfs { size, mode, uid, gid } = tmpfs;
+        storage.set_tmpfs(GuestTmpfs { size, mode, uid, gid, ..GuestTmpfs::default() });
+        plan.storages.push(storage);
+    }
+    mount_point
+}
