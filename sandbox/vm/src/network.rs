@@ -1,0 +1,270 @@
+//! The Pod's network: each interface that the CNI plugins made is joined to a tap of the guest.
+//!
+//! The interface stays in the Pod's namespace with its addresses, where the plugins find it
+//! again when they take the network down. Two programs on it and one on the tap join the two:
+//!
+//! * what comes in by the interface goes to the tap, so the host's own network stack in the
+//!   namespace never sees a frame, and answers none;
+//! * what the guest sends leaves by the interface if it is from the Pod's own addresses;
+//! * what that stack sends itself never leaves.
+//!
+//! The guest therefore *is* the Pod on the wire, and the policies that plugins enforce on the
+//! other end of the interface hold for it.
+//!
+//! This needs `sch_ingress` and `cls_bpf`, which every common distribution's kernel has. There
+//! is no second way without them: it could not hold the guest to its addresses as tightly, and
+//! a Pod must not become less safe because a module is missing.
+
+#![deny(unsafe_code)]
+
+mod bpf;
+mod error;
+mod guest;
+mod namespace;
+mod netlink;
+mod snapshot;
+mod sys;
+mod tap;
+mod tc;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+pub use error::NetworkError;
+pub use guest::GuestNetwork;
+
+use crate::driver::Nic;
+use guest::Seat;
+use namespace::{Namespace, inside, inside_blocking};
+use netlink::Netlink;
+use snapshot::Snapshot;
+use sys::ProgramKind;
+use tc::Direction;
+
+/// A Pod's network, joined to a guest that is yet to come.
+#[derive(Debug)]
+pub struct Joined {
+    /// What the agent is told.
+    pub guest: GuestNetwork,
+    /// What the driver plugs in.
+    pub nics: Vec<Nic>,
+    /// How it is left again.
+    pub network: Network,
+}
+
+/// What was done to a Pod's network namespace: enough to undo it in another process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRecord {
+    netns: PathBuf,
+    /// Of the namespace: a path can come to mean another one.
+    inode: u64,
+    links: Vec<JoinedLink>,
+}
+
+/// An interface and its tap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct JoinedLink {
+    index: u32,
+    name: String,
+    tap_index: u32,
+    tap_name: String,
+    /// Whether nobody else had programs on the interface.
+    opened: bool,
+}
+
+/// A joined network. Dropping it without [`Network::leave`] undoes it too, and blocks for the
+/// few milliseconds that takes.
+#[derive(Debug)]
+pub struct Network {
+    record: NetworkRecord,
+    left: AtomicBool,
+}
+
+/// Joins every interface of the Pod's network namespace at `netns` that has an address to a tap
+/// for the guest. When it fails, or nobody waits for it any more, the namespace is as it was.
+///
+/// # Errors
+///
+/// [`NetworkError::HostNetwork`] when `netns` is empty or the host's own namespace;
+/// [`NetworkError::NotEthernet`] when a guest cannot have an interface; [`NetworkError::Kernel`]
+/// when the host's kernel lacks a part; others name what was refused.
+pub async fn join(netns: &Path) -> Result<Joined, NetworkError> {
+    let path = netns.to_owned();
+    inside(netns, Namespace::open(netns)?, move |namespace| {
+        let read = |source| NetworkError::Read { what: "interfaces", source };
+        let mut netlink = Netlink::open().map_err(read)?;
+        let snapshot = Snapshot::read(&mut netlink)?;
+        let seats = guest::seats(&snapshot)?;
+        let record = NetworkRecord { netns: path, inode: namespace.inode(), links: Vec::new() };
+        // From here on its drop undoes what was done.
+        let mut network = Network { record, left: AtomicBool::new(false) };
+        let mut nics = Vec::new();
+        for (number, seat) in seats.iter().enumerate() {
+            let tap = join_seat(&mut netlink, seat, &mut network.record.links)?;
+            nics.push(Nic { id: format!("net{number}"), mac: seat.mac, mtu: seat.link.mtu, tap });
+        }
+        Ok(Joined { guest: guest::network(&snapshot, &seats), nics, network })
+    })
+    .await
+}
+
+/// Undoes what `record` tells of: removes the taps and the programs. Idempotent; a namespace or
+/// an interface that is gone needs nothing.
+///
+/// # Errors
+///
+/// [`NetworkError`] names what was refused first; everything else was tried.
+pub async fn undo(record: &NetworkRecord) -> Result<(), NetworkError> {
+    let Some(namespace) = Namespace::find(&record.netns, record.inode)? else { return Ok(()) };
+    let links = record.links.clone();
+    inside(&record.netns, namespace, move |_| undo_links(&links)).await
+}
+
+impl Network {
+    /// What another process needs to undo it, for the Pod's record.
+    pub fn record(&self) -> &NetworkRecord {
+        &self.record
+    }
+
+    /// Undoes it, as [`undo`] does.
+    ///
+    /// # Errors
+    ///
+    /// As [`undo`].
+    pub async fn leave(&self) -> Result<(), NetworkError> {
+        undo(&self.record).await?;
+        self.left.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn undo_blocking(&self) -> Result<(), NetworkError> {
+        let record = &self.record;
+        match Namespace::find(&record.netns, record.inode)? {
+            Some(namespace) => {
+                inside_blocking(&record.netns, &namespace, || undo_links(&record.links))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if self.left.load(Ordering::Acquire) || self.record.links.is_empty() {
+            return;
+        }
+        if let Err(error) = self.undo_blocking() {
+            let error = sandbox_core::Error::from(error);
+            log::warn!("leaving network namespace {}: {error}", self.record.netns.display());
+        }
+    }
+}
+
+/// Joins one interface and gives its tap. What is done is in `links` before it is done.
+fn join_seat(
+    netlink: &mut Netlink,
+    seat: &Seat,
+    links: &mut Vec<JoinedLink>,
+) -> Result<OwnedFd, NetworkError> {
+    let link = &seat.link;
+    let tap = tap::make()?;
+    links.push(JoinedLink {
+        index: link.index,
+        name: link.name.clone(),
+        tap_index: tap.index,
+        tap_name: tap.name.clone(),
+        opened: false,
+    });
+    let guard = load("guard", &bpf::guard(link.index, &seat.sources, seat.outwards()))?;
+    let inwards = load("redirect", &bpf::redirect(tap.index, seat.inwards()))?;
+    let only_guest = load("only_from", &bpf::only_from(tap.index))?;
+    // The guest is held to its addresses before its tap can carry anything.
+    open(netlink, tap.index, &tap.name)?;
+    attach(netlink, tap.index, &tap.name, Direction::Ingress, &guard)?;
+    tap::bring_up(netlink, &tap, link.mtu)?;
+    let opened = open(netlink, link.index, &link.name)?;
+    if let Some(joined) = links.last_mut() {
+        joined.opened = opened;
+    }
+    attach(netlink, link.index, &link.name, Direction::Ingress, &inwards)?;
+    attach(netlink, link.index, &link.name, Direction::Egress, &only_guest)?;
+    Ok(tap.fd)
+}
+
+fn load(name: &'static str, code: &[u64]) -> Result<OwnedFd, NetworkError> {
+    sys::load_program(ProgramKind::TRAFFIC, name, code)
+        .map_err(|source| NetworkError::Program { name, source })
+}
+
+fn open(netlink: &mut Netlink, link: u32, name: &str) -> Result<bool, NetworkError> {
+    tc::open(netlink, link).map_err(|source| {
+        lacking(source, "traffic control on ingress (clsact)", "sch_ingress", name)
+    })
+}
+
+fn attach(
+    netlink: &mut Netlink,
+    link: u32,
+    name: &str,
+    direction: Direction,
+    program: &OwnedFd,
+) -> Result<(), NetworkError> {
+    tc::attach(netlink, link, direction, program)
+        .map_err(|source| lacking(source, "BPF classifier", "cls_bpf", name))
+}
+
+/// `ENOENT` is the kernel's answer for a kind of traffic control that it does not know.
+fn lacking(
+    source: io::Error,
+    part: &'static str,
+    module: &'static str,
+    name: &str,
+) -> NetworkError {
+    match source.raw_os_error() {
+        Some(libc::ENOENT | libc::EOPNOTSUPP) => NetworkError::Kernel { part, module, source },
+        _ => NetworkError::Link {
+            verb: "attaching a program to interface",
+            name: name.into(),
+            source,
+        },
+    }
+}
+
+/// Undoes `links` in this thread's namespace, the last one first; every step is tried.
+fn undo_links(links: &[JoinedLink]) -> Result<(), NetworkError> {
+    let read = |source| NetworkError::Read { what: "interfaces", source };
+    let mut netlink = Netlink::open().map_err(read)?;
+    let present = snapshot::links(&mut netlink).map_err(read)?;
+    let is_there =
+        |index, name: &str| present.iter().any(|link| link.index == index && link.name == name);
+    let mut first = Ok(());
+    for joined in links.iter().rev() {
+        let failed = |verb, name: &str| {
+            let name = name.to_owned();
+            move |source| NetworkError::Link { verb, name, source }
+        };
+        if is_there(joined.index, &joined.name) {
+            let failed = failed("taking the programs off interface", &joined.name);
+            first = first.and(take_off(&mut netlink, joined).map_err(failed));
+        }
+        if is_there(joined.tap_index, &joined.tap_name) {
+            let removed = tap::remove(&mut netlink, joined.tap_index);
+            first = first.and(removed.map_err(failed("removing", &joined.tap_name)));
+        }
+    }
+    first
+}
+
+fn take_off(netlink: &mut Netlink, joined: &JoinedLink) -> io::Result<()> {
+    if joined.opened {
+        return tc::close(netlink, joined.index);
+    }
+    let ingress = tc::detach(netlink, joined.index, Direction::Ingress);
+    ingress.and(tc::detach(netlink, joined.index, Direction::Egress))
+}
