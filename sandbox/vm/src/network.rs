@@ -9,7 +9,8 @@
 //! * what that stack sends itself never leaves.
 //!
 //! The guest therefore *is* the Pod on the wire, and the policies that plugins enforce on the
-//! other end of the interface hold for it.
+//! other end of the interface hold for it. Connections to the namespace's loopback, which is
+//! where `kubectl port-forward` ends, are taken to the guest by [`PortForward`].
 //!
 //! This needs `sch_ingress` and `cls_bpf`, which every common distribution's kernel has. There
 //! is no second way without them: it could not hold the guest to its addresses as tightly, and
@@ -19,6 +20,7 @@
 
 mod bpf;
 mod error;
+mod forward;
 mod guest;
 mod namespace;
 mod netlink;
@@ -37,6 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 
 pub use error::NetworkError;
+pub use forward::PortForward;
 pub use guest::GuestNetwork;
 
 use crate::driver::Nic;
@@ -141,6 +144,18 @@ impl Network {
         undo(&self.record).await?;
         self.left.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Takes connections to the loopback of the Pod's namespace to the guest, for as long as the
+    /// answer lives. `vsock` is the machine's hybrid vsock (`Vmm::vsock`). On a kernel that
+    /// cannot do it, a warning says so and nothing is forwarded.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError`] names what was refused.
+    pub async fn forward_ports(&self, vsock: PathBuf) -> Result<PortForward, NetworkError> {
+        let netns = &self.record.netns;
+        PortForward::start(netns, Namespace::open(netns)?, vsock).await
     }
 
     fn undo_blocking(&self) -> Result<(), NetworkError> {

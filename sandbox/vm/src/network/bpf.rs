@@ -9,8 +9,10 @@
 mod assembler;
 mod guard;
 mod redirect;
+mod steer;
 #[cfg(test)]
 mod tests;
 
 pub(super) use guard::{Sources, guard};
 pub(super) use redirect::{Rewrite, only_from, redirect};
+pub(super) use steer::{SLOT_V4, SLOT_V6, steer};

@@ -1,10 +1,11 @@
 //! Joining on real namespaces, with a guest that is a thread with the tap in its hand.
 
 mod bed;
+mod forwarding;
 mod packets;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_api::agent;
 use sandbox_core::{Classified, Kind};
@@ -301,12 +302,19 @@ async fn a_pod_without_interfaces_is_no_error() {
 async fn a_join_that_nobody_waits_for_is_undone() {
     let Some(bed) = bridged("cancel").await else { return };
     let before = bed.state().await;
-    let path = bed.pod_path();
-    let waiting = tokio::time::timeout(Duration::from_micros(1), async move { join(&path).await });
-    drop(waiting.await);
-    let deadline = std::time::Instant::now() + LONG;
-    while bed.threads_in_netns() || bed.state().await != before {
-        assert!(std::time::Instant::now() < deadline, "{}", bed.state().await);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    // Dropped at different points of its way, its end included.
+    for millis in [0, 1, 3, 10, 30, 100] {
+        let path = bed.pod_path();
+        let joining = tokio::spawn(async move { join(&path).await });
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        joining.abort();
+        drop(joining.await);
+        tokio::time::sleep(SHORT).await;
+        let deadline = Instant::now() + LONG;
+        while bed.threads_in_netns() {
+            assert!(Instant::now() < deadline, "a thread is left in the namespace");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(bed.state().await, before, "dropped after {millis} ms");
     }
 }

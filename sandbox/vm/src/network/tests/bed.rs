@@ -1,7 +1,7 @@
 //! Two network namespaces with a cable between them: the Pod's and the world's.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sandbox_core::host::{Command, Host, RealHost, spawn_detached};
 
@@ -90,10 +90,19 @@ impl Bed {
         result.map_err(|error| eprintln!("{error}")).is_ok()
     }
 
-    /// Brings both ends up.
+    /// Brings both ends up, and waits until the kernel has given them all it gives.
     pub(super) async fn up(&self) {
         self.out("link set out up").await;
         self.pod("link set eth0 up").await;
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let state = self.pod("addr show dev eth0").await;
+            if state.contains("state UP") && state.contains("fe80:") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{state}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Puts the Pod's end of the cable outside, and a macvlan on the other end in its place.
