@@ -213,14 +213,17 @@ fn join_seat(
 }
 
 fn load(name: &'static str, code: &[u64]) -> Result<OwnedFd, NetworkError> {
-    sys::load_program(ProgramKind::TRAFFIC, name, code)
-        .map_err(|source| NetworkError::Program { name, source })
+    let loaded = sys::load_program(ProgramKind::TRAFFIC, name, code);
+    loaded.map_err(|source| match source.raw_os_error() {
+        Some(libc::ENOSYS) => {
+            NetworkError::Kernel { part: "bpf(2)", mend: "CONFIG_BPF_SYSCALL", source }
+        }
+        _ => NetworkError::Program { name, source },
+    })
 }
 
 fn open(netlink: &mut Netlink, link: u32, name: &str) -> Result<bool, NetworkError> {
-    tc::open(netlink, link).map_err(|source| {
-        lacking(source, "traffic control on ingress (clsact)", "sch_ingress", name)
-    })
+    tc::open(netlink, link).map_err(|source| lacking(source, CLSACT, name))
 }
 
 fn attach(
@@ -230,19 +233,22 @@ fn attach(
     direction: Direction,
     program: &OwnedFd,
 ) -> Result<(), NetworkError> {
-    tc::attach(netlink, link, direction, program)
-        .map_err(|source| lacking(source, "BPF classifier", "cls_bpf", name))
+    tc::attach(netlink, link, direction, program).map_err(|source| lacking(source, CLS_BPF, name))
 }
+
+/// Parts of the kernel and what brings them.
+const CLSACT: (&str, &str) =
+    ("traffic control on ingress", "the module sch_ingress (CONFIG_NET_SCH_INGRESS)");
+const CLS_BPF: (&str, &str) = ("BPF classifier", "the module cls_bpf (CONFIG_NET_CLS_BPF)");
 
 /// `ENOENT` is the kernel's answer for a kind of traffic control that it does not know.
 fn lacking(
     source: io::Error,
-    part: &'static str,
-    module: &'static str,
+    (part, mend): (&'static str, &'static str),
     name: &str,
 ) -> NetworkError {
     match source.raw_os_error() {
-        Some(libc::ENOENT | libc::EOPNOTSUPP) => NetworkError::Kernel { part, module, source },
+        Some(libc::ENOENT | libc::EOPNOTSUPP) => NetworkError::Kernel { part, mend, source },
         _ => NetworkError::Link {
             verb: "attaching a program to interface",
             name: name.into(),

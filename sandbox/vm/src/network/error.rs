@@ -43,15 +43,12 @@ pub enum NetworkError {
         kind: String,
     },
     /// The kernel lacks a part.
-    #[error(
-        "the host's kernel has no {part}: load the module {module}, or boot a kernel that is \
-         built with it"
-    )]
+    #[error("the host's kernel has no {part}, for which it needs {mend}")]
     Kernel {
         /// What it lacks.
         part: &'static str,
-        /// Where it is.
-        module: &'static str,
+        /// What brings it.
+        mend: &'static str,
         /// Its answer.
         source: io::Error,
     },
@@ -116,7 +113,7 @@ mod tests {
         let enter = |code| NetworkError::Enter { path: "/n".into(), source: errno(code) };
         assert_eq!(enter(libc::ENOENT).kind(), Kind::InvalidArgument);
         assert_eq!(enter(libc::EPERM).kind(), Kind::PermissionDenied);
-        let kernel = NetworkError::Kernel { part: "p", module: "m", source: errno(libc::ENOENT) };
+        let kernel = NetworkError::Kernel { part: "p", mend: "m", source: errno(libc::ENOENT) };
         assert_eq!(kernel.kind(), Kind::FailedPrecondition);
         let read = NetworkError::Read { what: "routes", source: io::ErrorKind::TimedOut.into() };
         assert_eq!(read.kind(), Kind::DeadlineExceeded);

@@ -66,11 +66,9 @@ impl PortForward {
     ) -> Result<Self, NetworkError> {
         let set_up = inside(netns, namespace, set_up).await;
         let (attached, listeners) = match set_up {
-            Err(NetworkError::Kernel { source, .. }) => {
-                log::warn!(
-                    "ports of this Pod cannot be forwarded: the host's kernel cannot attach BPF \
-                     programs to socket lookup, which Linux 5.9 and later can: {source}"
-                );
+            Err(error @ NetworkError::Kernel { .. }) => {
+                let error = sandbox_core::Error::from(error);
+                log::warn!("ports of this Pod cannot be forwarded: {error}");
                 return Ok(Self { _attached: None, listeners: Vec::new() });
             }
             set_up => set_up?,
@@ -122,7 +120,8 @@ fn set_up(namespace: &Namespace) -> Result<(OwnedFd, Vec<StdListener>), NetworkE
 fn unknown(source: io::Error) -> NetworkError {
     match source.raw_os_error() {
         Some(libc::EINVAL | libc::E2BIG | libc::ENOSYS | libc::EOPNOTSUPP) => {
-            NetworkError::Kernel { part: "BPF socket lookup", module: "(none)", source }
+            let mend = "Linux 5.9 or later with CONFIG_BPF_SYSCALL";
+            NetworkError::Kernel { part: "BPF programs for socket lookup", mend, source }
         }
         _ => NetworkError::Forward { verb: "attaching a program", source },
     }
@@ -216,4 +215,48 @@ fn reset(stream: TcpStream) {
     let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
     // Without it the other end sees an orderly end: less clear, and no harm.
     let _ = setsockopt(&stream, sockopt::Linger, &at_once);
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbox_core::{Classified, Kind};
+
+    use super::*;
+
+    #[test]
+    fn tells_an_old_kernel_from_a_refusal() {
+        let error = |code| unknown(io::Error::from_raw_os_error(code));
+        for code in [libc::EINVAL, libc::E2BIG, libc::ENOSYS] {
+            assert!(matches!(error(code), NetworkError::Kernel { .. }), "{code}");
+        }
+        assert_eq!(error(libc::EPERM).kind(), Kind::PermissionDenied);
+    }
+
+    async fn dialled(answer: &'static [u8]) -> io::Result<UnixStream> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("vsock");
+        let listener = tokio::net::UnixListener::bind(&path)?;
+        let guest = async move {
+            let (mut stream, _) = listener.accept().await?;
+            stream.write_all(answer).await?;
+            // Kept open, so that no end of file helps the host.
+            sleep(Duration::from_millis(200)).await;
+            io::Result::Ok(())
+        };
+        let (dialled, _) = tokio::join!(dial(&path, 80), guest);
+        dialled
+    }
+
+    #[tokio::test]
+    async fn takes_nothing_but_the_vsocks_answer_and_the_agents() {
+        let mut stream = dialled(b"OK 1026\n\0rest").await.unwrap();
+        let mut rest = [0; 4];
+        stream.read_exact(&mut rest).await.unwrap();
+        assert_eq!(&rest, b"rest", "what follows is the stream's");
+        for wrong in [&b"NO 1\n"[..], b"OK 11111111111111111111\n", b"OK 1\n\x02"] {
+            assert_eq!(dialled(wrong).await.unwrap_err().kind(), io::ErrorKind::Other);
+        }
+        let refused = dialled(b"OK 1\n\x01").await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
 }

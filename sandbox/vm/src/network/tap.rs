@@ -27,9 +27,11 @@ pub(super) struct Tap {
 /// Makes a tap. It is down, and the host's own network stack will not speak on it.
 pub(super) fn make() -> Result<Tap, NetworkError> {
     let (fd, name) = sys::open_tap("tap%d").map_err(|source| match source.raw_os_error() {
-        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
-            NetworkError::Kernel { part: "tap devices (/dev/net/tun)", module: "tun", source }
-        }
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => NetworkError::Kernel {
+            part: "tap devices (/dev/net/tun)",
+            mend: "the module tun (CONFIG_TUN)",
+            source,
+        },
         _ => NetworkError::Link { verb: "making", name: "a tap".into(), source },
     })?;
     let failed = |verb| {

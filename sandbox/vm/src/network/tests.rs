@@ -56,6 +56,9 @@ async fn a_guest_is_the_pod_on_the_wire() {
     let [nic] = <[Nic; 1]>::try_from(joined.nics).unwrap();
     assert_eq!((nic.id.as_str(), nic.mac, nic.mtu), ("net0", MAC, 1450));
     assert_eq!(bed.tap_mtu(&joined.network).await, 1450);
+    let silent = "/proc/sys/net/ipv6/conf/tap0/disable_ipv6";
+    let silent = bed.inside_pod(move || std::fs::read_to_string(silent)).await;
+    assert_eq!(silent.unwrap(), "1\n", "the host's stack keeps off the tap");
 
     let guest = Guest::run(nic.tap, MAC, POD);
     bed.outside(|| {
@@ -194,6 +197,31 @@ async fn a_policy_routed_pod_and_two_families_are_told_in_full() {
 }
 
 #[tokio::test]
+async fn a_link_without_arp_needs_no_answers() {
+    // As netkit and ipvlan are in their L3 modes: no ARP, and nobody looks at the addresses of
+    // frames. A cable is so when both ends have the same address.
+    let Some(bed) = bridged("noarp").await else { return };
+    bed.pod("link set eth0 arp off").await;
+    bed.out("link set out arp off address 02:00:00:88:07:02").await;
+    let joined = join(&bed.pod_path()).await.unwrap();
+    assert_eq!(joined.guest.interfaces[0].addresses, ["10.88.7.2/32"]);
+    let by_peer = |destination| agent::Route { onlink: true, ..route(destination, "169.254.1.1") };
+    let prefix = agent::Route { protocol: 2, source: POD.to_string(), ..by_peer("10.88.7.0/24") };
+    let mut routes = joined.guest.routes.clone();
+    routes.retain(|route| !route.ipv6);
+    assert_eq!(routes, [by_peer(""), prefix]);
+    assert_eq!(joined.guest.neighbours[0].address, "169.254.1.1");
+    let peer = joined.guest.neighbours[0].mac.clone();
+
+    let guest = Guest::run(joined.nics.into_iter().next().unwrap().tap, MAC, POD);
+    bed.outside(|| packets::ping(OUTSIDE, POD, LONG)).await.unwrap();
+    let seen = guest.stop();
+    let ping = seen.iter().find(|frame| packets::kind(frame) == "icmp").unwrap();
+    assert_eq!(ping[..12], [&MAC[..], &peer].concat());
+    assert!(seen.iter().all(|frame| packets::kind(frame) != "arp"), "{seen:x?}");
+}
+
+#[tokio::test]
 async fn macvlan_works_like_a_cable() {
     let Some(bed) = Bed::new("macvlan").await else { return };
     bed.out("link add mv0 link out type macvlan mode bridge").await;
@@ -254,6 +282,21 @@ async fn what_others_attached_stays() {
     joined.network.leave().await.unwrap();
     assert_eq!(bed.state().await, before);
     assert!(before.contains("mirred"), "{before}");
+}
+
+#[tokio::test]
+async fn what_a_killed_shim_left_is_taken_over() {
+    let Some(bed) = bridged("again").await else { return };
+    let lost = join(&bed.pod_path()).await.unwrap();
+    drop(lost.nics);
+    std::mem::forget(lost.network);
+    let joined = join(&bed.pod_path()).await.unwrap();
+    let guest = Guest::run(joined.nics.into_iter().next().unwrap().tap, MAC, POD);
+    bed.outside(|| packets::ping(OUTSIDE, POD, LONG)).await.unwrap();
+    guest.stop();
+    joined.network.leave().await.unwrap();
+    assert!(!bed.state().await.contains("bulkhead"));
+    bed.outside(|| packets::ping(OUTSIDE, POD, LONG)).await.expect("the host's stack is back");
 }
 
 #[tokio::test]
