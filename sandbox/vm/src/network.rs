@@ -12,6 +12,11 @@
 //! other end of the interface hold for it. Connections to the namespace's loopback, which is
 //! where `kubectl port-forward` ends, are taken to the guest by [`PortForward`].
 //!
+//! Two things follow that a container would not notice: the `dhcp` plugin's daemon, which works
+//! in the namespace, cannot renew a lease any more; and on a macvlan or a physical function,
+//! whose hardware filters multicast, the guest hears the groups that the host's interface has
+//! joined (those of neighbour discovery among them), not those it joins itself.
+//!
 //! This needs `sch_ingress` and `cls_bpf`, which every common distribution's kernel has. There
 //! is no second way without them: it could not hold the guest to its addresses as tightly, and
 //! a Pod must not become less safe because a module is missing.
