@@ -91,6 +91,18 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     panic!("{what} did not happen in 10 s");
 }
 
+/// The process that serves and what it sees as `/`, once it is in its sandbox: where the share
+/// holds `marker`. The Rust one has another child before, for a moment.
+async fn sandboxed(share: &Share, marker: &str) -> (ProcessMark, PathBuf) {
+    let root = |mark: ProcessMark| (mark, PathBuf::from(format!("/proc/{}/root", mark.pid)));
+    let find = || {
+        let children = share.processes().into_iter().skip(1).map(root);
+        children.into_iter().find(|(_, root)| root.join(marker).exists())
+    };
+    until("entering the sandbox", || find().is_some()).await;
+    find().unwrap()
+}
+
 /// Every virtiofsd of this machine.
 async fn programs(scratch: &Scratch) -> Vec<Virtiofsd> {
     let more = std::env::var("BULKHEAD_VIRTIOFSD").unwrap_or_default();
@@ -172,9 +184,7 @@ async fn virtiofsd_sees_what_is_mounted_before_and_after_it_starts() {
         let share = Share::start(&*scratch.host, &program, &tree).unwrap();
         // QEMU's enters its sandbox once somebody has connected.
         let client = UnixStream::connect(share.socket()).unwrap();
-        until("a child in its sandbox", || share.processes().len() == 2).await;
-        let root = PathBuf::from(format!("/proc/{}/root", share.processes()[1].pid));
-        until("pivoting", || root.join("early/rootfs/etc/os").exists()).await;
+        let (_, root) = sandboxed(&share, "early/rootfs/etc/os").await;
         tree.mount(&id("late"), vec![path_mount("m0", &file, PRIVATE)]).await.unwrap();
         assert_eq!(fs::read_to_string(root.join("late/m0")).unwrap(), "old");
         tree.remove(&id("late")).unwrap();
@@ -197,11 +207,11 @@ async fn a_death_is_told_and_takes_the_child_along() {
     let Some(scratch) = Scratch::new() else { return };
     for program in programs(&scratch).await {
         let tree = scratch.tree();
+        tree.mount(&id("c1"), vec![overlay(&scratch)]).await.unwrap();
         let share = Share::start(&*scratch.host, &program, &tree).unwrap();
         let client = UnixStream::connect(share.socket()).unwrap();
-        until("a child in its sandbox", || share.processes().len() == 2).await;
-        let [parent, child] = share.processes()[..] else { unreachable!("two, as seen above") };
-        assert!(parent.kill());
+        let (child, _) = sandboxed(&share, "c1/rootfs/etc/os").await;
+        assert!(share.processes()[0].kill());
         let soon = Duration::from_secs(10);
         tokio::time::timeout(soon, share.exited()).await.expect("the death is told");
         until("the child's end", || !child.alive()).await;
@@ -230,4 +240,137 @@ async fn what_it_says_when_it_fails_is_at_hand() {
         tree.destroy().unwrap();
         drop(client);
     }
+}
+
+#[tokio::test]
+async fn only_a_slave_volume_follows_its_host() {
+    let Some(scratch) = Scratch::new() else { return };
+    let tree = scratch.tree();
+    let file = scratch.write("other/f", "later");
+    let volume = scratch.path("volume");
+    fs::create_dir_all(volume.join("disk")).unwrap();
+    let shared = Bind { propagation: Propagation::Shared, ..PRIVATE };
+    scratch.host.bind(&volume, &volume, shared).unwrap();
+    let slave = Bind { propagation: Propagation::Slave, ..PRIVATE };
+    let mounts = vec![path_mount("m0", &volume, slave), path_mount("m1", &volume, PRIVATE)];
+    tree.mount(&id("c1"), mounts).await.unwrap();
+    scratch.host.bind(file.parent().unwrap(), &volume.join("disk"), PRIVATE).unwrap();
+    assert!(tree.served().join("c1/m0/disk/f").exists());
+    assert!(!tree.served().join("c1/m1/disk/f").exists());
+    tree.destroy().unwrap();
+    assert!(volume.join("disk/f").exists(), "the host's own mount stays");
+    scratch.host.unmount_all(&volume).unwrap();
+    assert_eq!(scratch.mounted(), 0);
+}
+
+/// What the guest does: each line it prints is one finding.
+const GUEST: &str = r#"#!/bin/sh
+mkdir -p /proc /s; mount -t proc proc /proc
+mount -t virtiofs bulkhead /s || echo "FAILED to mount"
+echo "FOUND os=$(cat /s/c1/rootfs/etc/os)"
+echo new > /s/c1/rootfs/new && chown 1000:1001 /s/c1/rootfs/new && echo "FOUND written"
+mkdir /s/evil 2>/dev/null || echo "FOUND root-refused"
+ln -s /etc /s/c1/m9 2>/dev/null || echo "FOUND link-refused"
+mount -o remount,rw /s; echo x > /s/c1/m0/f 2>/dev/null || echo "FOUND volume-refused"
+[ "$(stat -c %d /s/c1/rootfs/.)" != "$(stat -c %d /s/c1/m0/.)" ] && echo "FOUND devices-differ"
+cat /s/c1/m1 && echo "FOUND file"
+echo READY
+until [ -e /s/late/m0 ]; do usleep 50000; done; echo "FOUND late=$(cat /s/late/m0)"
+while ls /s/late >/dev/null 2>&1; do usleep 50000; done; echo "FOUND gone"
+poweroff -f
+"#;
+
+/// Packs busybox and the script above for a kernel to boot.
+async fn initramfs(scratch: &Scratch) -> PathBuf {
+    let root = scratch.write("guest/init", GUEST).parent().unwrap().to_owned();
+    let script = "mkdir bin && cp $(which busybox) bin/ && chmod 755 init && \
+        for a in sh mount mkdir cat echo chown ln stat usleep ls poweroff; do \
+        ln -s busybox bin/$a; done && find . | cpio -o -H newc > ../guest.cpio";
+    let command = sandbox_core::host::Command::new("/bin/sh").args(["-c", script]).cwd(root);
+    let packed = scratch.host.run(command, Duration::from_secs(60)).await.unwrap();
+    assert!(packed.success(), "{}", String::from_utf8_lossy(&packed.stderr));
+    scratch.path("guest.cpio")
+}
+
+fn qemu(scratch: &Scratch, kernel: &str, initramfs: &Path, socket: &Path) -> ExitWatch {
+    let console = scratch.path("console");
+    let _ = fs::remove_file(&console);
+    let command = sandbox_core::host::Command::new("qemu-system-x86_64")
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .args(["-m", "512", "-smp", "1", "-accel", "tcg", "-cpu", "max,-cx16"])
+        .args(["-M", "q35,memory-backend=mem", "-object"])
+        .arg("memory-backend-memfd,id=mem,size=512M,share=on")
+        .args(["-kernel", kernel, "-append", "console=ttyS0 quiet panic=-1 cryptomgr.notests"])
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-serial".to_owned(), format!("file:{}", console.display())])
+        .args(["-chardev".to_owned(), format!("socket,id=fs,path={}", socket.display())])
+        .args(["-device", "vhost-user-fs-pci,chardev=fs,tag=bulkhead,queue-size=512"]);
+    scratch.host.spawn(command).unwrap().exit
+}
+
+/// Waits until the guest has printed `line`.
+async fn printed(scratch: &Scratch, line: &str) {
+    let console = scratch.path("console");
+    let read = || fs::read_to_string(&console).unwrap_or_default();
+    for _ in 0..1200 {
+        if read().contains(line) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the guest did not print {line:?} in 120 s:\n{}", read());
+}
+
+/// Needs QEMU, a static busybox, cpio, and in `BULKHEAD_TEST_KERNEL` a kernel that has virtio-fs
+/// and virtio-pci built in.
+#[tokio::test]
+async fn a_guest_reads_and_writes_what_it_may() {
+    let Some(scratch) = Scratch::new() else { return };
+    let Ok(kernel) = std::env::var("BULKHEAD_TEST_KERNEL") else {
+        eprintln!("skipped: BULKHEAD_TEST_KERNEL names no kernel");
+        return;
+    };
+    let initramfs = initramfs(&scratch).await;
+    let file = scratch.write("volumes/hosts", "hosts\n");
+    scratch.write("volumes/data/f", "data");
+    for program in programs(&scratch).await {
+        let _ = fs::remove_file(scratch.path("upper/new"));
+        let tree = scratch.tree();
+        let read_only = Bind { read_only: ReadOnly::Top, ..PRIVATE };
+        let mounts = vec![
+            overlay(&scratch),
+            path_mount("m0", &scratch.path("volumes/data"), read_only),
+            path_mount("m1", &file, PRIVATE),
+        ];
+        tree.mount(&id("c1"), mounts).await.unwrap();
+        let share = Share::start(&*scratch.host, &program, &tree).unwrap();
+        let exit = qemu(&scratch, &kernel, &initramfs, share.socket());
+        printed(&scratch, "READY").await;
+        for finding in [
+            "os=guest",
+            "written",
+            "root-refused",
+            "link-refused",
+            "volume-refused",
+            "devices-differ",
+            "file",
+        ] {
+            printed(&scratch, &format!("FOUND {finding}")).await;
+        }
+        let owner = fs::metadata(scratch.path("upper/new")).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        assert_eq!((owner.uid(), owner.gid()), (1000, 1001));
+        tree.mount(&id("late"), vec![path_mount("m0", &file, PRIVATE)]).await.unwrap();
+        printed(&scratch, "FOUND late=hosts").await;
+        tree.remove(&id("late")).unwrap();
+        printed(&scratch, "FOUND gone").await;
+        let soon = Duration::from_secs(60);
+        tokio::time::timeout(soon, exit.wait()).await.expect("the guest powers off");
+        // Its client gone, virtiofsd ends by itself.
+        tokio::time::timeout(soon, share.exited()).await.expect("virtiofsd ends");
+        share.stop().await.unwrap();
+        tree.destroy().unwrap();
+    }
+    assert_eq!(scratch.mounted(), 0);
 }
