@@ -39,8 +39,9 @@ pub(super) fn plan(
         return Err(unsupported(place(mount), reason));
     }
     let what = match request.rootfs {
+        // Nothing to mount: it is in place, in the bundle or where `root.path` says.
         [] => Shared::Path {
-            source: request.bundle.join(NAME),
+            source: request.bundle.join(request.spec["root"]["path"].as_str().unwrap_or(NAME)),
             how: Bind {
                 recursive: true,
                 read_only: ReadOnly::No,

@@ -516,9 +516,14 @@ fn disks_are_counted_across_the_pod_and_shared_in_it() {
 
 #[test]
 fn a_bundle_without_mounts_has_its_root_file_system_in_place() {
-    let plan = container().rootfs(&[]).plan().unwrap();
     let bundle = "/run/containerd/io.containerd.runtime.v2.task/k8s.io/c1/rootfs";
-    let Shared::Path { source, how } = &plan.shared[0].what else { panic!("a bind") };
-    assert_eq!((source.to_str(), how.recursive), (Some(bundle), true));
-    assert!(!plan.rootfs.overlay);
+    for (root, wanted) in [("rootfs", bundle), ("/srv/debian", "/srv/debian")] {
+        let mut case = container().rootfs(&[]);
+        case.spec["root"]["path"] = root.into();
+        let plan = case.plan().unwrap();
+        let Shared::Path { source, how } = &plan.shared[0].what else { panic!("a bind") };
+        assert_eq!((source.to_str(), how.recursive), (Some(wanted), true));
+        assert!(!plan.rootfs.overlay);
+        assert_eq!(plan.spec["root"]["path"], "rootfs");
+    }
 }
