@@ -8,6 +8,7 @@ mod command;
 mod fake;
 mod mark;
 mod mount;
+mod privileges;
 mod real;
 mod reaper;
 mod spawn;
@@ -19,7 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use bind::{Bind, Propagation, ReadOnly};
-pub use command::{Command, Output};
+pub use command::{Command, Output, Resource};
 pub use fake::{FakeHost, Scripted};
 pub use mark::ProcessMark;
 pub use mount::MountError;

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+pub use nix::sys::resource::Resource;
+
 use crate::exit::Exit;
 
 /// A process to start. Its environment is empty but for what is given here and a `PATH`.
@@ -18,6 +20,9 @@ pub struct Command {
     pub(super) mask_proc_sys_net: bool,
     pub(super) dies_with_parent: bool,
     pub(super) new_session: bool,
+    pub(super) netns: Option<OwnedFd>,
+    pub(super) without_privileges: bool,
+    pub(super) limits: Vec<(Resource, u64)>,
 }
 
 impl Command {
@@ -33,6 +38,9 @@ impl Command {
             mask_proc_sys_net: false,
             dies_with_parent: true,
             new_session: false,
+            netns: None,
+            without_privileges: false,
+            limits: Vec::new(),
         }
     }
 
@@ -110,6 +118,29 @@ impl Command {
     #[must_use]
     pub fn new_session(mut self) -> Self {
         self.new_session = true;
+        self
+    }
+
+    /// Runs the process in this network namespace. When it cannot be entered, nothing is run.
+    #[must_use]
+    pub fn netns(mut self, netns: OwnedFd) -> Self {
+        self.netns = Some(netns);
+        self
+    }
+
+    /// Takes every capability from the process, and every way to get one back: its bounding and
+    /// inheritable sets are empty and it has `no_new_privs`. A process of root's is still the
+    /// owner of root's files. When something cannot be taken, nothing is run.
+    #[must_use]
+    pub fn without_privileges(mut self) -> Self {
+        self.without_privileges = true;
+        self
+    }
+
+    /// Bounds what the process may use of `resource`, for good (`setrlimit(2)`).
+    #[must_use]
+    pub fn limit(mut self, resource: Resource, most: u64) -> Self {
+        self.limits.push((resource, most));
         self
     }
 

@@ -172,6 +172,7 @@ async fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::Resource;
 
     fn sh(script: &str) -> Command {
         Command::new("/bin/sh").arg("-c").arg(script)
@@ -231,5 +232,41 @@ mod tests {
         let output = String::from_utf8(host.run(command, SOON).await.unwrap().stdout).unwrap();
         let names: Vec<&str> = output.lines().filter_map(|l| l.split('=').next()).collect();
         assert_eq!(names, ["A", "PATH"]);
+    }
+
+    #[tokio::test]
+    async fn a_process_without_privileges_has_no_capability() {
+        let host = RealHost::new().unwrap();
+        let command = sh("grep -E '^(Cap|NoNewPrivs)' /proc/self/status; ulimit -c")
+            .without_privileges()
+            .limit(Resource::RLIMIT_CORE, 0);
+        let output = host.run(command, SOON).await;
+        if !nix::unistd::geteuid().is_root() {
+            // Without CAP_SETPCAP nothing can be taken, so nothing may run.
+            assert!(output.is_err());
+            return;
+        }
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        let values: Vec<&str> = text.split_whitespace().collect();
+        let none = "0000000000000000";
+        assert_eq!(values.iter().filter(|value| **value == none).count(), 5, "{text}");
+        assert_eq!(&values[values.len() - 3..], ["NoNewPrivs:", "1", "0"], "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_network_namespace_is_entered_or_nothing_runs() {
+        let host = RealHost::new().unwrap();
+        let open = |path: &str| OwnedFd::from(std::fs::File::open(path).unwrap());
+        // A file that is no network namespace.
+        let refused = host.spawn(sh("exit 0").netns(open("/dev/null"))).unwrap_err();
+        assert_eq!(refused.to_string(), "cannot run /bin/sh");
+        let wrong = host.spawn(sh("exit 0").netns(open("/proc/self/ns/uts")));
+        assert!(wrong.is_err());
+        if nix::unistd::geteuid().is_root() {
+            let same = sh("readlink /proc/self/ns/net").netns(open("/proc/self/ns/net"));
+            let output = host.run(same, SOON).await.unwrap();
+            let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), own.to_str().unwrap());
+        }
     }
 }

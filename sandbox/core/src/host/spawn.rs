@@ -1,5 +1,5 @@
-//! Starting a process with what std's `Command` cannot say: inherited fds, a private mount
-//! namespace, death with the parent.
+//! Starting a process with what std's `Command` cannot say: inherited fds, namespaces, fewer
+//! privileges, death with the parent.
 
 #![allow(unsafe_code, reason = "pre_exec runs between fork and exec")]
 
@@ -9,12 +9,13 @@ use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
+use nix::sys::resource::setrlimit;
 use nix::sys::signal::Signal;
 use nix::unistd::{getppid, setsid};
 
-use super::Command;
+use super::{Command, privileges};
 
 /// The search path of started programs when the command names none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -26,6 +27,7 @@ const FD_FLOOR: RawFd = 64;
 pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
     let Command { program, args, env, cwd, stdio, fds, .. } = command;
     let Command { mask_proc_sys_net, dies_with_parent, new_session, .. } = command;
+    let Command { netns, without_privileges, limits, .. } = command;
     #[expect(clippy::disallowed_methods, reason = "this is the door")]
     let mut process = std::process::Command::new(&program);
     process.args(args).env_clear().env("PATH", PATH).envs(env);
@@ -43,6 +45,18 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
     // other threads.
     unsafe {
         process.pre_exec(move || {
+            for (resource, most) in &limits {
+                setrlimit(*resource, *most, *most)?;
+            }
+            if let Some(netns) = &netns {
+                setns(netns, CloneFlags::CLONE_NEWNET)?;
+            }
+            if mask_proc_sys_net {
+                mask_net()?;
+            }
+            if without_privileges {
+                privileges::give_up()?;
+            }
             if dies_with_parent {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
                 if getppid() != parent {
@@ -51,9 +65,6 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
             }
             if new_session {
                 setsid()?;
-            }
-            if mask_proc_sys_net {
-                mask_net()?;
             }
             for (from, to) in &placed {
                 // Plain dup2 leaves the copy without close-on-exec, as wanted.
