@@ -14,7 +14,7 @@ mod reaper;
 mod spawn;
 
 use std::fmt::Debug;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -53,6 +53,12 @@ pub trait Host: Debug + Send + Sync {
 
     /// Unmounts everything at and below `target`; fine when nothing is mounted there.
     fn unmount_all(&self, target: &Path) -> Result<(), MountError>;
+}
+
+/// The file that a command's program names: a path, or a name looked up in the search path that
+/// commands get. `None` when there is no such executable file.
+pub fn find_program(program: &Path) -> Option<PathBuf> {
+    spawn::find(program)
 }
 
 /// Starts `command` without watching it, for a caller that ends at once.
@@ -118,5 +124,20 @@ impl Classified for HostError {
             Self::Gone(_) => Kind::NotFound,
             Self::Output { .. } | Self::Subreaper(_) => Kind::Internal,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_programs_by_path_and_by_name() {
+        let shell = Some(PathBuf::from("/bin/sh"));
+        assert_eq!(find_program(Path::new("/bin/sh")), shell);
+        assert!(find_program(Path::new("sh")).is_some_and(|path| path.is_absolute()));
+        assert_eq!(find_program(Path::new("/etc/passwd")), None);
+        assert_eq!(find_program(Path::new("/etc")), None);
+        assert_eq!(find_program(Path::new("no-such-program")), None);
     }
 }

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::mount::{MsFlags, mount};
@@ -22,6 +23,18 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
 /// Inherited fds are first moved above this number, so that placing one never overwrites another.
 const FD_FLOOR: RawFd = 64;
+
+/// The file that a command's program names: an absolute path, or a name looked up in the search
+/// path that commands get. `None` when there is no such executable file.
+pub(super) fn find(program: &Path) -> Option<PathBuf> {
+    let executable = |path: &PathBuf| {
+        path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
+    };
+    if program.components().count() > 1 {
+        return Some(program.to_owned()).filter(executable);
+    }
+    PATH.split(':').map(|dir| Path::new(dir).join(program)).find(executable)
+}
 
 /// Starts `command`; streams it does not place are `/dev/null`.
 pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
