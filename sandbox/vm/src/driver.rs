@@ -1,6 +1,18 @@
 //! What the backend asks of a virtual machine monitor (VMM). The drivers differ in data
 //! ([`Capabilities`]), not in methods.
 
+mod bounded_log;
+mod check;
+mod connect;
+#[cfg(test)]
+mod contract;
+mod crew;
+mod error;
+
+mod place;
+pub mod qemu;
+mod qmp;
+
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -9,6 +21,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sandbox_core::host::ProcessMark;
 use sandbox_core::{Exit, Result};
+
+/// How much of a guest's console is kept, in bytes: what it writes is the guest's choice.
+const CONSOLE_MAX: u64 = 4 << 20;
 
 /// A machine to make: pure data, planned from the Pod's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,260 @@
+//! What every driver owes its caller, as one test that runs on each of them.
+//!
+//! The real ones run where the environment names their programs and a guest; otherwise the test
+//! says what is missing. The guest is one that dials the host's vsock port 1024 when it is up.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_core::Kind;
+use sandbox_core::host::{ProcessMark, RealHost};
+use tokio::net::UnixListener;
+
+use super::check::SECTION;
+use super::qemu::{Accel, Qemu, QemuSettings};
+use super::{Device, Disk, Driver, Machine, Nic, Share, Vmm};
+
+/// How long anything but the guest's start may take.
+const SOON: Duration = Duration::from_secs(60);
+/// How long an emulated guest may take to start on a busy machine.
+const GUEST_START: Duration = Duration::from_secs(120);
+
+/// What a driver is tested with.
+struct Ground {
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    /// Whether guests get anywhere: false where only the monitor can be tested.
+    guest_runs: bool,
+}
+
+impl Ground {
+    /// From the environment, or what is missing there.
+    fn of_environment() -> Result<Self, String> {
+        let kernel = named("BULKHEAD_GUEST_KERNEL")?;
+        Ok(Self { kernel, initramfs: named("BULKHEAD_GUEST_INITRAMFS")?, guest_runs: true })
+    }
+
+    fn machine(&self, dir: &Path) -> Machine {
+        Machine {
+            dir: dir.to_owned(),
+            netns: None,
+            kernel: self.kernel.clone(),
+            initramfs: self.initramfs.clone(),
+            cmdline: "quiet panic=-1 nokaslr cryptomgr.notests".into(),
+            vcpus: 1,
+            max_vcpus: 2,
+            memory: 2 * SECTION,
+            max_memory: 4 * SECTION,
+            shared_memory: true,
+            console: Some(dir.join("console")),
+        }
+    }
+}
+
+fn named(variable: &str) -> Result<PathBuf, String> {
+    std::env::var_os(variable).map(PathBuf::from).ok_or_else(|| format!("{variable} is not set"))
+}
+
+async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, work).await.unwrap_or_else(|_| panic!("{what} takes too long"))
+}
+
+/// Launches a machine, which must succeed.
+async fn launched(driver: &dyn Driver, machine: &Machine) -> Arc<dyn Vmm> {
+    soon("launch", driver.launch(machine)).await.unwrap()
+}
+
+fn disk(dir: &Path, id: &str, read_only: bool) -> Disk {
+    let path = dir.join(format!("{id}.img"));
+    std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    Disk { id: id.into(), path, read_only }
+}
+
+async fn refused(vmm: &dyn Vmm, device: Device) -> Kind {
+    soon("a refusal", vmm.attach(device)).await.unwrap_err().kind()
+}
+
+/// The whole contract.
+async fn keeps_the_contract(driver: &dyn Driver, ground: &Ground) {
+    let capabilities = driver.capabilities();
+    assert!(!capabilities.name.is_empty() && capabilities.disks > 0);
+    refuses_bad_machines(driver, ground).await;
+    lives_and_stops(driver, ground).await;
+    ends_whole(driver, ground).await;
+}
+
+async fn refuses_bad_machines(driver: &dyn Driver, ground: &Ground) {
+    let dir = tempfile::tempdir().unwrap();
+    let fine = ground.machine(dir.path());
+    let bad = [
+        Machine { vcpus: 0, ..fine.clone() },
+        Machine { memory: SECTION + 1, ..fine.clone() },
+        Machine { kernel: dir.path().join("none"), ..fine.clone() },
+        Machine { initramfs: dir.path().join("none"), ..fine.clone() },
+    ];
+    for machine in bad {
+        let error = soon("a refusal", driver.launch(&machine)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
+}
+
+async fn lives_and_stops(driver: &dyn Driver, ground: &Ground) {
+    let dir = tempfile::tempdir().unwrap();
+    let tap = Tap::new();
+    let mut machine = ground.machine(dir.path());
+    machine.netns = tap.as_ref().map(|tap| tap.netns.1.clone());
+    let vmm = launched(driver, &machine).await;
+    assert!(vmm.processes().iter().all(ProcessMark::alive));
+    assert!(vmm.vsock().starts_with(dir.path()));
+
+    let (first, second) = (disk(dir.path(), "1a", true), disk(dir.path(), "b2", false));
+    vmm.attach(Device::Disk(first.clone())).await.unwrap();
+    assert_eq!(refused(&*vmm, Device::Disk(first)).await, Kind::AlreadyExists);
+    let bad = Disk { id: "a/b".into(), ..second.clone() };
+    assert_eq!(refused(&*vmm, Device::Disk(bad)).await, Kind::InvalidArgument);
+    if let Some(tap) = tap {
+        let nic = Nic { id: "eth0".into(), mac: [2, 0, 0, 0, 0, 9], mtu: 1400, tap: tap.fd };
+        soon("a network interface", vmm.attach(Device::Nic(nic))).await.unwrap();
+    }
+
+    let dialled = UnixListener::bind(port(vmm.vsock(), 1024)).unwrap();
+    soon("boot", vmm.boot()).await.unwrap();
+    let again = vmm.boot().await.unwrap_err();
+    assert_eq!(again.kind(), Kind::FailedPrecondition, "{again}");
+    if ground.guest_runs {
+        let up = tokio::time::timeout(GUEST_START, dialled.accept()).await;
+        up.expect("the guest does not dial").unwrap();
+    }
+    plugs_in_and_out(&*vmm, second, dir.path(), ground.guest_runs).await;
+    grows(driver, &*vmm, &machine).await;
+    assert!(tokio::time::timeout(Duration::from_millis(100), vmm.exited()).await.is_err());
+
+    let processes = vmm.processes();
+    soon("stop", vmm.stop()).await.unwrap();
+    assert!(!processes.iter().any(ProcessMark::alive), "a process is left");
+    soon("the end", vmm.exited()).await;
+    soon("the second stop", vmm.stop()).await.unwrap();
+    let late = Device::Disk(disk(dir.path(), "late", true));
+    assert_eq!(refused(&*vmm, late).await, Kind::Unavailable);
+    assert!(!vmm.vsock().exists(), "the vsock's socket is left");
+}
+
+async fn plugs_in_and_out(vmm: &dyn Vmm, disk: Disk, dir: &Path, guest_runs: bool) {
+    let gone = Disk { path: dir.join("none.img"), ..disk.clone() };
+    soon("a refusal", vmm.attach(Device::Disk(gone))).await.unwrap_err();
+    let share = |id: &str, socket: PathBuf| {
+        Device::Share(Share { id: id.into(), tag: "share".into(), socket })
+    };
+    soon("a refusal", vmm.attach(share("fs", dir.join("nobody")))).await.unwrap_err();
+    // What failed has left its place.
+    soon("a disk", vmm.attach(Device::Disk(disk.clone()))).await.unwrap();
+    soon("nothing", vmm.detach("unknown")).await.unwrap();
+    if guest_runs {
+        soon("unplugging", vmm.detach(&disk.id)).await.unwrap();
+        soon("nothing", vmm.detach(&disk.id)).await.unwrap();
+        soon("a disk again", vmm.attach(Device::Disk(disk))).await.unwrap();
+    }
+    match named("BULKHEAD_VHOST_USER_FS") {
+        Ok(socket) => soon("a share", vmm.attach(share("fs", socket))).await.unwrap(),
+        Err(missing) => println!("no share is plugged in: {missing}"),
+    }
+}
+
+async fn grows(driver: &dyn Driver, vmm: &dyn Vmm, machine: &Machine) {
+    let capabilities = driver.capabilities();
+    let memory = if capabilities.grow_memory { 3 * SECTION } else { machine.memory };
+    let vcpus = if capabilities.grow_vcpus { 2 } else { machine.vcpus };
+    soon("growing", vmm.grow(vcpus, memory)).await.unwrap();
+    // What is there already is no reason to do anything, least of all to shrink.
+    soon("growing by nothing", vmm.grow(1, SECTION)).await.unwrap();
+    for (vcpus, memory) in [(machine.max_vcpus + 1, 0), (1, machine.max_memory + 1)] {
+        let error = soon("a refusal", vmm.grow(vcpus, memory)).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::InvalidArgument, "{error}");
+    }
+}
+
+/// The end of any of a machine's processes is the machine's.
+async fn ends_whole(driver: &dyn Driver, ground: &Ground) {
+    let mut victim = 0;
+    loop {
+        let dir = tempfile::tempdir().unwrap();
+        let vmm = launched(driver, &ground.machine(dir.path())).await;
+        let processes = vmm.processes();
+        let Some(mark) = processes.get(victim) else {
+            soon("stop", vmm.stop()).await.unwrap();
+            return;
+        };
+        assert!(mark.kill());
+        soon("the end", vmm.exited()).await;
+        assert!(!processes.iter().any(ProcessMark::alive), "a process outlives the machine");
+        victim += 1;
+    }
+}
+
+/// The host's socket for the guest's calls to `port`.
+fn port(vsock: &Path, port: u32) -> PathBuf {
+    let mut path = vsock.as_os_str().to_owned();
+    path.push(format!("_{port}"));
+    path.into()
+}
+
+/// A tap in a network namespace of its own.
+struct Tap {
+    fd: OwnedFd,
+    /// Keeps the namespace, and names it for this process.
+    netns: (OwnedFd, PathBuf),
+}
+
+impl Tap {
+    /// `None`, with a word, where this process may not make one.
+    fn new() -> Option<Self> {
+        let made = std::thread::spawn(Self::make).join().unwrap();
+        made.inspect_err(|error| println!("no network interface is plugged in: {error}")).ok()
+    }
+
+    fn make() -> std::io::Result<Self> {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+        let netns = OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net")?);
+        let tun = std::fs::File::options().read(true).write(true).open("/dev/net/tun")?;
+        // SAFETY: an ifreq of zeros is a valid one.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        for (to, from) in request.ifr_name.iter_mut().zip(b"tap0") {
+            *to = *from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags =
+            (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+        // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
+        if unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) } < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor that nobody else owns.
+        let fd =
+            unsafe { OwnedFd::from_raw_fd(libc::fcntl(tun.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3)) };
+        let path = PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd()));
+        Ok(Self { fd, netns: (netns, path) })
+    }
+}
+
+#[tokio::test]
+async fn qemu_keeps_the_contract() {
+    let ready = || -> Result<(QemuSettings, Ground), String> {
+        let settings = QemuSettings {
+            program: named("BULKHEAD_QEMU")?,
+            vsock_device: named("BULKHEAD_VHOST_DEVICE_VSOCK")?,
+            accel: Accel::Tcg,
+            launch_deadline: SOON / 2,
+            command_deadline: SOON / 4,
+        };
+        Ok((settings, Ground::of_environment()?))
+    };
+    match ready() {
+        Ok((settings, ground)) => {
+            let host = Arc::new(RealHost::new().unwrap());
+            keeps_the_contract(&Qemu::new(host, settings), &ground).await;
+        }
+        Err(missing) => println!("QEMU is not tested: {missing}"),
+    }
+}

@@ -1,0 +1,266 @@
+//! Plugging devices, memory and processors into a machine of QEMU.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::super::check::SECTION;
+use super::super::error::DriverError;
+use super::super::qmp::Qmp;
+use super::super::{Device, Disk, Machine, Nic, Share};
+use super::argv::{BRIDGE_SLOTS, modules};
+use super::{NAME, QemuVmm};
+
+/// What the machine has and may get.
+#[derive(Debug)]
+pub(super) struct Growth {
+    vcpus: u32,
+    max_vcpus: u32,
+    memory: u64,
+    max_memory: u64,
+    /// Memory modules plugged in so far, and how many fit in all.
+    modules: u64,
+    max_modules: u64,
+}
+
+impl Growth {
+    /// A machine as it boots.
+    pub(super) fn of(machine: &Machine) -> Self {
+        let Machine { vcpus, max_vcpus, memory, max_memory, .. } = *machine;
+        Self { vcpus, max_vcpus, memory, max_memory, modules: 0, max_modules: modules(machine) }
+    }
+
+    /// The bytes of the next module so that there are `memory` in all; 0 if there are already.
+    fn next_module(&self, memory: u64) -> u64 {
+        let missing = memory.saturating_sub(self.memory).div_ceil(SECTION) * SECTION;
+        match missing > 0 && self.modules + 1 == self.max_modules {
+            // The last one takes all that is left, so that no growth is ever refused.
+            true => self.max_memory - self.memory,
+            false => missing,
+        }
+    }
+}
+
+/// A place for a processor, as `query-hotpluggable-cpus` tells it.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct CpuPlace {
+    r#type: String,
+    props: Map<String, Value>,
+    /// Set when a processor is there.
+    qom_path: Option<String>,
+}
+
+impl QemuVmm {
+    /// Plugs `device` into a free place.
+    pub(super) async fn plug(&self, device: Device) -> Result<(), DriverError> {
+        let id = match &device {
+            Device::Nic(nic) => nic.id.clone(),
+            Device::Disk(disk) => disk.id.clone(),
+            Device::Share(share) => share.id.clone(),
+        };
+        let place = self.places.take(&id)?;
+        let bus = format!("bridge{}", place / BRIDGE_SLOTS);
+        let slot = format!("{:#x}", place % BRIDGE_SLOTS + 1);
+        let place = json!({ "id": device_id(&id), "bus": bus, "addr": slot });
+        let plugged = match &device {
+            Device::Nic(nic) => plug_nic(&self.qmp, nic, place).await,
+            Device::Disk(disk) => plug_disk(&self.qmp, disk, place).await,
+            Device::Share(share) => plug_share(&self.qmp, share, place).await,
+        };
+        if plugged.is_err() {
+            self.places.free(&id);
+        }
+        plugged
+    }
+
+    /// Unplugs a disk.
+    pub(super) async fn unplug(&self, id: &str) -> Result<(), DriverError> {
+        self.qmp.unplug(&device_id(id)).await?;
+        self.qmp.call("blockdev-del", json!({ "node-name": node(id) })).await?;
+        self.places.free(id);
+        Ok(())
+    }
+
+    /// Adds what is missing to `vcpus` and `memory`.
+    pub(super) async fn expand(&self, vcpus: u32, memory: u64) -> Result<(), DriverError> {
+        let mut growth = self.growth.lock().await;
+        let (most, asked) = (u64::from(growth.max_vcpus), u64::from(vcpus));
+        if asked > most {
+            return Err(DriverError::TooMuch { asked, unit: "processors", most });
+        }
+        if memory > growth.max_memory {
+            let most = growth.max_memory;
+            return Err(DriverError::TooMuch { asked: memory, unit: "bytes", most });
+        }
+        let size = growth.next_module(memory);
+        if size > 0 {
+            let at = growth.modules;
+            let backend = format!("module{at}");
+            let made = json!({ "qom-type": "memory-backend-memfd", "id": backend, "size": size, "share": true });
+            self.qmp.call("object-add", made).await?;
+            let module =
+                json!({ "driver": "pc-dimm", "id": format!("dimm{at}"), "memdev": backend });
+            let undo = ("object-del", json!({ "id": backend }));
+            or_undo(&self.qmp, self.qmp.call("device_add", module).await, undo).await?;
+            growth.modules += 1;
+            growth.memory += size;
+        }
+        if vcpus > growth.vcpus {
+            let free = free_cpus(&self.qmp).await?;
+            for place in free.into_iter().take((vcpus - growth.vcpus) as usize) {
+                let mut cpu = place.props;
+                cpu.insert("driver".into(), place.r#type.into());
+                cpu.insert("id".into(), format!("cpu{}", growth.vcpus).into());
+                self.qmp.call("device_add", cpu.into()).await?;
+                growth.vcpus += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn free_cpus(qmp: &Qmp) -> Result<Vec<CpuPlace>, DriverError> {
+    let call = "query-hotpluggable-cpus";
+    let answer = qmp.call(call, json!({})).await?;
+    let mut places: Vec<CpuPlace> = serde_json::from_value(answer).map_err(|error| {
+        DriverError::Answer { program: NAME, call: call.into(), reason: error.to_string() }
+    })?;
+    // QEMU lists the last one first.
+    places.reverse();
+    places.retain(|place| place.qom_path.is_none());
+    Ok(places)
+}
+
+async fn plug_nic(qmp: &Qmp, nic: &Nic, place: Value) -> Result<(), DriverError> {
+    let (host, handle) = (format!("net-{}", nic.id), format!("tap-{}", nic.id));
+    qmp.call_with("getfd", json!({ "fdname": handle }), Some(nic.tap.as_fd())).await?;
+    let tap = json!({ "type": "tap", "id": host, "fd": handle, "vhost": false });
+    let undo = ("closefd", json!({ "fdname": handle }));
+    or_undo(qmp, qmp.call("netdev_add", tap).await, undo).await?;
+    let mac: Vec<String> = nic.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    // A network boot ROM is neither used nor always installed.
+    let device = json!({
+        "driver": "virtio-net-pci", "netdev": host, "mac": mac.join(":"), "host_mtu": nic.mtu, "romfile": "",
+    });
+    let undo = ("netdev_del", json!({ "id": host }));
+    or_undo(qmp, qmp.call("device_add", merge(device, place)).await, undo).await
+}
+
+async fn plug_disk(qmp: &Qmp, disk: &Disk, place: Value) -> Result<(), DriverError> {
+    let node = node(&disk.id);
+    let kind = if is_block_device(&disk.path)? { "host_device" } else { "file" };
+    let image = json!({
+        "driver": "raw", "node-name": node, "read-only": disk.read_only, "discard": "unmap",
+        "file": { "driver": kind, "filename": path(&disk.path)? },
+    });
+    qmp.call("blockdev-add", image).await?;
+    let device = json!({ "driver": "virtio-blk-pci", "drive": node, "serial": disk.id });
+    let undo = ("blockdev-del", json!({ "node-name": node }));
+    or_undo(qmp, qmp.call("device_add", merge(device, place)).await, undo).await
+}
+
+async fn plug_share(qmp: &Qmp, share: &Share, place: Value) -> Result<(), DriverError> {
+    let channel = format!("share-{}", share.id);
+    let socket = json!({ "type": "unix", "data": { "path": path(&share.socket)? } });
+    let backend = json!({ "type": "socket", "data": { "addr": socket, "server": false } });
+    qmp.call("chardev-add", json!({ "id": channel, "backend": backend })).await?;
+    let device = json!({
+        "driver": "vhost-user-fs-pci", "chardev": channel, "tag": share.tag, "queue-size": 1024,
+    });
+    let undo = ("chardev-remove", json!({ "id": channel }));
+    or_undo(qmp, qmp.call("device_add", merge(device, place)).await, undo).await
+}
+
+/// Passes `outcome` on; a failure first takes back the step before it.
+async fn or_undo(
+    qmp: &Qmp,
+    outcome: Result<Value, DriverError>,
+    undo: (&str, Value),
+) -> Result<(), DriverError> {
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            if let Err(left) = qmp.call(undo.0, undo.1).await {
+                log::warn!("undoing a failed plug: {}", sandbox_core::Error::from(left));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn merge(device: Value, place: Value) -> Value {
+    let both = [device, place].into_iter().filter_map(|half| match half {
+        Value::Object(map) => Some(map),
+        _ => None,
+    });
+    both.flatten().collect::<Map<_, _>>().into()
+}
+
+/// QEMU's names begin with a letter, ours need not.
+fn device_id(id: &str) -> String {
+    format!("dev-{id}")
+}
+
+fn node(id: &str) -> String {
+    format!("disk-{id}")
+}
+
+fn is_block_device(path: &Path) -> Result<bool, DriverError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.file_type().is_block_device()),
+        Err(source) => Err(DriverError::File { step: "opening disk", path: path.into(), source }),
+    }
+}
+
+/// A path as JSON can hold it.
+fn path(path: &Path) -> Result<&str, DriverError> {
+    path.to_str().ok_or_else(|| DriverError::File {
+        step: "naming",
+        path: path.into(),
+        source: std::io::Error::other("the path is not UTF-8"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::check::tests::machine;
+    use super::*;
+
+    #[test]
+    fn memory_grows_by_sections_and_never_shrinks() {
+        let mut machine = machine(Path::new("/run/m"));
+        machine.max_memory = 6 * SECTION;
+        let mut growth = Growth::of(&machine);
+        assert_eq!(growth.next_module(SECTION), 0);
+        assert_eq!(growth.next_module(2 * SECTION), 0);
+        assert_eq!(growth.next_module(2 * SECTION + 1), SECTION);
+        assert_eq!(growth.next_module(4 * SECTION), 2 * SECTION);
+        growth.modules = growth.max_modules - 1;
+        assert_eq!(growth.next_module(2 * SECTION + 1), 4 * SECTION);
+        assert_eq!(growth.next_module(SECTION), 0);
+    }
+
+    #[test]
+    fn places_for_processors_are_read() {
+        let answer = json!([{
+            "props": { "core-id": 1, "thread-id": 0, "node-id": 0, "socket-id": 0 },
+            "vcpus-count": 1, "type": "max-x86_64-cpu"
+        }, {
+            "props": { "core-id": 0, "thread-id": 0, "node-id": 0, "socket-id": 0 },
+            "vcpus-count": 1, "qom-path": "/machine/unattached/device[0]", "type": "max-x86_64-cpu"
+        }]);
+        let places: Vec<CpuPlace> = serde_json::from_value(answer).unwrap();
+        assert!(places[0].qom_path.is_none() && places[1].qom_path.is_some());
+        assert_eq!(places[0].props["core-id"], 1);
+    }
+
+    #[test]
+    fn a_device_is_put_in_its_place() {
+        let both = merge(json!({ "driver": "a" }), json!({ "id": "b", "bus": "c" }));
+        assert_eq!(both, json!({ "driver": "a", "id": "b", "bus": "c" }));
+    }
+}
