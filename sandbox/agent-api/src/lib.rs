@@ -34,8 +34,28 @@ pub mod agent_ttrpc {
     include!(concat!(env!("OUT_DIR"), "/agent_ttrpc.rs"));
 }
 
+/// As a literal, for texts.
+macro_rules! protocol {
+    () => {
+        1
+    };
+}
+
 /// The version of this protocol. Both sides must speak the same one.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = protocol!();
+
+/// A text that every agent's program carries, so that its version and protocol can be read from
+/// the file without running it. The agent keeps it by logging it as its first line.
+pub const AGENT_MARK: &str = concat!(
+    "bulkhead-agent-mark version=",
+    env!("CARGO_PKG_VERSION"),
+    " protocol=",
+    protocol!(),
+    ";"
+);
+
+/// What [`AGENT_MARK`] starts with; the version follows.
+pub const AGENT_MARK_START: &str = "bulkhead-agent-mark version=";
 
 /// The host's port that the agent dials.
 pub const CONTROL_PORT: u32 = 1024;
@@ -63,3 +83,14 @@ pub const SHARE_MOUNT: &str = "/run/bulkhead/share";
 
 /// The tag of the Pod's shared directory.
 pub const SHARE_TAG: &str = "bulkhead";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_says_version_and_protocol() {
+        let rest = AGENT_MARK.strip_prefix(AGENT_MARK_START).unwrap();
+        assert_eq!(rest, format!("{} protocol={PROTOCOL};", env!("CARGO_PKG_VERSION")));
+    }
+}
