@@ -3,15 +3,19 @@
 
 mod bounded_log;
 mod check;
+pub mod cloud_hypervisor;
 mod connect;
 #[cfg(test)]
 mod contract;
 mod crew;
 mod error;
 
+pub mod fake;
+mod growth;
 mod place;
 pub mod qemu;
 mod qmp;
+mod rest;
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
@@ -62,6 +66,17 @@ pub enum Device {
     Disk(Disk),
     /// A virtio-fs share.
     Share(Share),
+}
+
+impl Device {
+    /// What it is called in its machine.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Nic(nic) => &nic.id,
+            Self::Disk(disk) => &disk.id,
+            Self::Share(share) => &share.id,
+        }
+    }
 }
 
 /// A network interface on an open tap.

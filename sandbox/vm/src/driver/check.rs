@@ -1,11 +1,12 @@
 //! What every driver asks of a machine's description before it starts anything.
 
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-use super::Machine;
 use super::error::DriverError;
+use super::{Disk, Machine, Share};
 
 /// Memory is plugged in by sections of this many bytes (Linux on x86-64).
 pub(super) const SECTION: u64 = 128 << 20;
@@ -67,6 +68,30 @@ pub(super) fn check_files(machine: &Machine) -> Result<(), DriverError> {
         return wrong("initramfs", &machine.initramfs, "give a file that is there");
     }
     Ok(())
+}
+
+/// What kind of file a disk is; refuses one that is not there.
+pub(super) fn check_disk(disk: &Disk) -> Result<FileType, DriverError> {
+    match std::fs::metadata(&disk.path) {
+        Ok(metadata) => Ok(metadata.file_type()),
+        Err(source) => {
+            Err(DriverError::File { step: "opening disk", path: disk.path.clone(), source })
+        }
+    }
+}
+
+/// Refuses a share that nobody can serve: a monitor may wait a minute for one, and do nothing
+/// else meanwhile.
+pub(super) fn check_share(share: &Share) -> Result<(), DriverError> {
+    let failed = |source| {
+        let path = share.socket.clone();
+        Err(DriverError::File { step: "connecting to the share's server at", path, source })
+    };
+    match std::fs::metadata(&share.socket) {
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
+        Ok(_) => failed(std::io::Error::other("it is not a socket")),
+        Err(source) => failed(source),
+    }
 }
 
 /// The hybrid vsock's socket in `dir`.

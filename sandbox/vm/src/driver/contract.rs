@@ -13,6 +13,8 @@ use sandbox_core::host::{ProcessMark, RealHost};
 use tokio::net::UnixListener;
 
 use super::check::SECTION;
+use super::cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};
+use super::fake::FakeDriver;
 use super::qemu::{Accel, Qemu, QemuSettings};
 use super::{Device, Disk, Driver, Machine, Nic, Share, Vmm};
 
@@ -140,6 +142,7 @@ async fn lives_and_stops(driver: &dyn Driver, ground: &Ground) {
     let late = Device::Disk(disk(dir.path(), "late", true));
     assert_eq!(refused(&*vmm, late).await, Kind::Unavailable);
     assert!(!vmm.vsock().exists(), "the vsock's socket is left");
+    println!("{}", std::fs::read_to_string(dir.path().join("console")).unwrap_or_default());
 }
 
 async fn plugs_in_and_out(vmm: &dyn Vmm, disk: Disk, dir: &Path, guest_runs: bool) {
@@ -239,6 +242,19 @@ impl Tap {
 }
 
 #[tokio::test]
+async fn the_fake_keeps_the_contract() {
+    let dir = tempfile::tempdir().unwrap();
+    let (kernel, initramfs) = (dir.path().join("kernel"), dir.path().join("initramfs"));
+    std::fs::write(&kernel, b"\x7fELF").unwrap();
+    std::fs::write(&initramfs, b"").unwrap();
+    let driver = FakeDriver::default();
+    driver.plays(|vsock| {
+        std::os::unix::net::UnixStream::connect(port(vsock, 1024)).unwrap();
+    });
+    keeps_the_contract(&driver, &Ground { kernel, initramfs, guest_runs: true }).await;
+}
+
+#[tokio::test]
 async fn qemu_keeps_the_contract() {
     let ready = || -> Result<(QemuSettings, Ground), String> {
         let settings = QemuSettings {
@@ -257,4 +273,51 @@ async fn qemu_keeps_the_contract() {
         }
         Err(missing) => println!("QEMU is not tested: {missing}"),
     }
+}
+
+#[tokio::test]
+async fn cloud_hypervisor_keeps_the_contract() {
+    let ready = || -> Result<(PathBuf, Ground), String> {
+        let mut ground = Ground::of_environment()?;
+        ground.guest_runs = false;
+        Ok((named("BULKHEAD_CLOUD_HYPERVISOR")?, ground))
+    };
+    let (program, ground) = match ready() {
+        Ok(ready) => ready,
+        Err(missing) => return println!("cloud-hypervisor is not tested: {missing}"),
+    };
+    let host = Arc::new(RealHost::new().unwrap());
+    let deadline = SOON / 4;
+    for landlock in [None, Some(vec![std::env::temp_dir()])] {
+        let settings = CloudHypervisorSettings {
+            program: program.clone(),
+            landlock,
+            launch_deadline: deadline,
+            command_deadline: deadline,
+        };
+        keeps_the_contract(&CloudHypervisor::new(host.clone(), settings), &ground).await;
+    }
+}
+
+#[tokio::test]
+async fn landlock_confines_cloud_hypervisor() {
+    let (ground, program) = match (Ground::of_environment(), named("BULKHEAD_CLOUD_HYPERVISOR")) {
+        (Ok(ground), Ok(program)) => (ground, program),
+        (Err(missing), _) | (_, Err(missing)) => {
+            return println!("cloud-hypervisor is not tested: {missing}");
+        }
+    };
+    let (dir, allowed, other) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let landlock = Some(vec![allowed.path().to_owned()]);
+    let settings = CloudHypervisorSettings { program, landlock, ..Default::default() };
+    let driver = CloudHypervisor::new(Arc::new(RealHost::new().unwrap()), settings);
+    let vmm = launched(&driver, &ground.machine(dir.path())).await;
+    soon("boot", vmm.boot()).await.unwrap();
+    let outside = Device::Disk(disk(other.path(), "a", true));
+    let refusal = soon("a refusal", vmm.attach(outside)).await.unwrap_err();
+    assert!(refusal.to_string().contains("Permission denied"), "{refusal}");
+    let inside = Device::Disk(disk(allowed.path(), "a", true));
+    soon("a disk", vmm.attach(inside)).await.unwrap();
+    soon("stop", vmm.stop()).await.unwrap();
 }

@@ -136,9 +136,14 @@ impl Crew {
         self.members.iter().filter_map(|member| member.mark).collect()
     }
 
+    /// Kills everybody.
+    pub(super) fn kill(&self) {
+        self.members.iter().for_each(Member::kill);
+    }
+
     /// Kills everybody and waits for their end.
     pub(super) async fn stop(&self) -> Result<(), DriverError> {
-        self.members.iter().for_each(Member::kill);
+        self.kill();
         for member in &self.members {
             if tokio::time::timeout(KILL_DEADLINE, member.exit.wait()).await.is_err() {
                 let (program, pid) = (member.program, member.pid);
@@ -180,7 +185,7 @@ impl Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        self.members.iter().for_each(Member::kill);
+        self.kill();
         for file in &self.files {
             // Most of the time there is nothing to remove, and nobody left to tell.
             let _ = std::fs::remove_file(file);

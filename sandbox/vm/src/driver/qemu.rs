@@ -19,12 +19,12 @@ use sandbox_core::{Exit, Result};
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use self::devices::Growth;
 use super::bounded_log::BoundedLog;
 use super::check::{check, check_files, vsock};
 use super::connect::{connect, pair};
 use super::crew::Crew;
 use super::error::DriverError;
+use super::growth::{Growth, modules};
 use super::place::Places;
 use super::qmp::{Qmp, Version};
 use super::{CONSOLE_MAX, Capabilities, Device, Driver, Machine, Vmm};
@@ -170,7 +170,10 @@ impl Driver for Qemu {
             qmp,
             vsock: vsock(&machine.dir),
             places: Places::new(argv::BRIDGES * argv::BRIDGE_SLOTS),
-            growth: tokio::sync::Mutex::new(Growth::of(machine)),
+            growth: tokio::sync::Mutex::new(Growth::of(
+                machine,
+                modules(machine, argv::MODULES_MAX),
+            )),
             booted: AtomicBool::new(false),
             deadline: self.settings.command_deadline,
         }))

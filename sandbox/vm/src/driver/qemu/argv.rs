@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use super::super::Machine;
-use super::super::check::SECTION;
+use super::super::growth::modules;
 use super::{Accel, fd};
 
 /// Bridges for devices that come by QMP, and what each holds: slot 0 stays free. Two cost the
@@ -11,14 +11,9 @@ use super::{Accel, fd};
 pub(super) const BRIDGES: usize = 2;
 pub(super) const BRIDGE_SLOTS: usize = 31;
 /// The most memory modules; the last one takes all that is left.
-const MODULES_MAX: u64 = 16;
+pub(super) const MODULES_MAX: u64 = 16;
 /// Bounds the cache of translated code, in MiB; QEMU's own bound is 1 GiB.
 const CODE_CACHE: u32 = 128;
-
-/// How many memory modules the machine can take.
-pub(super) fn modules(machine: &Machine) -> u64 {
-    ((machine.max_memory - machine.memory) / SECTION).min(MODULES_MAX)
-}
 
 /// The whole command line but the program. QEMU finds its monitor, the vsock device and the
 /// console at the numbers in [`fd`].
@@ -39,7 +34,7 @@ pub(super) fn argv(machine: &Machine, accel: Accel) -> Vec<OsString> {
     }
     add(&["-smp", &format!("cpus={},maxcpus={}", machine.vcpus, machine.max_vcpus)]);
     let size = machine.memory;
-    match modules(machine) {
+    match modules(machine, MODULES_MAX) {
         0 => add(&["-m", &format!("size={size}B")]),
         slots => {
             let most = machine.max_memory;
@@ -117,14 +112,5 @@ mod tests {
         assert!(fast.contains("-accel kvm -cpu host ") && fast.contains("-m size=268435456B "));
         assert!(fast.contains("-serial chardev:console "));
         assert!(fast.ends_with("-append quiet panic=-1 console=ttyS0"));
-    }
-
-    #[test]
-    fn large_machines_have_no_more_modules_than_slots() {
-        let mut machine = machine(Path::new("/run/m"));
-        machine.max_memory = 64 << 30;
-        assert_eq!(modules(&machine), MODULES_MAX);
-        machine.max_memory = machine.memory;
-        assert_eq!(modules(&machine), 0);
     }
 }

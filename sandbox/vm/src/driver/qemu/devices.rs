@@ -7,42 +7,12 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::super::check::SECTION;
+use super::super::check::{check_disk, check_share};
 use super::super::error::DriverError;
 use super::super::qmp::Qmp;
-use super::super::{Device, Disk, Machine, Nic, Share};
-use super::argv::{BRIDGE_SLOTS, modules};
+use super::super::{Device, Disk, Nic, Share};
+use super::argv::BRIDGE_SLOTS;
 use super::{NAME, QemuVmm};
-
-/// What the machine has and may get.
-#[derive(Debug)]
-pub(super) struct Growth {
-    vcpus: u32,
-    max_vcpus: u32,
-    memory: u64,
-    max_memory: u64,
-    /// Memory modules plugged in so far, and how many fit in all.
-    modules: u64,
-    max_modules: u64,
-}
-
-impl Growth {
-    /// A machine as it boots.
-    pub(super) fn of(machine: &Machine) -> Self {
-        let Machine { vcpus, max_vcpus, memory, max_memory, .. } = *machine;
-        Self { vcpus, max_vcpus, memory, max_memory, modules: 0, max_modules: modules(machine) }
-    }
-
-    /// The bytes of the next module so that there are `memory` in all; 0 if there are already.
-    fn next_module(&self, memory: u64) -> u64 {
-        let missing = memory.saturating_sub(self.memory).div_ceil(SECTION) * SECTION;
-        match missing > 0 && self.modules + 1 == self.max_modules {
-            // The last one takes all that is left, so that no growth is ever refused.
-            true => self.max_memory - self.memory,
-            false => missing,
-        }
-    }
-}
 
 /// A place for a processor, as `query-hotpluggable-cpus` tells it.
 #[derive(Deserialize)]
@@ -57,11 +27,7 @@ struct CpuPlace {
 impl QemuVmm {
     /// Plugs `device` into a free place.
     pub(super) async fn plug(&self, device: Device) -> Result<(), DriverError> {
-        let id = match &device {
-            Device::Nic(nic) => nic.id.clone(),
-            Device::Disk(disk) => disk.id.clone(),
-            Device::Share(share) => share.id.clone(),
-        };
+        let id = device.id().to_owned();
         let place = self.places.take(&id)?;
         let bus = format!("bridge{}", place / BRIDGE_SLOTS);
         let slot = format!("{:#x}", place % BRIDGE_SLOTS + 1);
@@ -88,17 +54,10 @@ impl QemuVmm {
     /// Adds what is missing to `vcpus` and `memory`.
     pub(super) async fn expand(&self, vcpus: u32, memory: u64) -> Result<(), DriverError> {
         let mut growth = self.growth.lock().await;
-        let (most, asked) = (u64::from(growth.max_vcpus), u64::from(vcpus));
-        if asked > most {
-            return Err(DriverError::TooMuch { asked, unit: "processors", most });
-        }
-        if memory > growth.max_memory {
-            let most = growth.max_memory;
-            return Err(DriverError::TooMuch { asked: memory, unit: "bytes", most });
-        }
+        growth.check(vcpus, memory)?;
         let size = growth.next_module(memory);
         if size > 0 {
-            let at = growth.modules;
+            let at = growth.modules();
             let backend = format!("module{at}");
             let made = json!({ "qom-type": "memory-backend-memfd", "id": backend, "size": size, "share": true });
             self.qmp.call("object-add", made).await?;
@@ -106,17 +65,16 @@ impl QemuVmm {
                 json!({ "driver": "pc-dimm", "id": format!("dimm{at}"), "memdev": backend });
             let undo = ("object-del", json!({ "id": backend }));
             or_undo(&self.qmp, self.qmp.call("device_add", module).await, undo).await?;
-            growth.modules += 1;
-            growth.memory += size;
+            growth.got_module(size);
         }
-        if vcpus > growth.vcpus {
+        if vcpus > growth.vcpus() {
             let free = free_cpus(&self.qmp).await?;
-            for place in free.into_iter().take((vcpus - growth.vcpus) as usize) {
+            for (place, at) in free.into_iter().zip(growth.vcpus()..vcpus) {
                 let mut cpu = place.props;
                 cpu.insert("driver".into(), place.r#type.into());
-                cpu.insert("id".into(), format!("cpu{}", growth.vcpus).into());
+                cpu.insert("id".into(), format!("cpu{at}").into());
                 self.qmp.call("device_add", cpu.into()).await?;
-                growth.vcpus += 1;
+                growth.got_vcpus(at + 1);
             }
         }
         Ok(())
@@ -152,7 +110,7 @@ async fn plug_nic(qmp: &Qmp, nic: &Nic, place: Value) -> Result<(), DriverError>
 
 async fn plug_disk(qmp: &Qmp, disk: &Disk, place: Value) -> Result<(), DriverError> {
     let node = node(&disk.id);
-    let kind = if is_block_device(&disk.path)? { "host_device" } else { "file" };
+    let kind = if check_disk(disk)?.is_block_device() { "host_device" } else { "file" };
     let image = json!({
         "driver": "raw", "node-name": node, "read-only": disk.read_only, "discard": "unmap",
         "file": { "driver": kind, "filename": path(&disk.path)? },
@@ -164,6 +122,7 @@ async fn plug_disk(qmp: &Qmp, disk: &Disk, place: Value) -> Result<(), DriverErr
 }
 
 async fn plug_share(qmp: &Qmp, share: &Share, place: Value) -> Result<(), DriverError> {
+    check_share(share)?;
     let channel = format!("share-{}", share.id);
     let socket = json!({ "type": "unix", "data": { "path": path(&share.socket)? } });
     let backend = json!({ "type": "socket", "data": { "addr": socket, "server": false } });
@@ -209,13 +168,6 @@ fn node(id: &str) -> String {
     format!("disk-{id}")
 }
 
-fn is_block_device(path: &Path) -> Result<bool, DriverError> {
-    match std::fs::metadata(path) {
-        Ok(metadata) => Ok(metadata.file_type().is_block_device()),
-        Err(source) => Err(DriverError::File { step: "opening disk", path: path.into(), source }),
-    }
-}
-
 /// A path as JSON can hold it.
 fn path(path: &Path) -> Result<&str, DriverError> {
     path.to_str().ok_or_else(|| DriverError::File {
@@ -227,22 +179,7 @@ fn path(path: &Path) -> Result<&str, DriverError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::check::tests::machine;
     use super::*;
-
-    #[test]
-    fn memory_grows_by_sections_and_never_shrinks() {
-        let mut machine = machine(Path::new("/run/m"));
-        machine.max_memory = 6 * SECTION;
-        let mut growth = Growth::of(&machine);
-        assert_eq!(growth.next_module(SECTION), 0);
-        assert_eq!(growth.next_module(2 * SECTION), 0);
-        assert_eq!(growth.next_module(2 * SECTION + 1), SECTION);
-        assert_eq!(growth.next_module(4 * SECTION), 2 * SECTION);
-        growth.modules = growth.max_modules - 1;
-        assert_eq!(growth.next_module(2 * SECTION + 1), 4 * SECTION);
-        assert_eq!(growth.next_module(SECTION), 0);
-    }
 
     #[test]
     fn places_for_processors_are_read() {

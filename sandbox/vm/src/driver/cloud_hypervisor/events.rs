@@ -1,0 +1,163 @@
+//! What cloud-hypervisor tells by its event monitor: JSON objects, a blank line after each.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::oneshot;
+
+/// What ends an event.
+const END: &[u8] = b"\n\n";
+/// The longest event, in bytes.
+const EVENT_MAX: usize = 64 * 1024;
+
+/// An event, as far as it matters.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+struct Event {
+    source: String,
+    event: String,
+    properties: Option<HashMap<String, String>>,
+}
+
+/// Those who wait, by their device.
+type Waiting = HashMap<String, oneshot::Sender<()>>;
+
+/// Who waits for which device to be gone; `None` once nobody will tell any more.
+#[derive(Debug, Clone)]
+pub(super) struct Removals(Arc<Mutex<Option<Waiting>>>);
+
+impl Removals {
+    /// Nobody waits yet.
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Some(HashMap::new()))))
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+        // Every change is one call that cannot panic half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when `device` is gone, with an error when that will not be told.
+    pub(super) fn of(&self, device: &str) -> oneshot::Receiver<()> {
+        let (sender, gone) = oneshot::channel();
+        if let Some(waiting) = self.waiting().as_mut() {
+            waiting.insert(device.to_owned(), sender);
+        }
+        gone
+    }
+
+    fn gone(&self, device: &str) {
+        let sender = self.waiting().as_mut().and_then(|waiting| waiting.remove(device));
+        if let Some(sender) = sender {
+            // Who waited may have run out of time in this very moment.
+            let _ = sender.send(());
+        }
+    }
+}
+
+/// Follows the events until the monitor closes, or the machine restarts: then it resolves to
+/// `true`, since a Pod's machine ends with its guest.
+pub(super) async fn follow(mut monitor: impl AsyncRead + Unpin, removals: &Removals) -> bool {
+    let mut bytes = Vec::new();
+    let restarts = loop {
+        match next(&mut monitor, &mut bytes).await {
+            Ok(event) if event.source == "vm" && event.event == "rebooting" => break true,
+            Ok(event) => happened(&event, removals),
+            Err(error) => {
+                log::debug!("cloud-hypervisor's events end: {error}");
+                break false;
+            }
+        }
+    };
+    // Dropping the senders tells those who wait.
+    *removals.waiting() = None;
+    restarts
+}
+
+fn happened(event: &Event, removals: &Removals) {
+    let property = |name: &str| event.properties.as_ref().and_then(|all| all.get(name));
+    match (event.source.as_str(), event.event.as_str()) {
+        ("vm", "device-removed") => {
+            if let Some(id) = property("id") {
+                removals.gone(id);
+            }
+        }
+        ("guest", "panic") | ("vm" | "vmm", "shutdown") => {
+            log::info!("the machine: {} {}", event.source, event.event);
+        }
+        (source, event) => log::debug!("the machine: {source} {event}"),
+    }
+}
+
+async fn next(monitor: &mut (impl AsyncRead + Unpin), bytes: &mut Vec<u8>) -> io::Result<Event> {
+    loop {
+        if let Some(at) = bytes.windows(END.len()).position(|window| window == END) {
+            let event = serde_json::from_slice(&bytes[..at])?;
+            bytes.drain(..at + END.len());
+            return Ok(event);
+        }
+        if bytes.len() > EVENT_MAX {
+            return Err(io::Error::other("an event is too long"));
+        }
+        if monitor.read_buf(bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// As cloud-hypervisor 53 writes them.
+    const EVENTS: &str = r#"{
+  "timestamp": {
+    "secs": 0,
+    "nanos": 2102921
+  },
+  "source": "vmm",
+  "event": "starting",
+  "properties": null
+}
+
+{
+  "timestamp": {
+    "secs": 9,
+    "nanos": 1
+  },
+  "source": "vm",
+  "event": "device-removed",
+  "properties": {
+    "bdf": "0000:00:05.0",
+    "id": "dev-a"
+  }
+}
+
+"#;
+
+    #[tokio::test]
+    async fn tells_of_removals_and_restarts() {
+        let (mut writer, reader) = tokio::io::duplex(16);
+        let removals = Removals::new();
+        let (gone, other) = (removals.of("dev-a"), removals.of("dev-b"));
+        let follower = removals.clone();
+        let follow = tokio::spawn(async move { follow(reader, &follower).await });
+        writer.write_all(EVENTS.as_bytes()).await.unwrap();
+        gone.await.unwrap();
+        let restart = r#"{"source": "vm", "event": "rebooting", "properties": null}"#;
+        writer.write_all(restart.as_bytes()).await.unwrap();
+        writer.write_all(END).await.unwrap();
+        assert!(follow.await.unwrap());
+        assert!(other.await.is_err() && removals.of("dev-c").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn ends_with_the_monitor() {
+        assert!(!follow(&b"{\"source\": \"vm\""[..], &Removals::new()).await);
+        assert!(!follow(&b"nonsense\n\n"[..], &Removals::new()).await);
+    }
+}
