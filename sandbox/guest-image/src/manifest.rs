@@ -1,0 +1,160 @@
+//! The manifest of an image.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::file::{self, mend};
+use crate::{Digest, GuestError};
+
+/// The format of manifests that this version writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// The manifest's name in the image's directory.
+pub const MANIFEST: &str = "guest.json";
+
+/// The most bytes a manifest may have.
+const MAX: u64 = 256 * 1024;
+
+/// What an image is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The version of the protocol that the agent speaks.
+    pub protocol: u32,
+    /// Where the kernel comes from.
+    pub kernel: Kernel,
+    /// The agent.
+    pub agent: Agent,
+    /// The kernel.
+    pub vmlinux: ImageFile,
+    /// The initial RAM file system.
+    pub initramfs: ImageFile,
+    /// The names of the modules that the guest loads at boot, in this order.
+    pub modules: Vec<String>,
+}
+
+/// Where a kernel comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// Debian's package; none for a kernel given as a file.
+    pub package: Option<String>,
+    /// The package's version.
+    pub version: Option<String>,
+    /// What `uname -r` says in the guest.
+    pub release: String,
+}
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// Its version.
+    pub version: String,
+    /// The digest of its program.
+    pub sha256: Digest,
+    /// The size of its program in bytes.
+    pub size: u64,
+}
+
+/// A file of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageFile {
+    /// Its name in the image's directory.
+    pub file: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its digest.
+    pub sha256: Digest,
+}
+
+/// The one field that every format has.
+#[derive(Deserialize)]
+struct Format {
+    format: u32,
+}
+
+impl Manifest {
+    /// Reads the manifest of the image `dir` and checks what it says.
+    pub(crate) fn read(dir: &Path) -> Result<Self, GuestError> {
+        let path = dir.join(MANIFEST);
+        let (file, _) = file::open(dir, MANIFEST)?;
+        let mut bytes = Vec::new();
+        // One byte more than allowed ends in a parse error, as it should.
+        file.take(MAX + 1).read_to_end(&mut bytes).map_err(|source| GuestError::Io {
+            verb: "read",
+            path: path.clone(),
+            source,
+        })?;
+        bytes.truncate(usize::try_from(MAX).unwrap_or(usize::MAX));
+        let json = |source| GuestError::Json { path: path.clone(), mend: mend(dir), source };
+        let Format { format } = serde_json::from_slice(&bytes).map_err(json)?;
+        if format != FORMAT {
+            return Err(GuestError::Format { path, found: format, mend: mend(dir) });
+        }
+        let manifest: Self = serde_json::from_slice(&bytes).map_err(json)?;
+        manifest.check(dir)?;
+        Ok(manifest)
+    }
+
+    /// The bytes of the manifest's file.
+    #[cfg(feature = "build")]
+    pub(crate) fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+
+    fn check(&self, dir: &Path) -> Result<(), GuestError> {
+        let field = |key, value: &str, expected| GuestError::Field {
+            path: dir.join(MANIFEST),
+            key,
+            value: value.to_owned(),
+            expected,
+            mend: mend(dir),
+        };
+        let names =
+            [("vmlinux.file", &self.vmlinux.file), ("initramfs.file", &self.initramfs.file)];
+        for (key, name) in names {
+            if !is_plain_name(name) {
+                return Err(field(key, name, "the name of a file in the same directory"));
+            }
+        }
+        for (key, file) in [("vmlinux.size", &self.vmlinux), ("initramfs.size", &self.initramfs)] {
+            if file.size == 0 {
+                return Err(field(key, "0", "more than 0"));
+            }
+        }
+        match self.modules.iter().find(|name| !is_plain_name(name)) {
+            Some(name) => Err(field("modules", name, "names of kernel modules")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether `name` is one component of a path, and an ordinary one.
+fn is_plain_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
+    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.bytes().all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_names() {
+        for good in ["vmlinux", "initramfs.cpio.zst", "a-b_c+d", "virtio-rng"] {
+            assert!(is_plain_name(good), "{good}");
+        }
+        for bad in ["", ".", "..", "/etc/passwd", "a/b", "../x", ".hidden", "a b", "a\0", "ä"] {
+            assert!(!is_plain_name(bad), "{bad}");
+        }
+        assert!(!is_plain_name(&"a".repeat(256)));
+    }
+}
