@@ -1,0 +1,122 @@
+//! Block devices, found by serial number.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use agent_api::agent::Disk;
+use nix::mount::MsFlags;
+
+use crate::boot::make_dir;
+use crate::error::{Doing, Result, invalid};
+use crate::{door, uevent};
+
+const BLOCK: &str = "/sys/block";
+
+/// virtio's limit.
+const SERIAL_MAX: usize = 20;
+
+/// A block device of the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) node: PathBuf,
+    pub(crate) major: u64,
+    pub(crate) minor: u64,
+}
+
+/// The disk with this serial number, once it is there. Blocks.
+pub(crate) fn find(serial: &str) -> Result<Found> {
+    let fine = (1..=SERIAL_MAX).contains(&serial.len())
+        && serial.bytes().all(|b| b.is_ascii_alphanumeric());
+    if !fine {
+        return Err(invalid(format!(
+            "disk serial {serial:?} is not 1 to {SERIAL_MAX} letters and digits"
+        )));
+    }
+    let name = uevent::await_device(&format!("the disk {serial:?}"), || {
+        Ok(by_serial(Path::new(BLOCK), serial))
+    })?;
+    let node = Path::new("/dev").join(&name);
+    let meta = fs::metadata(&node).doing(|| format!("looking at {}", node.display()))?;
+    let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
+    Ok(Found { node, major: u64::from(major), minor: u64::from(minor) })
+}
+
+fn by_serial(block: &Path, serial: &str) -> Option<String> {
+    let entries = fs::read_dir(block).ok()?.flatten();
+    let mut names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.find(|name| {
+        let found = fs::read_to_string(block.join(name).join("serial"));
+        found.is_ok_and(|found| found.trim_end_matches(['\n', '\0']) == serial)
+    })
+}
+
+/// Mounts `disk` at `target`, which is made. Blocks.
+pub(crate) fn mount(disk: &Disk, target: &Path, read_only: bool) -> Result<()> {
+    if !matches!(disk.fs_type.as_str(), "erofs" | "ext4" | "xfs" | "btrfs") {
+        return Err(invalid(format!(
+            "disk {:?}: file system {:?} is none of erofs, ext4, xfs, btrfs",
+            disk.serial, disk.fs_type
+        )));
+    }
+    let found = find(&disk.serial)?;
+    make_dir(target)?;
+    let (mut flags, data) = options(&disk.options);
+    if read_only || disk.read_only {
+        flags |= MsFlags::MS_RDONLY;
+    }
+    door::mount(&found.node.to_string_lossy(), target, &disk.fs_type, flags, &data)
+}
+
+/// Options as the kernel takes them: flags, and what is the file system's own.
+pub(crate) fn options(options: &[String]) -> (MsFlags, String) {
+    let mut flags = MsFlags::empty();
+    let mut data = Vec::new();
+    for option in options {
+        match option.as_str() {
+            "ro" => flags |= MsFlags::MS_RDONLY,
+            "rw" => flags &= !MsFlags::MS_RDONLY,
+            "nosuid" => flags |= MsFlags::MS_NOSUID,
+            "nodev" => flags |= MsFlags::MS_NODEV,
+            "noexec" => flags |= MsFlags::MS_NOEXEC,
+            "noatime" => flags |= MsFlags::MS_NOATIME,
+            "nodiratime" => flags |= MsFlags::MS_NODIRATIME,
+            "relatime" => flags |= MsFlags::MS_RELATIME,
+            "sync" => flags |= MsFlags::MS_SYNCHRONOUS,
+            "loop" | "defaults" => {}
+            other => data.push(other),
+        }
+    }
+    (flags, data.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_by_its_serial() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, serial) in [("vda", "layer0\n"), ("vdb", "layer01\n")] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("serial"), serial).unwrap();
+        }
+        fs::create_dir(dir.path().join("sr0")).unwrap();
+        assert_eq!(by_serial(dir.path(), "layer01").as_deref(), Some("vdb"));
+        assert_eq!(by_serial(dir.path(), "layer"), None);
+    }
+
+    #[test]
+    fn a_serial_is_no_path() {
+        let error = find("../x").unwrap_err().to_string();
+        assert_eq!(error, "disk serial \"../x\" is not 1 to 20 letters and digits");
+    }
+
+    #[test]
+    fn flags_and_data() {
+        let given = ["ro", "nodev", "data=ordered", "loop"].map(String::from);
+        let (flags, data) = options(&given);
+        assert_eq!(flags, MsFlags::MS_RDONLY | MsFlags::MS_NODEV);
+        assert_eq!(data, "data=ordered");
+    }
+}

@@ -1,0 +1,78 @@
+//! Connections of the host to ports of the guest's loopback.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_api::{ACCEPTED, REFUSED};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_vsock::VsockStream;
+
+use crate::error::{Result, internal, invalid};
+use crate::guest::Guest;
+use crate::streams::answer;
+use crate::{console, copy};
+
+/// How long a connection inside the guest may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connects a stream to the port that its header names.
+pub(crate) async fn connect(guest: Arc<Guest>, mut stream: VsockStream, header: String) {
+    let tcp = match dial(&header).await {
+        Ok(tcp) => tcp,
+        Err(error) => {
+            console::debug(|| format!("refusing to forward to {header:?}: {error}"));
+            answer(&mut stream, REFUSED).await;
+            return;
+        }
+    };
+    if !answer(&mut stream, ACCEPTED).await {
+        return;
+    }
+    if let Err(error) = copy::forward(tcp, stream, guest.stream_write_max()).await {
+        console::debug(|| format!("the connection to port {header} broke: {error}"));
+    }
+}
+
+async fn dial(header: &str) -> Result<TcpStream> {
+    let port = header.parse::<u16>().ok().filter(|port| *port > 0);
+    let port = port.ok_or_else(|| invalid(format!("{header:?} is no port")))?;
+    let mut last = String::new();
+    for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+        match timeout(PATIENCE, TcpStream::connect((address, port))).await {
+            Ok(Ok(tcp)) => {
+                // The host's client decides when to send.
+                let _ = tcp.set_nodelay(true);
+                return Ok(tcp);
+            }
+            Ok(Err(error)) => last = error.to_string(),
+            Err(_) => last = format!("no answer within {} s", PATIENCE.as_secs()),
+        }
+    }
+    Err(internal(format!("connecting to port {port}: {last}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_second_loopback_is_tried() {
+        let Ok(listener) = tokio::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).await else {
+            return println!("skipped: this machine has no IPv6 loopback");
+        };
+        let port = listener.local_addr().unwrap().port();
+        let tcp = dial(&port.to_string()).await.unwrap();
+        assert_eq!(tcp.peer_addr().unwrap().port(), port);
+        drop(listener);
+    }
+
+    #[tokio::test]
+    async fn a_port_is_a_number() {
+        for bad in ["0", "65536", "x", ""] {
+            let error = dial(bad).await.unwrap_err().to_string();
+            assert_eq!(error, format!("{bad:?} is no port"));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Standard streams, terminals, forwarded connections.
+
+use std::time::{Duration, Instant};
+
+use agent_api::agent::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+
+use crate::host::*;
+
+const ALL: usize = 100 << 20;
+
+fn with_stdin() -> Stdio {
+    Stdio { stdin: true, stdout: true, ..Default::default() }
+}
+
+pub async fn stdin(host: &Host) {
+    let mut container = host.run(&["cat"], with_stdin()).await;
+    let mut stdin = container.stdin.take().unwrap();
+    stdin.write_all(b"one\n").await.unwrap();
+    assert_eq!(line(container.stdout.as_mut().unwrap()).await, "one");
+    stdin.write_all(b"two\n").await.unwrap();
+    stdin.shutdown().await.unwrap();
+    drop(stdin);
+    assert_eq!(read(&mut container.stdout).await, "two\n");
+    assert_eq!(host.wait(&container.id, "").await.status, 0);
+    host.delete(&container.id).await;
+}
+
+pub async fn close_stdin(host: &Host) {
+    let mut container = host.run(&["wc", "-c"], with_stdin()).await;
+    let mut stdin = container.stdin.take().unwrap();
+    stdin.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
+    host.client.close_stdin(ctx(), &process(&container.id, "")).await.unwrap();
+    assert_eq!(read(&mut container.stdout).await, "1048576\n");
+    assert_eq!(host.wait(&container.id, "").await.status, 0);
+    drop(stdin);
+    host.delete(&container.id).await;
+}
+
+pub async fn terminal(host: &Host) {
+    let stdio = Stdio { terminal: true, ..Default::default() };
+    let container = host.run(&["sh"], stdio.clone()).await;
+    let id = container.id.clone();
+    for (exec, mut terminal) in [("", container.terminal)] {
+        dialogue(host, &id, exec, terminal.take().unwrap()).await;
+    }
+    host.delete(&id).await;
+    let container = host.run(&["sleep", "1000"], Stdio::new()).await;
+    let id = container.id.clone();
+    let exec = host.exec(&id, "tty", &exec_spec(&["sh"]), stdio).await;
+    host.start(&id, "tty").await;
+    dialogue(host, &id, "tty", exec.terminal.unwrap()).await;
+    host.end(&id).await;
+}
+
+async fn dialogue(host: &Host, id: &str, exec: &str, mut terminal: tokio::net::UnixStream) {
+    let resize = ResizeRequest { process: Some(process(id, exec)).into(), width: 120, height: 40, ..Default::default() };
+    host.client.resize(ctx(), &resize).await.unwrap();
+    terminal.write_all(b"tty; stty size; exit 5\n").await.unwrap();
+    let mut shown = Vec::new();
+    timeout(Duration::from_secs(60), terminal.read_to_end(&mut shown)).await.unwrap().unwrap();
+    let shown = String::from_utf8_lossy(&shown);
+    assert!(shown.contains("/dev/pts/0\r\n") && shown.contains("40 120\r\n"), "{shown}");
+    assert_eq!(host.wait(id, exec).await.status, 5);
+}
+
+/// Everything arrives, though the process exits as soon as it is written.
+pub async fn much_output(host: &Host) {
+    let size = ALL.to_string();
+    let mut container =
+        host.run(&["head", "-c", &size, "/dev/zero"], Stdio { stdout: true, ..Default::default() }).await;
+    let began = Instant::now();
+    let mut stdout = container.stdout.take().unwrap();
+    let (mut count, mut buffer) = (0, vec![0; 1 << 20]);
+    loop {
+        match timeout(Duration::from_secs(60), stdout.read(&mut buffer)).await.unwrap().unwrap() {
+            0 => break,
+            read => count += read,
+        }
+    }
+    let took = began.elapsed();
+    assert_eq!(count, ALL);
+    println!("100 MiB in {} ms", took.as_millis());
+    assert_eq!(host.wait(&container.id, "").await.status, 0);
+    host.delete(&container.id).await;
+
+    // A slow reader loses nothing either.
+    let mut container = host
+        .run(&["head", "-c", "1000000", "/dev/zero"], Stdio { stdout: true, ..Default::default() })
+        .await;
+    assert_eq!(
+        timeout(Duration::from_secs(1), host.wait(&container.id, "")).await.is_ok(),
+        false,
+        "the output fits into buffers: the test shows nothing"
+    );
+    assert_eq!(read(&mut container.stdout).await.len(), 1_000_000);
+    assert_eq!(host.wait(&container.id, "").await.status, 0);
+    host.delete(&container.id).await;
+}
+
+/// A process that holds the pipe delays nobody's Wait.
+pub async fn background_process(host: &Host) {
+    let container = host.run(&["sleep", "1000"], Stdio::new()).await;
+    let id = &container.id;
+    let spec = exec_spec(&["sh", "-c", "(sleep 3; echo late) & echo early"]);
+    let mut exec = host.exec(id, "bg", &spec, outputs()).await;
+    host.start(id, "bg").await;
+    let began = Instant::now();
+    assert_eq!(host.wait(id, "bg").await.status, 0);
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(read(&mut exec.stdout).await, "early\nlate\n");
+    host.end(id).await;
+}
+
+/// Whoever does not read blocks nobody but the writer.
+pub async fn stalled_reader(host: &Host) {
+    let stalled = host.run(&["yes"], outputs()).await;
+    sleep(Duration::from_secs(1)).await;
+    let container = host.run(&["sh", "-c", "echo fine"], outputs()).await;
+    let mut container = container;
+    assert_eq!(read(&mut container.stdout).await, "fine\n");
+    assert_eq!(host.wait(&container.id, "").await.status, 0);
+    host.delete(&container.id).await;
+    host.kill(&stalled.id, 9, false).await.unwrap();
+    assert_eq!(host.wait(&stalled.id, "").await.status, 137);
+    host.delete(&stalled.id).await;
+}
+
+pub async fn forward(host: &Host) {
+    let container = host.run(&["nc", "-l", "-p", "8080", "-e", "cat"], Stdio::new()).await;
+    let mut answer = agent_api::REFUSED;
+    let mut stream = None;
+    for _ in 0..50 {
+        let (connected, byte) = host.connect(agent_api::FORWARD_PORT, "8080").await;
+        answer = byte;
+        stream = Some(connected);
+        if answer == agent_api::ACCEPTED {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(answer, agent_api::ACCEPTED);
+    let mut stream = stream.unwrap();
+    stream.write_all(b"there and back\n").await.unwrap();
+    assert_eq!(line(&mut stream).await, "there and back");
+    assert_eq!(host.connect(agent_api::FORWARD_PORT, "8081").await.1, agent_api::REFUSED);
+    assert_eq!(host.connect(agent_api::FORWARD_PORT, "port").await.1, agent_api::REFUSED);
+    host.end(&container.id).await;
+    let mut rest = Vec::new();
+    timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+}
