@@ -126,7 +126,9 @@ impl Cgroup {
             match kill(*pid, signal) {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
                 Err(refused) => {
-                    return Err(internal(format!("sending signal {signal} to process {pid}: {refused}")));
+                    return Err(internal(format!(
+                        "sending signal {signal} to process {pid}: {refused}"
+                    )));
                 }
             }
         }
@@ -137,7 +139,9 @@ impl Cgroup {
     pub(crate) fn kill(&self) -> Result<()> {
         let file = self.0.join("cgroup.kill");
         match fs::write(&file, "1") {
-            Err(error) if !gone(&error) => Err(error).doing(|| format!("writing {}", file.display())),
+            Err(error) if !gone(&error) => {
+                Err(error).doing(|| format!("writing {}", file.display()))
+            }
             _ => Ok(()),
         }
     }

@@ -65,7 +65,10 @@ fn dir_of(id: &str) -> PathBuf {
 
 impl Container {
     /// Makes a container whose process waits for its start. Where it fails nothing is left.
-    pub(crate) async fn create(guest: &Arc<Guest>, request: CreateContainerRequest) -> Result<Self> {
+    pub(crate) async fn create(
+        guest: &Arc<Guest>,
+        request: CreateContainerRequest,
+    ) -> Result<Self> {
         let id = request.container.clone();
         let made = Self::make(guest, request).await;
         if made.is_err() {

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::{Either, select};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::unix::pipe;
@@ -56,7 +57,11 @@ impl Output {
 }
 
 /// Hands a process's output to the host until the last writer is gone.
-pub(crate) async fn output(mut from: pipe::Receiver, stream: VsockStream, max: usize) -> io::Result<()> {
+pub(crate) async fn output(
+    mut from: pipe::Receiver,
+    stream: VsockStream,
+    max: usize,
+) -> io::Result<()> {
     // The hybrid vsock knows no half-closed connection: both halves end together.
     let (_reader, writer) = stream.into_split();
     let mut to = Output::new(writer, max);
@@ -101,14 +106,14 @@ async fn next_input(
     } else {
         let read = std::pin::pin!(from.read(buffer));
         let asked = std::pin::pin!(closing.changed());
-        match futures::future::select(read, asked).await {
-            futures::future::Either::Left((count, _)) => count?,
-            futures::future::Either::Right((Ok(()), read)) => match timeout(STDIN_SILENCE, read).await {
+        match select(read, asked).await {
+            Either::Left((count, _)) => count?,
+            Either::Right((Ok(()), read)) => match timeout(STDIN_SILENCE, read).await {
                 Ok(count) => count?,
                 Err(_) => 0,
             },
             // The process is deleted.
-            futures::future::Either::Right((Err(_), _)) => 0,
+            Either::Right((Err(_), _)) => 0,
         }
     };
     Ok(Some(count).filter(|count| *count > 0))
@@ -144,10 +149,10 @@ pub(crate) async fn terminal(
         to.settle().await;
         Ok::<_, io::Error>(())
     });
-    match futures::future::select(input, shown).await {
+    match select(input, shown).await {
         // Keys that cannot be typed any more end nothing: what was shown is still to be read.
-        futures::future::Either::Left((Err(_), shown)) => shown.await,
-        futures::future::Either::Left((done, _)) | futures::future::Either::Right((done, _)) => done,
+        Either::Left((Err(_), shown)) => shown.await,
+        Either::Left((done, _)) | Either::Right((done, _)) => done,
     }
 }
 
@@ -177,9 +182,9 @@ pub(crate) async fn forward(tcp: TcpStream, stream: VsockStream, max: usize) -> 
         to.settle().await;
         Ok::<_, io::Error>(())
     };
-    match futures::future::select(std::pin::pin!(inbound), std::pin::pin!(outbound)).await {
-        futures::future::Either::Left((done, outbound)) => done.and(outbound.await),
-        futures::future::Either::Right((done, _)) => done,
+    match select(std::pin::pin!(inbound), std::pin::pin!(outbound)).await {
+        Either::Left((done, outbound)) => done.and(outbound.await),
+        Either::Right((done, _)) => done,
     }
 }
 

@@ -11,7 +11,13 @@ use nix::mount::{MntFlags, MsFlags};
 use crate::error::{Doing, Result};
 
 /// Mounts `source` of type `fs` at `target`, which must be there.
-pub(crate) fn mount(source: &str, target: &Path, fs: &str, flags: MsFlags, data: &str) -> Result<()> {
+pub(crate) fn mount(
+    source: &str,
+    target: &Path,
+    fs: &str,
+    flags: MsFlags,
+    data: &str,
+) -> Result<()> {
     try_mount(source, target, fs, flags, data)
         .doing(|| format!("mounting {source} ({fs}, {data:?}) at {}", target.display()))
 }

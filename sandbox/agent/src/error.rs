@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn the_cause_follows_what_was_done() {
-        let failed: Result<()> = Err(std::io::Error::other("no room")).doing(|| "mounting /x".into());
+        let failed: Result<()> =
+            Err(std::io::Error::other("no room")).doing(|| "mounting /x".into());
         let error = failed.unwrap_err();
         assert_eq!(error.to_string(), "mounting /x: no room");
         assert_eq!(error.kind(), Kind::Internal);

@@ -105,7 +105,8 @@ impl Guest {
         nix::unistd::sethostname(&request.hostname)
             .doing(|| format!("setting the host name {:?}", request.hostname))?;
         if request.shm_size > 0 {
-            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+            let flags =
+                MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
             let data = format!("mode=1777,size={}", request.shm_size);
             door::mount("tmpfs", Path::new("/dev/shm"), "tmpfs", flags, &data)?;
         }
@@ -165,7 +166,11 @@ fn sysctl_path(key: &str) -> Result<PathBuf> {
     let first = key.find(['.', '/']).map(|at| key.as_bytes()[at]);
     let path = if first == Some(b'.') { key.replace('.', "/") } else { key.to_owned() };
     let fine = path.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-    if fine { Ok(Path::new("/proc/sys").join(path)) } else { Err(invalid(format!("{key:?} is no sysctl"))) }
+    if fine {
+        Ok(Path::new("/proc/sys").join(path))
+    } else {
+        Err(invalid(format!("{key:?} is no sysctl")))
+    }
 }
 
 /// Mounts a virtio-fs share, which may be plugged in only now. Blocks.
@@ -204,7 +209,8 @@ pub(crate) fn online(vcpus: u32) -> Result<OnlineResponse> {
     let online = uevent::await_device(&format!("processor {vcpus}"), || {
         bring_online(CPUS, "cpu", "online", "1")?;
         // The first one may have no switch.
-        let online = count(CPUS, "cpu", |dir| !dir.join("online").exists() || is(&dir.join("online"), "1"));
+        let online =
+            count(CPUS, "cpu", |dir| !dir.join("online").exists() || is(&dir.join("online"), "1"));
         Ok(Some(online).filter(|online| *online >= vcpus))
     })?;
     Ok(OnlineResponse { vcpus: online, memory: memory()?, ..OnlineResponse::default() })
@@ -234,7 +240,8 @@ fn bring_online(root: &str, prefix: &str, file: &str, value: &str) -> Result<()>
     for dir in numbered(root, prefix) {
         let switch = dir.join(file);
         if switch.exists() && !is(&switch, value) {
-            fs::write(&switch, value).doing(|| format!("writing {value} to {}", switch.display()))?;
+            fs::write(&switch, value)
+                .doing(|| format!("writing {value} to {}", switch.display()))?;
         }
     }
     Ok(())

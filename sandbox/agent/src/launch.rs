@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent_api::GUEST_ROOT;
+use futures::future::{Either, select};
 use nix::cmsg_space;
 use nix::fcntl::OFlag;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
@@ -15,7 +16,7 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::door::{self, Streams};
 use crate::error::{Doing, Error, Kind, Result, internal, late};
@@ -24,6 +25,9 @@ use crate::reaper::{Ended, Reaper};
 
 /// How long the helper may take.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long its last words may take to be read once it has ended.
+const REST: Duration = Duration::from_millis(100);
 
 /// It never tells more.
 const REPORT_MAX: u64 = 64 * 1024;
@@ -88,15 +92,13 @@ async fn hear(report: pipe::Receiver, mut ended: oneshot::Receiver<Ended>) -> Re
         // A container's process that waits for its start holds the pipe open: it is the
         // helper's end that counts.
         let next = match status {
-            None => timeout_at(until, futures::future::select(read, &mut ended)).await.ok(),
-            Some(_) => futures::FutureExt::now_or_never(read)
-                .map(|read| futures::future::Either::Left((read, &mut ended))),
+            None => timeout_at(until, select(read, &mut ended)).await.ok(),
+            // What it said before it ended is there at once.
+            Some(_) => timeout(REST, read).await.ok().map(|read| Either::Left((read, &mut ended))),
         };
         let count = match next {
-            Some(futures::future::Either::Left((read, _))) => {
-                read.doing(|| "reading the helper's report".into())?
-            }
-            Some(futures::future::Either::Right((how, _))) => {
+            Some(Either::Left((read, _))) => read.doing(|| "reading the helper's report".into())?,
+            Some(Either::Right((how, _))) => {
                 status = Some(how.map_or(0, |ended| ended.status));
                 continue;
             }

@@ -30,7 +30,7 @@ pub(crate) fn writes(resources: &LinuxResources) -> Result<Vec<Write>> {
     }
     if let Some(limit) = resources.pids().as_ref().map(|pids| pids.limit()) {
         // 0 means no limit, as -1 does.
-        put(&mut writes, "pids.max", max_or(i64::try_from(limit).unwrap_or(-1), 0));
+        put(&mut writes, "pids.max", max_or(limit, 0));
     }
     for page in resources.hugepage_limits().iter().flatten() {
         let file = format!("hugetlb.{}.max", page.page_size());
@@ -63,7 +63,11 @@ fn max_or(limit: i64, none: i64) -> String {
 
 fn check_file(what: &str, file: &str) -> Result<()> {
     let fine = file.contains('.') && !file.starts_with('.') && !file.contains('/');
-    if fine { Ok(()) } else { Err(invalid(format!("{what} {file:?} names no file of a control group"))) }
+    if fine {
+        Ok(())
+    } else {
+        Err(invalid(format!("{what} {file:?} names no file of a control group")))
+    }
 }
 
 fn memory_writes(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<()> {
@@ -74,7 +78,9 @@ fn memory_writes(memory: &LinuxMemory, writes: &mut Vec<Write>) -> Result<()> {
         let value = match limit {
             _ if swap < 0 => "max".to_owned(),
             Some(limit) if limit < 0 => {
-                return Err(invalid(format!("memory swap {swap} needs a memory limit, not {limit}")));
+                return Err(invalid(format!(
+                    "memory swap {swap} needs a memory limit, not {limit}"
+                )));
             }
             Some(limit) if swap < limit => {
                 return Err(invalid(format!("memory swap {swap} is below the limit {limit}")));

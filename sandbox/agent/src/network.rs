@@ -4,13 +4,13 @@ use std::net::IpAddr;
 
 use agent_api::agent::{Interface, Neighbour, Route};
 use futures::TryStreamExt;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressHeaderFlags;
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
     RouteProtocol, RouteScope, RouteType,
 };
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::{Handle, LinkUnspec};
 
 use crate::container::blocking;
@@ -122,7 +122,8 @@ async fn add_route(handle: &Handle, wanted: &Route) -> Result<()> {
     let index = index(handle, &wanted.interface).await?;
     let route = route(wanted, index)?;
     handle.route().add(route).replace().execute().await.doing(|| {
-        let destination = if wanted.destination.is_empty() { "default" } else { &wanted.destination };
+        let destination =
+            if wanted.destination.is_empty() { "default" } else { &wanted.destination };
         format!("adding route {destination} by {:?} on {:?}", wanted.gateway, wanted.interface)
     })
 }

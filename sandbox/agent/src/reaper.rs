@@ -67,7 +67,10 @@ impl Reaper {
 
     /// Starts a process and watches it. The table is held meanwhile: when the program cannot
     /// be executed, the standard library waits for the forked process itself.
-    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(u32, oneshot::Receiver<Ended>)> {
+    pub(crate) fn spawn(
+        &self,
+        command: &mut Command,
+    ) -> io::Result<(u32, oneshot::Receiver<Ended>)> {
         let mut table = self.table();
         let child = command.spawn()?;
         Ok((child.id(), table.watch(child.id())))

@@ -51,7 +51,9 @@ impl Rootfs {
     fn layers(&mut self, dir: &Path, layers: &Layers) -> Result<()> {
         let count = layers.lower.len();
         if count == 0 || count > LAYERS_MAX {
-            return Err(invalid(format!("rootfs has {count} layers; 1 to {LAYERS_MAX} can be had")));
+            return Err(invalid(format!(
+                "rootfs has {count} layers; 1 to {LAYERS_MAX} can be had"
+            )));
         }
         let mut lower = Vec::new();
         for layer in &layers.lower {

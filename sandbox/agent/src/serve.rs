@@ -64,7 +64,7 @@ async fn run(started_ns: u64) -> Result<()> {
     }));
     let host = dial().await?;
     let (ended, end) = oneshot::channel();
-    let control = Control { stream: host, _ended: ended };
+    let control = Control { stream: host, ended: Some(ended) };
     let listener = Listener::new(futures::stream::iter([Ok::<_, io::Error>(control)]));
     let service = create_agent(Arc::new(Service(guest)));
     let mut server = Server::new().add_listener(listener).register_service(service);
@@ -96,18 +96,19 @@ async fn dial() -> Result<VsockStream> {
         match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, CONTROL_PORT)).await {
             Ok(stream) => return Ok(stream),
             Err(error) if Instant::now() >= until => {
-                return Err(error).doing(|| format!("dialling the host's vsock port {CONTROL_PORT}"));
+                return Err(error)
+                    .doing(|| format!("dialling the host's vsock port {CONTROL_PORT}"));
             }
             Err(_) => sleep(PAUSE).await,
         }
     }
 }
 
-/// The host's connection. When ttrpc drops it, which it does at its end, so goes the sender.
+/// The host's connection. The sender goes when it ends, or when ttrpc drops it.
 #[derive(Debug)]
 struct Control {
     stream: VsockStream,
-    _ended: oneshot::Sender<()>,
+    ended: Option<oneshot::Sender<()>>,
 }
 
 impl AsyncRead for Control {
@@ -116,7 +117,14 @@ impl AsyncRead for Control {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        match &read {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) if buffer.filled().len() > before => {}
+            Poll::Ready(_) => drop(self.ended.take()),
+        }
+        read
     }
 }
 

@@ -144,7 +144,11 @@ impl Agent for Service {
         empty(Service::signal(self, request).await)
     }
 
-    async fn wait(&self, _: &Context, request: api::ProcessRef) -> ttrpc::Result<api::WaitResponse> {
+    async fn wait(
+        &self,
+        _: &Context,
+        request: api::ProcessRef,
+    ) -> ttrpc::Result<api::WaitResponse> {
         let exit = answer(Service::wait(self, &request).await)?;
         let process::Exit { status, at_ns, oom_killed } = exit;
         Ok(api::WaitResponse { status, at_ns, oom_killed, ..Default::default() })
@@ -156,12 +160,20 @@ impl Agent for Service {
         empty(process.and_then(|process| process.resize(request.width, request.height)))
     }
 
-    async fn close_stdin(&self, _: &Context, request: api::ProcessRef) -> ttrpc::Result<api::Empty> {
+    async fn close_stdin(
+        &self,
+        _: &Context,
+        request: api::ProcessRef,
+    ) -> ttrpc::Result<api::Empty> {
         let process = self.0.containers.process(&request.container, &request.exec);
         empty(process.map(|process| process.close_stdin()))
     }
 
-    async fn delete_exec(&self, _: &Context, request: api::ProcessRef) -> ttrpc::Result<api::Empty> {
+    async fn delete_exec(
+        &self,
+        _: &Context,
+        request: api::ProcessRef,
+    ) -> ttrpc::Result<api::Empty> {
         let container = self.0.containers.get(&request.container);
         empty(container.and_then(|container| container.delete_exec(&request.exec)))
     }

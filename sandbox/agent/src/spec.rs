@@ -63,7 +63,8 @@ pub(crate) fn fit_exec(process: &[u8], terminal: bool) -> Result<(Map<String, Va
 }
 
 fn object(what: &str, json: &[u8]) -> Result<Map<String, Value>> {
-    serde_json::from_slice(json).map_err(|error| invalid(format!("{what} is no JSON object: {error}")))
+    serde_json::from_slice(json)
+        .map_err(|error| invalid(format!("{what} is no JSON object: {error}")))
 }
 
 fn fit_process(process: &mut Map<String, Value>, terminal: bool) {
@@ -89,6 +90,17 @@ fn fit_linux(linux: &mut Map<String, Value>, place: &Place<'_>) -> Result<()> {
     linux.insert("cgroupsPath".into(), place.cgroup.clone().into());
     linux.remove("mountLabel");
     linux.remove("intelRdt");
+    // Recursive or not is one to libcontainer, which does not know the words for it.
+    if let Some(propagation) = linux.get("rootfsPropagation").and_then(Value::as_str) {
+        let plain = match propagation {
+            "rshared" => "shared",
+            "rslave" => "slave",
+            "rprivate" => "private",
+            "runbindable" => "unbindable",
+            other => other,
+        };
+        linux.insert("rootfsPropagation".into(), plain.to_owned().into());
+    }
     if let Some(seccomp) = linux.get_mut("seccomp").and_then(Value::as_object_mut) {
         // Nobody listens in the guest.
         seccomp.remove("listenerPath");
@@ -153,6 +165,7 @@ mod tests {
             "linux": {
                 "resources": {"pids": {"limit": 5}},
                 "mountLabel": "x",
+                "rootfsPropagation": "rslave",
                 "namespaces": [
                     {"type": "network", "path": "/var/run/netns/x"}, {"type": "ipc"},
                     {"type": "cgroup"}, {"type": "pid", "path": "/proc/7/ns/pid"},
@@ -176,6 +189,7 @@ mod tests {
         assert_eq!(json["linux"]["namespaces"], namespaces);
         assert_eq!(json["linux"]["devices"][0]["path"], "/dev/xvda");
         assert_eq!(json["linux"]["cgroupsPath"], "/bulkhead/a");
+        assert_eq!(json["linux"]["rootfsPropagation"], "slave");
         assert_eq!(fitted.resources.pids().as_ref().map(|pids| pids.limit()), Some(5));
     }
 
@@ -185,7 +199,10 @@ mod tests {
         place.pid_namespace = Some("/proc/9/ns/pid".into());
         let fitted = fit(config().to_string().as_bytes(), &place).unwrap();
         let json: Value = serde_json::from_slice(&fitted.json).unwrap();
-        assert_eq!(json["linux"]["namespaces"][2], json!({"type": "pid", "path": "/proc/9/ns/pid"}));
+        assert_eq!(
+            json["linux"]["namespaces"][2],
+            json!({"type": "pid", "path": "/proc/9/ns/pid"})
+        );
     }
 
     #[test]
@@ -196,7 +213,10 @@ mod tests {
         let error = fit(user.to_string().as_bytes(), &place).unwrap_err();
         assert_eq!(error.kind(), Kind::Unimplemented);
         let error = fit(b"{}", &place).unwrap_err();
-        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::InvalidArgument, "spec has no process"));
+        assert_eq!(
+            (error.kind(), error.to_string().as_str()),
+            (Kind::InvalidArgument, "spec has no process")
+        );
         assert_eq!(fit(b"[1]", &place).unwrap_err().kind(), Kind::InvalidArgument);
     }
 }

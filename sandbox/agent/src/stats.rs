@@ -44,7 +44,8 @@ fn figure(text: &str, key: &str) -> Option<u64> {
 /// Every interface but the loopback, by name.
 fn counters(net: &Path) -> Vec<Counters> {
     let entries = fs::read_dir(net).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<_> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| name != "lo");
     names.sort();
     names.into_iter().map(|name| of_interface(net, name)).collect()

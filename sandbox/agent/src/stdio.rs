@@ -60,9 +60,8 @@ impl Ends {
         }
         let mut streams = Streams::default();
         let mut table = Table::default();
-        let pipes = || -> io::Result<(OwnedFd, OwnedFd)> {
-            Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?)
-        };
+        let pipes =
+            || -> io::Result<(OwnedFd, OwnedFd)> { Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?) };
         if wanted.stdin {
             let (read, write) = pipes().doing(|| "making a pipe for stdin".into())?;
             let end = pipe::Sender::from_owned_fd(write);
@@ -148,7 +147,8 @@ impl Ends {
     /// Sets the terminal's size, or keeps it for when there is one.
     pub(crate) fn resize(&self, width: u32, height: u32) -> Result<()> {
         let side = |side: u32, name| {
-            u16::try_from(side).map_err(|_| invalid(format!("terminal {name} {side} is above 65535")))
+            u16::try_from(side)
+                .map_err(|_| invalid(format!("terminal {name} {side} is above 65535")))
         };
         let (width, height) = (side(width, "width")?, side(height, "height")?);
         let mut table = self.table();
@@ -235,9 +235,8 @@ impl Pty {
     pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let mut ready = self.0.writable().await?;
-            match ready.try_io(|fd| Ok(nix::unistd::write(fd, bytes)?)) {
-                Ok(written) => bytes = &bytes[written?..],
-                Err(_) => {}
+            if let Ok(written) = ready.try_io(|fd| Ok(nix::unistd::write(fd, bytes)?)) {
+                bytes = &bytes[written?..];
             }
         }
         Ok(())

@@ -54,9 +54,8 @@ pub(crate) async fn accept<F>(
 
 /// Connects a stream to the process that its header names.
 pub(crate) async fn connect(guest: Arc<Guest>, mut stream: VsockStream, header: String) {
-    let claimed = parse(&header).and_then(|(container, exec, name)| {
-        guest.containers.process(container, exec)?.claim(name)
-    });
+    let claimed = parse(&header)
+        .and_then(|(container, exec, name)| guest.containers.process(container, exec)?.claim(name));
     let claim = match claimed {
         Ok(claim) => claim,
         Err(error) => {
@@ -112,7 +111,8 @@ async fn header_line(stream: &mut (impl AsyncRead + Unpin)) -> Result<String> {
         }
     };
     let line = timeout(PATIENCE, read).await;
-    let line = line.map_err(|_| invalid(format!("no header within {} s", PATIENCE.as_secs())))??;
+    let line =
+        line.map_err(|_| invalid(format!("no header within {} s", PATIENCE.as_secs())))??;
     String::from_utf8(line).map_err(|_| invalid("a header is no UTF-8"))
 }
 

@@ -18,7 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const KERNEL_GROUP: u32 = 1;
 
 /// Calls `look` now and after every event of a device, until it finds something. Blocks.
-pub(crate) fn await_device<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub(crate) fn await_device<T>(
+    what: &str,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     if let Some(found) = look()? {
         return Ok(found);
     }

@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 //! The agent in a real guest, seen from the host.
 //!
 //! Runs when `BULKHEAD_TEST_GUEST=1`, with what `tests/boot` needs in the environment; needs

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::host::*;
 
-pub async fn configure(host: &Host) {
+pub(crate) async fn configure(host: &Host) {
     let early = host.request(&spec(&["true"]), shared(), outputs());
     let (early, _) = code(host.client.create_container(ctx(), &early).await.unwrap_err());
     assert_eq!(early, ttrpc::Code::FAILED_PRECONDITION);
@@ -57,7 +57,7 @@ pub async fn configure(host: &Host) {
     assert_eq!(again, ttrpc::Code::FAILED_PRECONDITION);
 }
 
-pub async fn output_and_exit_code(host: &Host) {
+pub(crate) async fn output_and_exit_code(host: &Host) {
     let script = "echo out; echo err >&2; hostname; id -G; pwd; ip -4 addr show eth0; ip route; \
                   cat /proc/sys/net/ipv4/ip_unprivileged_port_start; date +%Y; echo $$; touch /new; exit 7";
     let mut spec = spec(&["sh", "-c", script]);
@@ -69,21 +69,37 @@ pub async fn output_and_exit_code(host: &Host) {
     assert_eq!(read(&mut container.stderr).await, "err\n");
     assert_eq!((exit.status, exit.oom_killed), (7, false), "{out}");
     assert!(exit.at_ns > 1_900_000_000_000_000_000);
-    for expected in
-        ["out\n", "pod\n", "0 10\n", "/not/there/yet\n", "10.0.2.15/24", "default via 10.0.2.2", "\n80\n", "\n2030\n1\n", "mtu 1400"]
-    {
+    for expected in [
+        "out\n",
+        "pod\n",
+        "0 10\n",
+        "/not/there/yet\n",
+        "10.0.2.15/24",
+        "default via 10.0.2.2",
+        "\n80\n",
+        "\n2030\n1\n",
+        "mtu 1400",
+    ] {
         assert!(out.contains(expected), "{expected:?} is not in {out}");
     }
     assert!(!host.share().join("rootfs/new").exists());
     host.delete(&container.id).await;
 }
 
-pub async fn layers(host: &Host) {
+pub(crate) async fn layers(host: &Host) {
     for upper in [None, Some("upper0")] {
         let mut layers = Layers::new();
-        layers.lower.push(Disk { serial: "layer0".into(), fs_type: "erofs".into(), ..Default::default() });
+        layers.lower.push(Disk {
+            serial: "layer0".into(),
+            fs_type: "erofs".into(),
+            ..Default::default()
+        });
         layers.upper = upper
-            .map(|serial| Disk { serial: serial.into(), fs_type: "ext4".into(), ..Default::default() })
+            .map(|serial| Disk {
+                serial: serial.into(),
+                fs_type: "ext4".into(),
+                ..Default::default()
+            })
             .into();
         let mut rootfs = Rootfs::new();
         rootfs.set_layers(layers);
@@ -106,11 +122,14 @@ pub async fn layers(host: &Host) {
     }
 }
 
-pub async fn execs(host: &Host) {
+pub(crate) async fn execs(host: &Host) {
     let container = host.run(&["sleep", "1000"], Stdio::new()).await;
     let id = &container.id;
     assert_eq!(host.sh(id, "exit 3").await, (3, String::new()));
-    assert_eq!(host.sh(id, "echo $PATH; echo $$ >/tmp/x; ls /proc/1/exe >/dev/null && echo one").await.1, "/bin\none\n");
+    assert_eq!(
+        host.sh(id, "echo $PATH; echo $$ >/tmp/x; ls /proc/1/exe >/dev/null && echo one").await.1,
+        "/bin\none\n"
+    );
     let process_spec = json!({
         "user": {"uid": 1000, "gid": 1000}, "args": ["sh", "-c", "id -u; pwd; echo $A"],
         "cwd": "/tmp", "env": ["A=b"],
@@ -137,7 +156,7 @@ pub async fn execs(host: &Host) {
 }
 
 /// Execs are held by the container's filter and by their own capabilities.
-pub async fn exec_confinement(host: &Host) {
+pub(crate) async fn exec_confinement(host: &Host) {
     let mut spec = spec(&["sleep", "1000"]);
     spec["linux"]["seccomp"] = json!({
         "defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_X86_64"],
@@ -146,7 +165,9 @@ pub async fn exec_confinement(host: &Host) {
     let container = host.create(host.request(&spec, shared(), Stdio::new())).await;
     host.start(&container.id, "").await;
     let id = &container.id;
-    for (name, no_new_privileges, user) in [("a", false, 0), ("b", true, 0), ("c", false, 1000), ("d", true, 1000)] {
+    for (name, no_new_privileges, user) in
+        [("a", false, 0), ("b", true, 0), ("c", false, 1000), ("d", true, 1000)]
+    {
         let caps = if user == 0 { json!(["CAP_KILL"]) } else { json!([]) };
         let process_spec = json!({
             "user": {"uid": user, "gid": user}, "cwd": "/", "env": ["PATH=/bin"],
@@ -163,12 +184,15 @@ pub async fn exec_confinement(host: &Host) {
         let effective = if user == 0 { "0000000000000020" } else { "0000000000000000" };
         assert!(out.contains(&format!("CapEff:\t{effective}")), "{name}: {out}");
         assert!(out.contains(&format!("CapPrm:\t{effective}")), "{name}: {out}");
-        assert!(out.contains(&format!("NoNewPrivs:\t{}", u32::from(no_new_privileges))), "{name}: {out}");
+        assert!(
+            out.contains(&format!("NoNewPrivs:\t{}", u32::from(no_new_privileges))),
+            "{name}: {out}"
+        );
     }
     host.end(id).await;
 }
 
-pub async fn errors(host: &Host) {
+pub(crate) async fn errors(host: &Host) {
     let container = host.run(&["sleep", "1000"], Stdio::new()).await;
     let id = container.id.clone();
     let mut again = host.request(&spec(&["true"]), shared(), Stdio::new());
@@ -201,10 +225,15 @@ pub async fn errors(host: &Host) {
     // Unconnected streams hold a start back.
     let request = host.request(&spec(&["true"]), shared(), outputs());
     host.client.create_container(ctx(), &request).await.unwrap();
-    let (kind, text) = code(host.client.start(ctx(), &process(&request.container, "")).await.unwrap_err());
+    let (kind, text) =
+        code(host.client.start(ctx(), &process(&request.container, "")).await.unwrap_err());
     assert_eq!(kind, ttrpc::Code::FAILED_PRECONDITION, "{text}");
     for header in ["x - stdout", "nonsense", &format!("{} - stdin", request.container)] {
-        assert_eq!(host.connect(agent_api::STREAM_PORT, header).await.1, agent_api::REFUSED, "{header}");
+        assert_eq!(
+            host.connect(agent_api::STREAM_PORT, header).await.1,
+            agent_api::REFUSED,
+            "{header}"
+        );
     }
     host.delete(&request.container).await;
 }

@@ -18,8 +18,8 @@ use ttrpc::context::{self, Context};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub struct Host {
-    pub client: AgentClient,
+pub(crate) struct Host {
+    pub(crate) client: AgentClient,
     dir: tempfile::TempDir,
     machine: Child,
     /// The guest is ended when this is closed.
@@ -28,31 +28,31 @@ pub struct Host {
 }
 
 /// A container with its connected streams.
-pub struct Container {
-    pub id: String,
-    pub stdin: Option<UnixStream>,
-    pub stdout: Option<UnixStream>,
-    pub stderr: Option<UnixStream>,
-    pub terminal: Option<UnixStream>,
+pub(crate) struct Container {
+    pub(crate) id: String,
+    pub(crate) stdin: Option<UnixStream>,
+    pub(crate) stdout: Option<UnixStream>,
+    pub(crate) stderr: Option<UnixStream>,
+    pub(crate) terminal: Option<UnixStream>,
 }
 
-pub fn ctx() -> Context {
+pub(crate) fn ctx() -> Context {
     context::with_duration(PATIENCE)
 }
 
-pub fn process(container: &str, exec: &str) -> ProcessRef {
+pub(crate) fn process(container: &str, exec: &str) -> ProcessRef {
     ProcessRef { container: container.into(), exec: exec.into(), ..Default::default() }
 }
 
-pub fn container(id: &str) -> ContainerRef {
+pub(crate) fn container(id: &str) -> ContainerRef {
     ContainerRef { container: id.into(), ..Default::default() }
 }
 
-pub fn outputs() -> agent_api::agent::Stdio {
+pub(crate) fn outputs() -> agent_api::agent::Stdio {
     agent_api::agent::Stdio { stdout: true, stderr: true, ..Default::default() }
 }
 
-pub fn code(error: ttrpc::Error) -> (ttrpc::Code, String) {
+pub(crate) fn code(error: ttrpc::Error) -> (ttrpc::Code, String) {
     match error {
         ttrpc::Error::RpcStatus(status) => (status.code(), status.message.clone()),
         other => panic!("no status: {other}"),
@@ -60,8 +60,9 @@ pub fn code(error: ttrpc::Error) -> (ttrpc::Code, String) {
 }
 
 /// What containerd asks for, roughly.
-pub fn spec(args: &[&str]) -> Value {
-    let caps = ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_NET_BIND_SERVICE", "CAP_MKNOD"];
+pub(crate) fn spec(args: &[&str]) -> Value {
+    let caps =
+        ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_NET_BIND_SERVICE", "CAP_MKNOD"];
     json!({
         "ociVersion": "1.1.0",
         "root": {"path": "rootfs"},
@@ -91,7 +92,7 @@ pub fn spec(args: &[&str]) -> Value {
 }
 
 /// The image of the share, with the guest's own writable layer.
-pub fn shared() -> Rootfs {
+pub(crate) fn shared() -> Rootfs {
     let mut rootfs = Rootfs { overlay: true, ..Default::default() };
     rootfs.set_path(format!("{}/rootfs", agent_api::SHARE_MOUNT));
     rootfs
@@ -100,33 +101,35 @@ pub fn shared() -> Rootfs {
 impl Host {
     /// Boots a guest and waits for its call.
     #[expect(clippy::disallowed_methods, reason = "tests/boot is a program of this test")]
-    pub async fn boot() -> Self {
+    pub(crate) async fn boot() -> Self {
         let dir = tempfile::tempdir().unwrap();
         image(&dir.path().join("share/rootfs"));
         image(&dir.path().join("image"));
         let listener = UnixListener::bind(dir.path().join("vm.vsock_1024")).unwrap();
         let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boot");
-        let mut machine =
-            Command::new(boot).arg(dir.path()).stdin(Stdio::piped()).spawn().unwrap();
+        let mut machine = Command::new(boot).arg(dir.path()).stdin(Stdio::piped()).spawn().unwrap();
         let alive = machine.stdin.take().unwrap();
         let console = dir.path().join("console");
         let Ok(called) = timeout(PATIENCE, listener.accept()).await else {
-            panic!("the guest does not call:\n{}", std::fs::read_to_string(console).unwrap_or_default());
+            panic!(
+                "the guest does not call:\n{}",
+                std::fs::read_to_string(console).unwrap_or_default()
+            );
         };
         let client = AgentClient::new(Client::new(Socket::new(called.unwrap().0)));
         Self { client, dir, machine, _alive: alive, next: AtomicU32::new(0) }
     }
 
-    pub fn share(&self) -> PathBuf {
+    pub(crate) fn share(&self) -> PathBuf {
         self.dir.path().join("share")
     }
 
-    pub fn console(&self) -> String {
+    pub(crate) fn console(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("console")).unwrap_or_default()
     }
 
     /// A connection to a port of the guest, after the header's answer.
-    pub async fn connect(&self, port: u32, header: &str) -> (UnixStream, u8) {
+    pub(crate) async fn connect(&self, port: u32, header: &str) -> (UnixStream, u8) {
         let mut stream = UnixStream::connect(self.dir.path().join("vm.vsock")).await.unwrap();
         stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.unwrap();
         let mut ok = Vec::new();
@@ -148,8 +151,17 @@ impl Host {
         Some(stream)
     }
 
-    pub fn request(&self, spec: &Value, rootfs: Rootfs, stdio: agent_api::agent::Stdio) -> CreateContainerRequest {
-        let id = format!("c{}-{}", self.next.fetch_add(1, Ordering::Relaxed), "0123456789abcdef".repeat(4));
+    pub(crate) fn request(
+        &self,
+        spec: &Value,
+        rootfs: Rootfs,
+        stdio: agent_api::agent::Stdio,
+    ) -> CreateContainerRequest {
+        let id = format!(
+            "c{}-{}",
+            self.next.fetch_add(1, Ordering::Relaxed),
+            "0123456789abcdef".repeat(4)
+        );
         CreateContainerRequest {
             container: id,
             spec: spec.to_string().into_bytes(),
@@ -160,7 +172,7 @@ impl Host {
     }
 
     /// Makes a container and connects its streams.
-    pub async fn create(&self, request: CreateContainerRequest) -> Container {
+    pub(crate) async fn create(&self, request: CreateContainerRequest) -> Container {
         let made = self.client.create_container(ctx(), &request).await;
         let made = made.unwrap_or_else(|error| panic!("{error}\n{}", self.console()));
         assert!(made.pid > 1);
@@ -179,28 +191,36 @@ impl Host {
     }
 
     /// Makes a container of the shared image and starts it.
-    pub async fn run(&self, args: &[&str], stdio: agent_api::agent::Stdio) -> Container {
+    pub(crate) async fn run(&self, args: &[&str], stdio: agent_api::agent::Stdio) -> Container {
         let container = self.create(self.request(&spec(args), shared(), stdio)).await;
         self.start(&container.id, "").await;
         container
     }
 
-    pub async fn start(&self, id: &str, exec: &str) -> u32 {
+    pub(crate) async fn start(&self, id: &str, exec: &str) -> u32 {
         let started = self.client.start(ctx(), &process(id, exec)).await;
         started.unwrap_or_else(|error| panic!("{error}\n{}", self.console())).pid
     }
 
-    pub async fn wait(&self, id: &str, exec: &str) -> WaitResponse {
+    pub(crate) async fn wait(&self, id: &str, exec: &str) -> WaitResponse {
         self.client.wait(ctx(), &process(id, exec)).await.unwrap()
     }
 
-    pub async fn kill(&self, id: &str, signal: u32, all: bool) -> ttrpc::Result<Empty> {
+    pub(crate) async fn kill(&self, id: &str, signal: u32, all: bool) -> ttrpc::Result<Empty> {
         let process = Some(process(id, "")).into();
-        self.client.signal(ctx(), &SignalRequest { process, signal, all, ..Default::default() }).await
+        self.client
+            .signal(ctx(), &SignalRequest { process, signal, all, ..Default::default() })
+            .await
     }
 
     /// Adds an exec and connects its streams.
-    pub async fn exec(&self, id: &str, exec: &str, process_spec: &Value, stdio: agent_api::agent::Stdio) -> Container {
+    pub(crate) async fn exec(
+        &self,
+        id: &str,
+        exec: &str,
+        process_spec: &Value,
+        stdio: agent_api::agent::Stdio,
+    ) -> Container {
         let request = ExecRequest {
             process: Some(process(id, exec)).into(),
             spec: process_spec.to_string().into_bytes(),
@@ -212,7 +232,7 @@ impl Host {
     }
 
     /// Runs a command in a container: its exit code and output.
-    pub async fn sh(&self, id: &str, command: &str) -> (u32, String) {
+    pub(crate) async fn sh(&self, id: &str, command: &str) -> (u32, String) {
         let exec = format!("e{}", self.next.fetch_add(1, Ordering::Relaxed));
         let process_spec = exec_spec(&["sh", "-c", command]);
         let mut streams = self.exec(id, &exec, &process_spec, outputs()).await;
@@ -224,25 +244,25 @@ impl Host {
         (status, text)
     }
 
-    pub async fn delete(&self, id: &str) {
+    pub(crate) async fn delete(&self, id: &str) {
         let deleted = self.client.delete_container(ctx(), &container(id)).await;
         deleted.unwrap_or_else(|error| panic!("{error}\n{}", self.console()));
     }
 
     /// Kills a container and deletes it.
-    pub async fn end(&self, id: &str) {
+    pub(crate) async fn end(&self, id: &str) {
         let _ = self.kill(id, 9, true).await;
         self.wait(id, "").await;
         self.delete(id).await;
     }
 
-    pub async fn shut_down(mut self) {
+    pub(crate) async fn shut_down(mut self) {
         let _ = self.client.shutdown(ctx(), &Empty::new()).await;
         self.ends().await;
     }
 
     /// Closes the connection that the agent serves on.
-    pub async fn hang_up(mut self) {
+    pub(crate) async fn hang_up(mut self) {
         let (other, _) = UnixStream::pair().unwrap();
         self.client = AgentClient::new(Client::new(Socket::new(other)));
         self.ends().await;
@@ -269,12 +289,12 @@ impl Drop for Host {
     }
 }
 
-pub fn exec_spec(args: &[&str]) -> Value {
+pub(crate) fn exec_spec(args: &[&str]) -> Value {
     json!({"user": {"uid": 0, "gid": 0}, "args": args, "cwd": "/", "env": ["PATH=/bin"]})
 }
 
 /// Everything until the stream's end.
-pub async fn read(stream: &mut Option<UnixStream>) -> String {
+pub(crate) async fn read(stream: &mut Option<UnixStream>) -> String {
     let mut bytes = Vec::new();
     let read = stream.as_mut().unwrap().read_to_end(&mut bytes);
     timeout(PATIENCE, read).await.expect("the stream does not end").unwrap();
@@ -282,7 +302,7 @@ pub async fn read(stream: &mut Option<UnixStream>) -> String {
 }
 
 /// One line, without its end.
-pub async fn line(stream: &mut UnixStream) -> String {
+pub(crate) async fn line(stream: &mut UnixStream) -> String {
     let mut line = String::new();
     let mut reader = BufReader::with_capacity(1, stream);
     timeout(PATIENCE, reader.read_line(&mut line)).await.expect("no line comes").unwrap();

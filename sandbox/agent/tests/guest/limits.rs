@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::host::*;
 
-pub async fn kill(host: &Host) {
+pub(crate) async fn kill(host: &Host) {
     let script = "trap 'exit 9' TERM; echo ready; while true; do sleep 0.1; done";
     let mut first = host.run(&["sh", "-c", script], outputs()).await;
     assert_eq!(line(first.stdout.as_mut().unwrap()).await, "ready");
@@ -35,7 +35,7 @@ pub async fn kill(host: &Host) {
     host.delete(&third.id).await;
 }
 
-pub async fn pids_and_stats(host: &Host) {
+pub(crate) async fn pids_and_stats(host: &Host) {
     let container = host.run(&["sleep", "1000"], Stdio::new()).await;
     let exec = host.exec(&container.id, "e", &exec_spec(&["sleep", "1000"]), Stdio::new()).await;
     let pid = host.start(&exec.id, "e").await;
@@ -50,7 +50,7 @@ pub async fn pids_and_stats(host: &Host) {
     host.end(&container.id).await;
 }
 
-pub async fn pause(host: &Host) {
+pub(crate) async fn pause(host: &Host) {
     let script = "n=0; while true; do n=$((n+1)); echo $n; sleep 0.05; done";
     let mut container = host.run(&["sh", "-c", script], outputs()).await;
     let stdout = container.stdout.as_mut().unwrap();
@@ -68,7 +68,7 @@ pub async fn pause(host: &Host) {
     host.end(&container.id).await;
 }
 
-pub async fn update(host: &Host) {
+pub(crate) async fn update(host: &Host) {
     let container = host.run(&["sleep", "1000"], Stdio::new()).await;
     let resources = json!({
         "cpu": {"shares": 1024, "quota": 50000, "period": 100_000},
@@ -82,7 +82,8 @@ pub async fn update(host: &Host) {
     host.client.update(ctx(), &request).await.unwrap();
     let stats = host.client.stats(ctx(), &crate::host::container(&container.id)).await.unwrap();
     assert_eq!((stats.memory_limit, stats.pids_limit), (Some(64 << 20), Some(33)));
-    let (_, seen) = host.sh(&container.id, "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.weight").await;
+    let (_, seen) =
+        host.sh(&container.id, "cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.weight").await;
     assert_eq!(seen, "50000 100000\n39\n");
     request.resources = b"[]x".to_vec();
     let (kind, _) = code(host.client.update(ctx(), &request).await.unwrap_err());
@@ -90,7 +91,7 @@ pub async fn update(host: &Host) {
     host.end(&container.id).await;
 }
 
-pub async fn out_of_memory(host: &Host) {
+pub(crate) async fn out_of_memory(host: &Host) {
     let mut limited = spec(&["tail", "/dev/zero"]);
     limited["linux"]["resources"]["memory"] = json!({"limit": 16 << 20, "swap": 16 << 20});
     let container = host.create(host.request(&limited, shared(), Stdio::new())).await;

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::host::*;
 
 /// All containers but the Pod's first have a process id namespace of their own, unless asked.
-pub async fn shared_processes(host: &Host) {
+pub(crate) async fn shared_processes(host: &Host) {
     let alone = host.run(&["sh", "-c", "ps -o pid | wc -l"], outputs()).await;
     let mut alone = alone;
     let own = read(&mut alone.stdout).await;
@@ -22,7 +22,7 @@ pub async fn shared_processes(host: &Host) {
 }
 
 /// /dev/shm is the Pod's, with the size that was configured.
-pub async fn shared_memory(host: &Host) {
+pub(crate) async fn shared_memory(host: &Host) {
     let mut writable = spec(&["sleep", "1000"]);
     writable["mounts"][4]["options"] = json!(["rbind", "nosuid"]);
     let first = host.create(host.request(&writable, shared(), Stdio::new())).await;
@@ -30,12 +30,15 @@ pub async fn shared_memory(host: &Host) {
     let second = host.create(host.request(&writable, shared(), Stdio::new())).await;
     host.start(&second.id, "").await;
     assert_eq!(host.sh(&first.id, "echo hello >/dev/shm/x").await.0, 0);
-    assert_eq!(host.sh(&second.id, "cat /dev/shm/x; stat -f -c %b /dev/shm").await.1, "hello\n2048\n");
+    assert_eq!(
+        host.sh(&second.id, "cat /dev/shm/x; stat -f -c %b /dev/shm").await.1,
+        "hello\n2048\n"
+    );
     host.end(&first.id).await;
     host.end(&second.id).await;
 }
 
-pub async fn storages(host: &Host) {
+pub(crate) async fn storages(host: &Host) {
     let point = "/run/bulkhead/volumes/cache";
     let mut storage = Storage { mount_point: point.into(), ..Default::default() };
     storage.set_tmpfs(Tmpfs { size: 1 << 20, mode: 0o1777, uid: 5, gid: 6, ..Default::default() });
@@ -64,7 +67,7 @@ pub async fn storages(host: &Host) {
     host.end(&third.id).await;
 }
 
-pub async fn delete(host: &Host) {
+pub(crate) async fn delete(host: &Host) {
     let mut request = host.request(&spec(&["sleep", "1000"]), shared(), Stdio::new());
     request.container = "again".into();
     for round in 0..10 {
@@ -80,11 +83,15 @@ pub async fn delete(host: &Host) {
     assert_eq!(kind, ttrpc::Code::NOT_FOUND);
 }
 
-pub async fn online_and_clock(host: &Host) {
-    let online = host.client.online(ctx(), &OnlineRequest { vcpus: 1, ..Default::default() }).await.unwrap();
+pub(crate) async fn online_and_clock(host: &Host) {
+    let online =
+        host.client.online(ctx(), &OnlineRequest { vcpus: 1, ..Default::default() }).await.unwrap();
     assert_eq!(online.vcpus, 1);
     let clock_ns = 1_950_000_000_000_000_000;
-    host.client.set_clock(ctx(), &SetClockRequest { clock_ns, ..Default::default() }).await.unwrap();
+    host.client
+        .set_clock(ctx(), &SetClockRequest { clock_ns, ..Default::default() })
+        .await
+        .unwrap();
     let mut container = host.run(&["date", "+%s"], outputs()).await;
     let now: i64 = read(&mut container.stdout).await.trim().parse().unwrap();
     assert!((0..600).contains(&(now - 1_950_000_000)), "{now}");

@@ -14,7 +14,7 @@ fn with_stdin() -> Stdio {
     Stdio { stdin: true, stdout: true, ..Default::default() }
 }
 
-pub async fn stdin(host: &Host) {
+pub(crate) async fn stdin(host: &Host) {
     let mut container = host.run(&["cat"], with_stdin()).await;
     let mut stdin = container.stdin.take().unwrap();
     stdin.write_all(b"one\n").await.unwrap();
@@ -27,7 +27,7 @@ pub async fn stdin(host: &Host) {
     host.delete(&container.id).await;
 }
 
-pub async fn close_stdin(host: &Host) {
+pub(crate) async fn close_stdin(host: &Host) {
     let mut container = host.run(&["wc", "-c"], with_stdin()).await;
     let mut stdin = container.stdin.take().unwrap();
     stdin.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
@@ -38,7 +38,7 @@ pub async fn close_stdin(host: &Host) {
     host.delete(&container.id).await;
 }
 
-pub async fn terminal(host: &Host) {
+pub(crate) async fn terminal(host: &Host) {
     let stdio = Stdio { terminal: true, ..Default::default() };
     let container = host.run(&["sh"], stdio.clone()).await;
     let id = container.id.clone();
@@ -55,7 +55,12 @@ pub async fn terminal(host: &Host) {
 }
 
 async fn dialogue(host: &Host, id: &str, exec: &str, mut terminal: tokio::net::UnixStream) {
-    let resize = ResizeRequest { process: Some(process(id, exec)).into(), width: 120, height: 40, ..Default::default() };
+    let resize = ResizeRequest {
+        process: Some(process(id, exec)).into(),
+        width: 120,
+        height: 40,
+        ..Default::default()
+    };
     host.client.resize(ctx(), &resize).await.unwrap();
     terminal.write_all(b"tty; stty size; exit 5\n").await.unwrap();
     let mut shown = Vec::new();
@@ -66,10 +71,11 @@ async fn dialogue(host: &Host, id: &str, exec: &str, mut terminal: tokio::net::U
 }
 
 /// Everything arrives, though the process exits as soon as it is written.
-pub async fn much_output(host: &Host) {
+pub(crate) async fn much_output(host: &Host) {
     let size = ALL.to_string();
-    let mut container =
-        host.run(&["head", "-c", &size, "/dev/zero"], Stdio { stdout: true, ..Default::default() }).await;
+    let mut container = host
+        .run(&["head", "-c", &size, "/dev/zero"], Stdio { stdout: true, ..Default::default() })
+        .await;
     let began = Instant::now();
     let mut stdout = container.stdout.take().unwrap();
     let (mut count, mut buffer) = (0, vec![0; 1 << 20]);
@@ -89,18 +95,15 @@ pub async fn much_output(host: &Host) {
     let mut container = host
         .run(&["head", "-c", "1000000", "/dev/zero"], Stdio { stdout: true, ..Default::default() })
         .await;
-    assert_eq!(
-        timeout(Duration::from_secs(1), host.wait(&container.id, "")).await.is_ok(),
-        false,
-        "the output fits into buffers: the test shows nothing"
-    );
+    let early = timeout(Duration::from_secs(1), host.wait(&container.id, "")).await;
+    assert!(early.is_err(), "the output fits into buffers: this shows nothing");
     assert_eq!(read(&mut container.stdout).await.len(), 1_000_000);
     assert_eq!(host.wait(&container.id, "").await.status, 0);
     host.delete(&container.id).await;
 }
 
 /// A process that holds the pipe delays nobody's Wait.
-pub async fn background_process(host: &Host) {
+pub(crate) async fn background_process(host: &Host) {
     let container = host.run(&["sleep", "1000"], Stdio::new()).await;
     let id = &container.id;
     let spec = exec_spec(&["sh", "-c", "(sleep 3; echo late) & echo early"]);
@@ -114,7 +117,7 @@ pub async fn background_process(host: &Host) {
 }
 
 /// Whoever does not read blocks nobody but the writer.
-pub async fn stalled_reader(host: &Host) {
+pub(crate) async fn stalled_reader(host: &Host) {
     let stalled = host.run(&["yes"], outputs()).await;
     sleep(Duration::from_secs(1)).await;
     let container = host.run(&["sh", "-c", "echo fine"], outputs()).await;
@@ -127,7 +130,7 @@ pub async fn stalled_reader(host: &Host) {
     host.delete(&stalled.id).await;
 }
 
-pub async fn forward(host: &Host) {
+pub(crate) async fn forward(host: &Host) {
     let container = host.run(&["nc", "-l", "-p", "8080", "-e", "cat"], Stdio::new()).await;
     let mut answer = agent_api::REFUSED;
     let mut stream = None;
