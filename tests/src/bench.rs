@@ -15,7 +15,7 @@ use crate::bed::place::Place;
 use crate::bed::process::{Run, hold_if_stopping};
 use crate::bed::sweep::sweep;
 use crate::client::stage::Stage;
-use crate::runner::Supplies;
+use crate::runner::{Supplies, Wants};
 
 mod bare;
 mod life;
@@ -135,12 +135,12 @@ impl Report {
 
 /// Each runsc is measured once, under the name of Bulkhead's handler on it.
 fn is_bare(name: &str) -> bool {
-    Handler::named(name).is_some_and(Handler::is_bulkhead)
+    Handler::named(name).is_some_and(|handler| handler.is_bulkhead() && !handler.is_vm())
 }
 
 /// Brings up one containerd at `place`, measures, and takes everything down again.
 pub fn run(plan: &Plan, place: &Place) -> Result<Report> {
-    let supplies = Supplies::gather(plan.handlers.iter().any(|handler| handler.wants_newest()))?;
+    let supplies = Supplies::gather(Wants::of(&plan.handlers))?;
     let mut report = Report::default();
     let mut handlers = Vec::new();
     for handler in &plan.handlers {

@@ -19,21 +19,46 @@ use crate::bed::place::{self, Place};
 use crate::bed::process::hold_if_stopping;
 use crate::bed::sweep::sweep;
 use crate::bed::traces::Traces;
+use crate::bed::vm::{self, VmTools};
 use crate::cases::Case;
 use crate::client::stage::{Skip, Stage};
 
 /// What to play.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// On these containerds.
-    pub versions: Vec<Version>,
-    /// Under these handlers.
-    pub handlers: Vec<Handler>,
+    /// On these containerds, and on each under these handlers.
+    pub stages: Vec<(Version, Vec<Handler>)>,
     /// Only cases whose name holds one of these; all if empty.
     pub filters: Vec<String>,
 }
 
 impl Plan {
+    /// Every pair of `versions` and `handlers`. An empty list stands for all of them; where no
+    /// handler is named, for those that are played on that containerd.
+    pub fn new(versions: &[Version], handlers: &[Handler], filters: Vec<String>) -> Self {
+        let versions = if versions.is_empty() { &Version::ALL } else { versions };
+        let played = |version| {
+            let here = Handler::PLAYED.into_iter().filter(|(_, on)| on.contains(&version));
+            here.map(|(handler, _)| handler).collect()
+        };
+        let stage = |version: &Version| match handlers {
+            [] => (*version, played(*version)),
+            named => (*version, named.to_vec()),
+        };
+        Self { stages: versions.iter().map(stage).collect(), filters }
+    }
+
+    /// What the handlers with a case to play need.
+    fn supplies(&self) -> Wants {
+        let played = |(version, handlers): &(Version, Vec<Handler>)| {
+            let wanted = |handler: &Handler| {
+                crate::cases::all().any(|case| self.wants(*version, *handler, &case))
+            };
+            handlers.iter().copied().filter(wanted).collect::<Vec<_>>()
+        };
+        Wants::of(&self.stages.iter().flat_map(played).collect::<Vec<_>>())
+    }
+
     fn wants(&self, version: Version, handler: Handler, case: &Case) -> bool {
         let name = full_name(version, handler, case);
         self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter))
@@ -42,8 +67,8 @@ impl Plan {
     /// The names of all the cases that are wanted.
     pub fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
-        for version in &self.versions {
-            for handler in &self.handlers {
+        for (version, handlers) in &self.stages {
+            for handler in handlers {
                 let wanted =
                     crate::cases::all().filter(|case| self.wants(*version, *handler, case));
                 names.extend(wanted.map(|case| full_name(*version, *handler, &case)));
@@ -73,27 +98,53 @@ pub struct Counts {
 pub struct Supplies {
     packages: Packages,
     newest: Result<GoTools, String>,
+    vm: Result<VmTools, String>,
     images: PathBuf,
 }
 
+/// What takes long to get and not every run needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// What is built from the newest gVisor.
+    pub newest: bool,
+    /// What virtual machines need.
+    pub vm: bool,
+}
+
+impl Wants {
+    /// What these handlers run on.
+    pub fn of(handlers: &[Handler]) -> Self {
+        Self {
+            newest: handlers.iter().any(|handler| handler.wants_newest()),
+            vm: handlers.iter().any(|handler| handler.is_vm()),
+        }
+    }
+}
+
 impl Supplies {
-    /// Downloads, builds and makes what is not in the cache.
-    pub fn gather(newest: bool) -> Result<Self> {
+    /// Downloads, builds and makes what is not in the cache. What only some handlers need may be
+    /// missing: see [`Self::lacks`].
+    pub fn gather(wants: Wants) -> Result<Self> {
         let cache = place::cache();
         let packages = Packages::fetch(&cache)?;
         let images = image::archive(&cache, &packages.busybox())?;
-        let newest = if newest {
-            gomod::build(&cache).map_err(|e| format!("{e:#}"))
-        } else {
-            Err("not asked for".to_owned())
+        let unasked = || "not asked for".to_owned();
+        let newest = match wants.newest {
+            true => gomod::build(&cache).map_err(|e| format!("{e:#}")),
+            false => Err(unasked()),
         };
-        Ok(Self { packages, newest, images })
+        let vm = match wants.vm {
+            true => vm::gather(&cache).map_err(|e| format!("{e:#}")),
+            false => Err(unasked()),
+        };
+        Ok(Self { packages, newest, vm, images })
     }
 
     /// Brings up a containerd at `place`.
     pub fn up(&self, place: &Place, version: Version) -> Result<Node> {
         let newest = self.newest.as_ref().ok();
-        Node::up(place, version, &self.packages, newest, &self.images)
+        let vm = self.vm.as_ref().ok();
+        Node::up(place, version, &self.packages, newest, vm, &self.images)
     }
 
     /// Why `handler` cannot be played here, if it cannot.
@@ -101,21 +152,25 @@ impl Supplies {
         if handler.is_bulkhead() && handler::shim().is_none() {
             return Some("containerd-shim-bulkhead-v2 has not been built".to_owned());
         }
-        match (handler, &self.newest) {
-            (Handler::GvisorNew | Handler::GvisorGo, Err(reason)) => {
-                Some(format!("no newest runsc: {reason}"))
+        let lack = |what: &str, reason: &String| Some(format!("{what}: {reason}"));
+        match handler {
+            Handler::Runc | Handler::Gvisor => None,
+            Handler::GvisorNew | Handler::GvisorGo => {
+                self.newest.as_ref().err().and_then(|reason| lack("no newest runsc", reason))
             }
-            _ => None,
+            Handler::KataContainers => {
+                self.vm.as_ref().err().and_then(|reason| lack("no virtual machines", reason))
+            }
         }
     }
 }
 
 /// Plays `plan` at `place` and prints each case's end.
 pub fn play(plan: &Plan, place: &Place) -> Result<Counts> {
-    let supplies = Supplies::gather(plan.handlers.iter().any(|handler| handler.wants_newest()))?;
+    let supplies = Supplies::gather(plan.supplies())?;
     let mut counts = Counts::default();
-    for version in &plan.versions {
-        play_version(plan, place, &supplies, *version, &mut counts);
+    for (version, handlers) in &plan.stages {
+        play_version(plan, place, &supplies, (*version, handlers), &mut counts);
     }
     Ok(counts)
 }
@@ -124,12 +179,12 @@ fn play_version(
     plan: &Plan,
     place: &Place,
     supplies: &Supplies,
-    version: Version,
+    (version, handlers): (Version, &[Handler]),
     counts: &mut Counts,
 ) {
     let mut node: Option<Arc<Node>> = None;
     let mut broken: Option<String> = None;
-    for handler in &plan.handlers {
+    for handler in handlers {
         for case in crate::cases::all().filter(|case| plan.wants(version, *handler, case)) {
             hold_if_stopping();
             let name = full_name(version, *handler, &case);

@@ -124,7 +124,7 @@ impl PrivateApt {
         }
         fs::write(dir.join("sources.d/bed.sources"), stanza_text(source, suites))?;
         let apt = Self { dir: dir.to_owned() };
-        apt.run().arg("update").deadline(Duration::from_secs(300)).ok()?;
+        apt.run("apt-get").arg("update").deadline(Duration::from_secs(300)).ok()?;
         Ok(apt)
     }
 
@@ -132,13 +132,7 @@ impl PrivateApt {
     pub fn unpack(&self, package: &str, suite: &str, into: &Path) -> Result<String> {
         let load = self.dir.join("load");
         let _ = fs::remove_dir_all(&load);
-        fs::create_dir_all(&load)?;
-        let wanted = format!("{package}/{suite}");
-        let run = self.run().args(["download", &wanted]).dir(&load);
-        run.deadline(Duration::from_secs(300)).ok()?;
-        let Some(deb) = fs::read_dir(&load)?.find_map(|e| Some(e.ok()?.path())) else {
-            bail!("apt-get download {wanted}: gave no file");
-        };
+        let deb = self.download(package, suite, &load)?;
         fs::create_dir_all(into)?;
         Run::new("dpkg").arg("-x").arg(&deb).arg(into).ok()?;
         let version = Run::new("dpkg-deb").arg("-f").arg(&deb).arg("Version").ok()?;
@@ -146,7 +140,28 @@ impl PrivateApt {
         Ok(version.trim().to_owned())
     }
 
-    fn run(&self) -> Run {
+    /// Downloads `package` of `suite` into the empty folder `into`; gives the file.
+    pub fn download(&self, package: &str, suite: &str, into: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(into)?;
+        let wanted = format!("{package}/{suite}");
+        let run = self.run("apt-get").args(["download", &wanted]).dir(into);
+        run.deadline(Duration::from_secs(300)).ok()?;
+        let Some(deb) = fs::read_dir(into)?.find_map(|e| Some(e.ok()?.path())) else {
+            bail!("apt-get download {wanted}: gave no file");
+        };
+        Ok(deb)
+    }
+
+    /// The package that `package` of `suite` depends on first: what a package without files of
+    /// its own stands for.
+    pub fn first_dependency(&self, package: &str, suite: &str) -> Result<String> {
+        let wanted = format!("{package}/{suite}");
+        let text = self.run("apt-cache").args(["show", &wanted]).ok()?;
+        first_dependency(&text)
+            .with_context(|| format!("apt-cache show {wanted}: it depends on nothing: {text}"))
+    }
+
+    fn run(&self, program: &str) -> Run {
         let dir = self.dir.display();
         let options = [
             "Dir::Etc::SourceList=/dev/null".to_owned(),
@@ -159,8 +174,14 @@ impl PrivateApt {
             "APT::Get::List-Cleanup=false".to_owned(),
         ];
         let options = options.iter().flat_map(|o| ["-o", o.as_str()]);
-        Run::new("apt-get").args(["-q"]).args(options).env("LC_ALL", "C")
+        Run::new(program).args(["-q"]).args(options).env("LC_ALL", "C")
     }
+}
+
+fn first_dependency(text: &str) -> Option<String> {
+    let depends = text.lines().find_map(|line| line.strip_prefix("Depends:"))?;
+    let name = depends.split([',', '(', '|']).next()?.trim();
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 fn stanza_text(source: &Source, suites: &[&str]) -> String {
@@ -190,6 +211,14 @@ mod tests {
         assert_eq!(sources[0].uris, ["http://a.example/debian"]);
         assert_eq!(sources[0].suites, ["bookworm", "bookworm-updates"]);
         assert_eq!(sources[0].signed_by.as_deref(), Some("/usr/share/keyrings/k.gpg"));
+    }
+
+    #[test]
+    fn a_meta_package_names_its_kernel() {
+        let text =
+            "Package: linux-image-amd64\nDepends: linux-image-6.1.0-50-amd64 (= 6.1.176-1), x\n";
+        assert_eq!(first_dependency(text).as_deref(), Some("linux-image-6.1.0-50-amd64"));
+        assert_eq!(first_dependency("Package: a\n"), None);
     }
 
     #[test]

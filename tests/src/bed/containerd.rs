@@ -17,6 +17,7 @@ use super::handler::Paths;
 use super::packages::Packages;
 use super::place::Place;
 use super::process::{self, Run, until, wait};
+use super::vm::VmTools;
 use super::{cni, config, handler, image};
 use crate::client::cri::Cri;
 
@@ -82,6 +83,7 @@ impl Node {
         version: Version,
         packages: &Packages,
         newest: Option<&GoTools>,
+        vm: Option<&VmTools>,
         images: &Path,
     ) -> Result<Self> {
         let mut node = Self {
@@ -101,8 +103,10 @@ impl Node {
             packages,
             newest: newest.map(|tools| tools.runsc.clone()),
             dir: node.handlers(),
-            runsc_root: place.run().join(format!("r{}", version.short())),
+            runsc_root: node.runsc_root(),
             runsc_logs: node.lib().join("runsc"),
+            vm,
+            vm_root: node.vm_root(),
         };
         node.runtimes =
             handler::Handler::ALL.iter().filter_map(|h| Some((*h, paths.runtime(*h)?))).collect();
@@ -157,7 +161,17 @@ impl Node {
         self.run().join("handlers")
     }
 
-    /// The low-level runtime of `handler`, `None` where it cannot run here.
+    /// runsc's state.
+    pub fn runsc_root(&self) -> PathBuf {
+        self.place.run().join(format!("r{}", self.version.short()))
+    }
+
+    /// The virtual machines' folders.
+    pub fn vm_root(&self) -> PathBuf {
+        self.place.run().join(format!("v{}", self.version.short()))
+    }
+
+    /// The low-level runtime or machine monitor of `handler`, `None` where it cannot run here.
     pub fn runtime(&self, handler: handler::Handler) -> Option<&Path> {
         let found = self.runtimes.iter().find(|(name, _)| *name == handler);
         found.map(|(_, path)| path.as_path())

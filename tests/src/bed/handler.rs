@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
+use super::containerd::Version;
 use super::packages::Packages;
 use super::place;
+use super::vm::{Monitor, VmTools};
 
 /// A RuntimeClass handler under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,14 +21,23 @@ pub enum Handler {
     GvisorNew,
     /// The newest runsc through gVisor's own shim: a peer, for comparison.
     GvisorGo,
+    /// Bulkhead with a virtual machine for each Pod.
+    KataContainers,
 }
 
 impl Handler {
     /// Every handler that is known.
-    pub const ALL: [Self; 4] = [Self::Runc, Self::Gvisor, Self::GvisorNew, Self::GvisorGo];
+    pub const ALL: [Self; 5] =
+        [Self::Runc, Self::Gvisor, Self::GvisorNew, Self::GvisorGo, Self::KataContainers];
 
-    /// Those that the cases are played on unless others are asked for, in that order.
-    pub const PLAYED: [Self; 3] = [Self::Runc, Self::Gvisor, Self::GvisorNew];
+    /// Those that the cases are played on unless others are asked for, in that order, and the
+    /// containerds they are played on: an emulated machine takes its time.
+    pub const PLAYED: [(Self, &[Version]); 4] = [
+        (Self::Runc, &Version::ALL),
+        (Self::Gvisor, &Version::ALL),
+        (Self::GvisorNew, &Version::ALL),
+        (Self::KataContainers, &[Version::V17, Version::V21]),
+    ];
 
     /// The name that containerd and RuntimeClasses know.
     pub fn name(self) -> &'static str {
@@ -35,6 +46,7 @@ impl Handler {
             Self::Gvisor => "gvisor",
             Self::GvisorNew => "gvisor-new",
             Self::GvisorGo => "gvisor-go",
+            Self::KataContainers => "kata-containers",
         }
     }
 
@@ -47,14 +59,22 @@ impl Handler {
     pub fn is_bulkhead(self) -> bool {
         match self {
             Self::Runc | Self::GvisorGo => false,
-            Self::Gvisor | Self::GvisorNew => true,
+            Self::Gvisor | Self::GvisorNew | Self::KataContainers => true,
+        }
+    }
+
+    /// Whether each of its Pods has a kernel of its own in a virtual machine.
+    pub fn is_vm(self) -> bool {
+        match self {
+            Self::Runc | Self::Gvisor | Self::GvisorNew | Self::GvisorGo => false,
+            Self::KataContainers => true,
         }
     }
 
     /// Whether it runs on what is built from the newest gVisor.
     pub fn wants_newest(self) -> bool {
         match self {
-            Self::Runc | Self::Gvisor => false,
+            Self::Runc | Self::Gvisor | Self::KataContainers => false,
             Self::GvisorNew | Self::GvisorGo => true,
         }
     }
@@ -63,7 +83,7 @@ impl Handler {
     pub fn runtime_type(self) -> &'static str {
         match self {
             Self::Runc => "io.containerd.runc.v2",
-            Self::Gvisor | Self::GvisorNew => "io.containerd.bulkhead.v2",
+            Self::Gvisor | Self::GvisorNew | Self::KataContainers => "io.containerd.bulkhead.v2",
             Self::GvisorGo => "io.containerd.runsc.v1",
         }
     }
@@ -122,21 +142,26 @@ pub struct Paths<'a> {
     pub packages: &'a Packages,
     /// The newest runsc, when it could be built.
     pub newest: Option<PathBuf>,
+    /// What virtual machines need, when it could be had.
+    pub vm: Option<&'a VmTools>,
     /// Where handler files and the broken runtimes are written.
     pub dir: PathBuf,
     /// runsc's state; short, for its sockets' sake.
     pub runsc_root: PathBuf,
     /// runsc's debug logs.
     pub runsc_logs: PathBuf,
+    /// The machines' folders; short, for their sockets' sake.
+    pub vm_root: PathBuf,
 }
 
 impl Paths<'_> {
-    /// The low-level runtime of `handler`; `None` where this machine has none.
+    /// The low-level runtime or machine monitor of `handler`; `None` where this machine has none.
     pub fn runtime(&self, handler: Handler) -> Option<PathBuf> {
         match handler {
             Handler::Runc => Some(self.packages.runc()),
             Handler::Gvisor => Some(self.packages.runsc()),
             Handler::GvisorNew | Handler::GvisorGo => self.newest.clone(),
+            Handler::KataContainers => Some(self.vm?.monitor.program().to_owned()),
         }
     }
 
@@ -184,8 +209,9 @@ impl Paths<'_> {
         let options = match handler {
             Handler::Runc => vec![("BinaryName", runtime.display().to_string())],
             Handler::Gvisor | Handler::GvisorNew => {
-                with_file(self.handler_toml(runtime), handler.runtime_type())?
+                with_file(self.gvisor_toml(runtime), handler.runtime_type())?
             }
+            Handler::KataContainers => with_file(self.vm_toml(runtime)?, handler.runtime_type())?,
             Handler::GvisorGo => with_file(self.peer_toml(runtime), handler.runtime_type())?,
         };
         Ok(Entry { name, runtime_type: handler.runtime_type(), options })
@@ -204,15 +230,19 @@ impl Paths<'_> {
             }
             Fault::Hanging => {
                 let text = fs::read_to_string(&file)?;
-                fs::write(&file, format!("{text}\n[gvisor.timeouts]\ncreate = 5\n"))?;
+                let short = match handler.is_vm() {
+                    true => "[vm.timeouts]\nlaunch = 5\n",
+                    false => "[gvisor.timeouts]\ncreate = 5\n",
+                };
+                fs::write(&file, format!("{text}\n{short}"))?;
             }
             Fault::Missing | Fault::Failing => {}
         }
         Ok(())
     }
 
-    /// A handler's file, as an admin would write it. The one place that knows the keys.
-    fn handler_toml(&self, runsc: &Path) -> String {
+    /// A handler's file, as an admin would write it. This and the next one know the keys.
+    fn gvisor_toml(&self, runsc: &Path) -> String {
         format!(
             "backend = \"gvisor\"\n\n[gvisor]\nrunsc = \"{}\"\nroot = \"{}\"\n\
              platform = \"systrap\"\nnetwork = \"sandbox\"\ndebug_log = \"{}/\"\n",
@@ -220,6 +250,28 @@ impl Paths<'_> {
             self.runsc_root.display(),
             self.runsc_logs.display(),
         )
+    }
+
+    fn vm_toml(&self, program: &Path) -> Result<String> {
+        let tools = self.vm.context("a VM handler without its tools")?;
+        let monitor = match &tools.monitor {
+            Monitor::Qemu { vsock_device, .. } => format!(
+                "hypervisor = \"qemu\"\nallow_emulation = true\nqemu = \"{}\"\nvsock_device = \"{}\"\n",
+                program.display(),
+                vsock_device.display(),
+            ),
+            Monitor::CloudHypervisor { .. } => format!(
+                "hypervisor = \"cloud-hypervisor\"\ncloud_hypervisor = \"{}\"\n",
+                program.display()
+            ),
+        };
+        Ok(format!(
+            "backend = \"vm\"\n\n[vm]\n{monitor}virtiofsd = \"{}\"\nguest = \"{}\"\nroot = \"{}\"\n\
+             memory_mib = 512\nmemory_floor_mib = 256\nconsole = true\n",
+            tools.virtiofsd.display(),
+            tools.guest.display(),
+            self.vm_root.display(),
+        ))
     }
 
     /// The file of gVisor's own shim, with the same settings.

@@ -41,7 +41,8 @@ impl Release {
         }
     }
 
-    fn codename(self) -> &'static str {
+    /// The release's code name, as suites are called.
+    pub fn codename(self) -> &'static str {
         match self {
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
@@ -63,7 +64,8 @@ pub struct Packages {
     dir: PathBuf,
 }
 
-const SUITES: [&str; 4] = ["bookworm", "bookworm-backports", "trixie", "sid"];
+/// The suites that the private apt reads.
+pub(super) const SUITES: [&str; 4] = ["bookworm", "bookworm-backports", "trixie", "sid"];
 
 impl Packages {
     /// Makes sure that every package is unpacked under `cache`, downloading what is not.

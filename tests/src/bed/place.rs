@@ -93,6 +93,14 @@ pub fn built(program: &str) -> Option<PathBuf> {
     dirs.map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
+/// The guest's agent: `BULKHEAD_AGENT`, else where `hack/agent` leaves it.
+pub fn agent() -> Option<PathBuf> {
+    let named = std::env::var_os("BULKHEAD_AGENT").map(PathBuf::from);
+    let arch = std::env::consts::ARCH;
+    let usual = format!("guest/{arch}-unknown-linux-gnu/release/bulkhead-agent");
+    named.into_iter().chain([target().join(usual)]).find(|path| path.is_file())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

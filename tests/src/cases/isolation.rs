@@ -123,7 +123,7 @@ fn sysctls(stage: &Stage) -> Result<()> {
     let mut config = pod_config(stage)?;
     let linux = config.linux.get_or_insert_default();
     let wanted = match stage.handler {
-        Handler::Runc => {
+        Handler::Runc | Handler::KataContainers => {
             [("net.ipv4.ip_forward", "1"), ("net.ipv4.ip_local_port_range", "40000\t50000")]
                 .to_vec()
         }
