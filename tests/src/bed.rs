@@ -8,6 +8,7 @@ pub mod gomod;
 pub mod handler;
 pub mod image;
 pub mod kernel;
+pub mod nested;
 pub mod packages;
 pub mod place;
 pub mod process;

@@ -1,6 +1,7 @@
 //! `bulkhead-testbed`: brings up a private containerd and plays the cases on it.
 #![forbid(unsafe_code)]
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use bulkhead_tests::bed::containerd::Version;
 use bulkhead_tests::bed::handler::Handler;
-use bulkhead_tests::bed::place::Place;
-use bulkhead_tests::bed::{process, sweep};
+use bulkhead_tests::bed::place::{Place, cache};
+use bulkhead_tests::bed::{nested, process, sweep, vm};
 use bulkhead_tests::bench;
 use bulkhead_tests::runner::{self, Plan, Supplies, Wants};
 use clap::{Args, Parser, Subcommand};
@@ -33,6 +34,9 @@ enum Command {
     E2e(E2e),
     /// Measure handlers side by side; prints numbers as Markdown and asserts none.
     Bench(Bench),
+    /// Boot a machine in this machine, with KVM and cgroup v2, and run a command in it: by default
+    /// the cases of the VM handler, on the cloud-hypervisor that BULKHEAD_CLOUD_HYPERVISOR names.
+    Nested(Nested),
     /// Bring up one containerd and leave it running.
     Up {
         /// Which line of releases.
@@ -84,6 +88,22 @@ struct Bench {
     json: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct Nested {
+    /// The machine's memory.
+    #[arg(long, default_value = "4096", value_parser = clap::value_parser!(u32).range(512..))]
+    memory_mib: u32,
+    /// How long the machine may run.
+    #[arg(long, default_value = "90", value_parser = clap::value_parser!(u64).range(1..1440))]
+    minutes: u64,
+    /// Only cases whose name holds one of these, when the cases are played.
+    #[arg(long = "case")]
+    cases: Vec<String>,
+    /// What to run instead.
+    #[arg(last = true)]
+    command: Vec<OsString>,
+}
+
 fn version(label: &str) -> Result<Version> {
     Version::named(label).ok_or_else(|| anyhow!("{label:?} is none of 1.6, 1.7, 2.1"))
 }
@@ -112,6 +132,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Fetch => fetch(),
         Command::E2e(args) => e2e(args, place),
         Command::Bench(args) => measure(args, place),
+        Command::Nested(args) => nested(args, &place),
         Command::Up { containerd, newest, vm } => {
             let supplies = Supplies::gather(Wants { newest, vm })?;
             if let (true, Some(reason)) = (vm, supplies.lacks(Handler::KataContainers)) {
@@ -151,6 +172,47 @@ fn e2e(args: E2e, place: Place) -> Result<ExitCode> {
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
+
+/// How much longer everything may take in an emulated machine.
+const NESTED_PATIENCE: &str = "4";
+
+fn nested(args: Nested, place: &Place) -> Result<ExitCode> {
+    let monitor = vm::cloud_hypervisor()?;
+    if args.command.is_empty() && monitor.is_none() {
+        println!("nested ... skipped: {} names no cloud-hypervisor", vm::CLOUD_HYPERVISOR);
+        println!("0 passed, 0 failed, 1 skipped");
+        return Ok(ExitCode::SUCCESS);
+    }
+    // Both fill the cache: in the machine there is no network.
+    let wants = Wants { newest: false, vm: args.command.is_empty() };
+    let supplies = Supplies::gather(wants)?;
+    let mut environment = vec![(process::PATIENCE_FACTOR, NESTED_PATIENCE.into())];
+    if let Some(monitor) = monitor {
+        environment.push((vm::HYPERVISOR, "cloud-hypervisor".into()));
+        environment.push((vm::CLOUD_HYPERVISOR, monitor.into()));
+    }
+    for name in ["BULKHEAD_AGENT", "BULKHEAD_BIN_DIR", "BULKHEAD_CACHE"] {
+        environment.extend(std::env::var_os(name).map(|value| (name, value)));
+    }
+    let mut command = args.command;
+    if command.is_empty() {
+        let own = std::env::current_exe().context("this program's own path")?;
+        command.push(own.into());
+        command.extend(NESTED_CASES.map(OsString::from));
+        command.extend(args.cases.into_iter().map(OsString::from));
+    }
+    let deadline = Duration::from_secs(args.minutes * 60);
+    let plan = nested::Plan { command, environment, memory_mib: args.memory_mib, deadline };
+    sweep_on_signal(place.clone());
+    let code = nested::run(place, supplies.packages(), &cache(), &plan);
+    for line in sweep::sweep(place) {
+        eprintln!("could not be removed: {line}");
+    }
+    code.map(ExitCode::from)
+}
+
+/// What is played in the nested machine unless a command is given.
+const NESTED_CASES: [&str; 5] = ["e2e", "--handler", "kata-containers", "--containerd", "2.1"];
 
 fn measure(args: Bench, place: Place) -> Result<ExitCode> {
     let handlers = if args.handler.is_empty() { Handler::ALL.into() } else { args.handler };

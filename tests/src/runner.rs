@@ -16,7 +16,7 @@ use crate::bed::handler::{self, Handler};
 use crate::bed::image;
 use crate::bed::packages::Packages;
 use crate::bed::place::{self, Place};
-use crate::bed::process::hold_if_stopping;
+use crate::bed::process::{hold_if_stopping, patience};
 use crate::bed::sweep::sweep;
 use crate::bed::traces::Traces;
 use crate::bed::vm::{self, VmTools};
@@ -140,6 +140,11 @@ impl Supplies {
         Ok(Self { packages, newest, vm, images })
     }
 
+    /// The unpacked packages.
+    pub fn packages(&self) -> &Packages {
+        &self.packages
+    }
+
     /// Brings up a containerd at `place`.
     pub fn up(&self, place: &Place, version: Version) -> Result<Node> {
         let newest = self.newest.as_ref().ok();
@@ -245,9 +250,10 @@ fn play_case(node: &Arc<Node>, handler: Handler, case: Case) -> Result<()> {
         let end = std::panic::catch_unwind(play).unwrap_or_else(|_| Err(anyhow!("panicked")));
         let _ = sender.send(end);
     });
-    let end = match receiver.recv_timeout(case.deadline) {
+    let deadline = patience(case.deadline);
+    let end = match receiver.recv_timeout(deadline) {
         Ok(end) => end,
-        Err(_) => Err(Overdue(case.deadline).into()),
+        Err(_) => Err(Overdue(deadline).into()),
     };
     let end = match end {
         Err(e) if e.is::<Overdue>() => Err(e),

@@ -1,5 +1,5 @@
-//! Debian's kernels, as package files: downloaded once, then kept, so that a run does not depend
-//! on what the archive holds that day.
+//! Debian's kernel for virtual machines, as a package file: downloaded once, then kept, so that a
+//! run does not depend on what the archive holds that day.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,34 +9,18 @@ use anyhow::{Context, Result};
 use super::apt::PrivateApt;
 use super::packages::{Release, SUITES};
 
-/// Which of Debian's kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flavour {
-    /// For virtual machines: what Pods boot.
-    Cloud,
-    /// For machines that run virtual machines: it has KVM.
-    Full,
-}
+/// The package that depends on the newest of them.
+const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
-impl Flavour {
-    /// The package that depends on the newest kernel of this flavour.
-    fn meta_package(self) -> &'static str {
-        match self {
-            Self::Cloud => "linux-image-cloud-amd64",
-            Self::Full => "linux-image-amd64",
-        }
-    }
-}
-
-/// The file of the kernel package, of the machine's own release.
-pub fn deb(cache: &Path, flavour: Flavour) -> Result<PathBuf> {
-    let dir = cache.join("kernel").join(flavour.meta_package());
+/// The file of the kernel's package, of the machine's own release.
+pub fn deb(cache: &Path) -> Result<PathBuf> {
+    let dir = cache.join("kernel").join(META_PACKAGE);
     if let Some(kept) = only_file(&dir) {
         return Ok(kept);
     }
     let home = Release::of_this_machine()?.codename();
     let apt = PrivateApt::open(&cache.join("apt"), home, &SUITES)?;
-    let package = apt.first_dependency(flavour.meta_package(), home)?;
+    let package = apt.first_dependency(META_PACKAGE, home)?;
     let part = dir.with_extension("part");
     let _ = fs::remove_dir_all(&part);
     apt.download(&package, home, &part)?;

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -17,6 +18,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a finished program's children may hold its output open.
 const INHERITED: Duration = Duration::from_secs(10);
+
+/// The variable by whose value every deadline is multiplied, on a machine that is slow.
+pub const PATIENCE_FACTOR: &str = "BULKHEAD_PATIENCE";
+
+/// `time`, or as much longer as the machine needs.
+pub fn patience(time: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let named = || std::env::var(PATIENCE_FACTOR).ok().and_then(|factor| factor.parse().ok());
+    time * (*FACTOR.get_or_init(|| named().unwrap_or(1))).max(1)
+}
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
@@ -116,7 +127,7 @@ impl Run {
         self
     }
 
-    /// Kills the program and fails when it takes longer than this.
+    /// Kills the program and fails when it takes longer than this, [`patience`] added.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
@@ -149,7 +160,7 @@ impl Run {
         let stderr = drain(child.stderr.take());
         let Some(status) = wait(&mut child, self.deadline)? else {
             kill_group(&mut child);
-            bail!("{line}: no end after {:?}, killed", self.deadline);
+            bail!("{line}: no end after {:?}, killed", patience(self.deadline));
         };
         drop(feeder);
         let stdout = collect(&line, "output", stdout)?;
@@ -186,7 +197,7 @@ impl Run {
 
 /// Waits for `child` until `deadline` has passed; `None` says it still runs.
 pub fn wait(child: &mut Child, deadline: Duration) -> Result<Option<ExitStatus>> {
-    let end = Instant::now() + deadline;
+    let end = Instant::now() + patience(deadline);
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait()? {
@@ -216,6 +227,7 @@ pub fn until<T>(
     deadline: Duration,
     mut check: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    let deadline = patience(deadline);
     let end = Instant::now() + deadline;
     loop {
         if let Some(value) = check()? {
@@ -249,7 +261,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
 }
 
 fn collect(line: &str, which: &str, bytes: Receiver<Vec<u8>>) -> Result<Vec<u8>> {
-    bytes.recv_timeout(INHERITED).map_err(|_| {
+    bytes.recv_timeout(patience(INHERITED)).map_err(|_| {
         anyhow::anyhow!("{line}: ended, but something it started holds its standard {which} open")
     })
 }

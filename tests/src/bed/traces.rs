@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 
 use super::containerd::{Node, Version};
 use super::place::Place;
-use super::process::Run;
+use super::process::{Run, patience};
 
 /// How long the last clean-up of a Pod may take after the call that asked for it returned.
 const SETTLE: Duration = Duration::from_secs(6);
@@ -73,14 +73,15 @@ impl Traces {
     /// Fails, naming each, if anything is there that was not there `before`; waits a little for
     /// clean-up that goes on in the background.
     pub fn compare(node: &Node, before: &Self) -> Result<()> {
-        let end = Instant::now() + SETTLE;
+        let settle = patience(SETTLE);
+        let end = Instant::now() + settle;
         loop {
             let left = Self::of(node).beyond(before);
             if left.is_empty() {
                 return Ok(());
             }
             if Instant::now() >= end {
-                bail!("left behind after {SETTLE:?}:\n  {}", left.join("\n  "));
+                bail!("left behind after {settle:?}:\n  {}", left.join("\n  "));
             }
             std::thread::sleep(Duration::from_millis(250));
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use super::kernel::{self, Flavour};
+use super::kernel;
 use super::process::Run;
 use super::{image, place};
 
@@ -101,7 +101,7 @@ pub fn gather(cache: &Path) -> Result<VmTools> {
     ensure!(cfg!(target_arch = "x86_64"), "the bed's virtual machines are x86-64");
     let monitor = Monitor::find(cache)?;
     let virtiofsd = virtiofsd()?;
-    let deb = kernel::deb(cache, Flavour::Cloud)?;
+    let deb = kernel::deb(cache)?;
     Ok(VmTools { monitor, virtiofsd, guest: guest(cache, &deb)? })
 }
 

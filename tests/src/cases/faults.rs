@@ -7,6 +7,7 @@ use anyhow::{Result, bail, ensure};
 
 use super::{Case, cases};
 use crate::bed::handler::{FAILING_TEXT, Fault};
+use crate::bed::process::patience;
 use crate::client::pod::{Pod, pod_config};
 use crate::client::stage::{Stage, skip};
 
@@ -50,7 +51,7 @@ fn runtime_hanging(stage: &Stage) -> Result<()> {
     }
     let begun = Instant::now();
     let error = refused(stage, Fault::Hanging)?;
-    ensure!(begun.elapsed() < Duration::from_secs(80), "it took {:?}", begun.elapsed());
+    ensure!(begun.elapsed() < patience(Duration::from_secs(80)), "it took {:?}", begun.elapsed());
     ensure!(error.contains("runtime-hanging"), "the error does not name the program: {error}");
     Ok(())
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use k8s_cri::v1 as api;
 
 use super::{Case, cases};
-use crate::bed::process::until;
+use crate::bed::process::{patience, until};
 use crate::client::pod::{Pod, pod_config};
 use crate::client::stage::Stage;
 
@@ -18,8 +18,8 @@ pub(super) const CASES: &[Case] =
 const SERVE: &str = "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www";
 
 fn get(address: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut stream = TcpStream::connect_timeout(&address, patience(Duration::from_secs(2)))?;
+    stream.set_read_timeout(Some(patience(Duration::from_secs(5))))?;
     write!(stream, "GET / HTTP/1.0\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Case, cases};
 use crate::bed::containerd::NAMESPACE;
-use crate::bed::process::{kill_group, until, wait};
+use crate::bed::process::{kill_group, patience, until, wait};
 use crate::client::pod::{Pod, shell};
 use crate::client::stage::Stage;
 use crate::client::task::{Events, Task};
@@ -85,7 +85,8 @@ fn a_stalled_reader_blocks_nothing(stage: &Stage) -> Result<()> {
         let end = Instant::now() + stall();
         let quick = |what: &str, begun: Instant| -> Result<()> {
             let took = begun.elapsed();
-            ensure!(took < Duration::from_secs(8), "{what} took {took:?} beside a stalled reader");
+            let most = patience(Duration::from_secs(8));
+            ensure!(took < most, "{what} took {took:?} beside a stalled reader");
             Ok(())
         };
         let mut round = 0;

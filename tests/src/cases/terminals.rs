@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{Case, cases};
-use crate::bed::process::{Run, kill_group, until, wait};
+use crate::bed::process::{Run, kill_group, patience, until, wait};
 use crate::client::pod::{Pod, shell};
 use crate::client::stage::Stage;
 use crate::client::task::Task;
@@ -78,7 +78,7 @@ fn echoes_until_closed(run: Run) -> Result<()> {
     let talk = (|| -> Result<()> {
         for word in ["one", "two"] {
             writeln!(input, "{word}")?;
-            let echo = lines.recv_timeout(Duration::from_secs(20)).context("no echo")?;
+            let echo = lines.recv_timeout(patience(Duration::from_secs(20))).context("no echo")?;
             ensure!(echo == format!("{word}\n"), "echo {echo:?}");
             std::thread::sleep(Duration::from_millis(500));
         }

@@ -11,6 +11,8 @@ use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
+use crate::bed::process::patience;
+
 /// How long any one call may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -42,9 +44,10 @@ impl Cri {
             let client = RuntimeServiceClient::new(channel).max_decoding_message_size(64 << 20);
             call(client).await.map_err(|status| anyhow!(Refused(status)))
         };
+        let patience = patience(PATIENCE);
         let answer =
-            self.runtime.block_on(async { tokio::time::timeout(PATIENCE, exchange).await });
-        let answer = answer.unwrap_or_else(|_| Err(anyhow!("no answer after {PATIENCE:?}")));
+            self.runtime.block_on(async { tokio::time::timeout(patience, exchange).await });
+        let answer = answer.unwrap_or_else(|_| Err(anyhow!("no answer after {patience:?}")));
         Ok(answer.context(what.to_owned())?.into_inner())
     }
 
@@ -138,7 +141,8 @@ impl Cri {
     }
 
     /// ExecSync with a deadline of its own, told to the daemon in seconds.
-    pub fn exec(&self, id: &str, cmd: &[&str], timeout: i64) -> Result<api::ExecSyncResponse> {
+    pub fn exec(&self, id: &str, cmd: &[&str], timeout: u64) -> Result<api::ExecSyncResponse> {
+        let timeout = i64::try_from(patience(Duration::from_secs(timeout)).as_secs())?;
         let cmd = cmd.iter().map(|word| (*word).to_owned()).collect();
         let request = api::ExecSyncRequest { container_id: id.to_owned(), cmd, timeout };
         self.call("ExecSync", async |mut c| c.exec_sync(request).await)

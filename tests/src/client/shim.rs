@@ -15,10 +15,13 @@ use ttrpc::Code;
 
 use super::stage::{Stage, skip};
 use crate::bed::handler;
-use crate::bed::process::{Finished, Run};
+use crate::bed::process::{Finished, Run, patience};
 
 /// The namespace of containers that no containerd knows.
 pub const NAMESPACE: &str = "direct";
+
+/// How long one call may take.
+const CALL: Duration = Duration::from_secs(60);
 
 /// Which containerd's `start` is replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,7 +268,7 @@ impl Shim {
             service: service.to_owned(),
             method: method.to_owned(),
             payload: message.write_to_bytes_dyn()?,
-            timeout_nano: 60_000_000_000,
+            timeout_nano: i64::try_from(patience(CALL).as_nanos())?,
             ..Default::default()
         };
         match self.client.request(request) {

@@ -70,6 +70,7 @@ impl Stage {
             let dir = root.join(path.trim_start_matches('/'));
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
             seed_cpuset(&root, &path);
+            delegate(&root, &path);
         }
         Ok(path)
     }
@@ -79,6 +80,22 @@ impl Stage {
         for root in cgroup_roots() {
             let _ = fs::remove_dir(root.join(path.trim_start_matches('/')));
         }
+    }
+}
+
+/// On a machine of v2 alone a group has the controllers that every group above it hands down.
+fn delegate(root: &std::path::Path, path: &str) {
+    if root != std::path::Path::new("/sys/fs/cgroup") {
+        return;
+    }
+    let Ok(all) = fs::read_to_string(root.join("cgroup.controllers")) else { return };
+    let mut dir = root.to_owned();
+    for part in path.trim_start_matches('/').split('/') {
+        for controller in all.split_whitespace() {
+            // Not every controller can be handed down, and none that cannot is missed.
+            let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+        dir.push(part);
     }
 }
 

@@ -11,7 +11,7 @@ use super::stage::Stage;
 use crate::bed::containerd::NAMESPACE;
 use crate::bed::handler::Handler;
 use crate::bed::image;
-use crate::bed::process::{Run, kill_group};
+use crate::bed::process::{Run, kill_group, patience};
 
 /// A container that `ctr run` makes, without any of CRI's annotations; removed when dropped.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Events {
 
     /// Collects topics of `/tasks/` that speak of `id`, until `last` was seen `times` times.
     pub fn until(&self, id: &str, last: &str, times: usize) -> Result<Vec<String>> {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + patience(Duration::from_secs(20));
         let mut topics: Vec<String> = Vec::new();
         while topics.iter().filter(|topic| *topic == last).count() < times {
             let left = end.saturating_duration_since(Instant::now());
