@@ -8,15 +8,18 @@ use anyhow::Result;
 use crate::client::stage::Stage;
 
 mod basics;
+mod crashes;
 mod direct;
 mod faults;
 mod isolation;
 mod network;
+mod policy;
 mod resources;
 mod streams;
 mod survival;
 mod terminals;
 mod verbs;
+mod volumes;
 
 /// One thing that must be true.
 #[derive(Debug, Clone, Copy)]
@@ -50,10 +53,13 @@ pub fn all() -> impl Iterator<Item = Case> {
         resources::CASES,
         isolation::CASES,
         network::CASES,
+        policy::CASES,
+        volumes::CASES,
         survival::CASES,
         faults::CASES,
         direct::CASES,
         verbs::CASES,
+        crashes::CASES,
     ];
     groups.into_iter().flatten().copied()
 }

@@ -1,6 +1,8 @@
 //! The hands of a case.
 
 pub mod cri;
+pub mod forward;
+pub mod netns;
 pub mod pod;
 pub mod shim;
 pub mod stage;

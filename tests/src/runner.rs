@@ -250,7 +250,8 @@ fn play_case(node: &Arc<Node>, handler: Handler, case: Case) -> Result<()> {
         let end = std::panic::catch_unwind(play).unwrap_or_else(|_| Err(anyhow!("panicked")));
         let _ = sender.send(end);
     });
-    let deadline = patience(case.deadline);
+    // A processor may be emulated.
+    let deadline = patience(case.deadline * if handler.is_vm() { 3 } else { 1 });
     let end = match receiver.recv_timeout(deadline) {
         Ok(end) => end,
         Err(_) => Err(Overdue(deadline).into()),

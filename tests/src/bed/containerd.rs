@@ -72,6 +72,7 @@ pub struct Node {
     bin: PathBuf,
     busybox: PathBuf,
     runtimes: Vec<(handler::Handler, PathBuf)>,
+    guest: Option<PathBuf>,
     daemon: Mutex<Option<Child>>,
     shim_sockets: Mutex<BTreeSet<String>>,
 }
@@ -92,6 +93,7 @@ impl Node {
             bin: packages.containerd(version),
             busybox: packages.busybox(),
             runtimes: Vec::new(),
+            guest: vm.map(|tools| tools.guest.clone()),
             daemon: Mutex::new(None),
             shim_sockets: Mutex::default(),
         };
@@ -175,6 +177,11 @@ impl Node {
     pub fn runtime(&self, handler: handler::Handler) -> Option<&Path> {
         let found = self.runtimes.iter().find(|(name, _)| *name == handler);
         found.map(|(_, path)| path.as_path())
+    }
+
+    /// The directory of what virtual machines boot, `None` where they cannot run here.
+    pub fn guest(&self) -> Option<&Path> {
+        self.guest.as_deref()
     }
 
     /// The containerd program itself.

@@ -58,6 +58,11 @@ impl Place {
         format!("bulkhead-bed-{}-{suffix}", self.id)
     }
 
+    /// The nftables table of this bed for the link `suffix`.
+    pub fn table(&self, suffix: &str) -> String {
+        format!("bulkhead-bed-{}-{suffix}", self.id)
+    }
+
     /// Whether `text` (a command line, a mount, a rule) speaks of this bed.
     pub fn is_in(&self, text: &str) -> bool {
         text.contains(&format!("/run/bh-{}", self.id))

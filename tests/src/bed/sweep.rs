@@ -34,6 +34,11 @@ pub fn sweep(place: &Place) -> Vec<String> {
     if let Err(e) = rules(place) {
         left.push(format!("nat rules: {e:#}"));
     }
+    for table in traces::tables(place) {
+        if let Err(e) = Run::new("nft").args(["delete", "table", "netdev", &table]).ok() {
+            left.push(format!("table {table}: {e:#}"));
+        }
+    }
     for link in traces::links(place) {
         if let Err(e) = Run::new("ip").args(["link", "delete", &link]).ok() {
             left.push(format!("link {link}: {e:#}"));

@@ -41,6 +41,7 @@ impl Traces {
         let links = links(place).into_iter().filter(|link| !bridges.contains(link));
         kinds.insert("link", links.collect());
         kinds.insert("nat chain", nat_chains(place));
+        kinds.insert("table", tables(place));
         kinds.insert("file", state_files(node));
         kinds.insert("dead socket", dead_sockets(&node.shim_sockets()));
         kinds.insert(
@@ -162,6 +163,13 @@ pub fn links(place: &Place) -> Vec<String> {
     let names = text.lines().filter(|line| line.contains(&bridge));
     let names = names.filter_map(|line| line.split(": ").nth(1));
     names.map(|name| name.split('@').next().unwrap_or(name).to_owned()).collect()
+}
+
+/// The bed's nftables tables of the netdev family.
+pub fn tables(place: &Place) -> BTreeSet<String> {
+    let text = Run::new("nft").args(["list", "tables", "netdev"]).ok().unwrap_or_default();
+    let names = text.lines().filter_map(|line| line.split_whitespace().nth(2));
+    names.filter(|name| place.is_in(name)).map(str::to_owned).collect()
 }
 
 fn nat_chains(place: &Place) -> BTreeSet<String> {

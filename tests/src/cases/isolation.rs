@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use k8s_cri::v1 as api;
 
 use super::{Case, cases};
@@ -13,6 +13,7 @@ use crate::client::pod::{Pod, bind, pod_config, security, shell};
 use crate::client::stage::Stage;
 
 pub(super) const CASES: &[Case] = cases![
+    whose_kernel,
     shared_pid_namespace,
     own_pid_namespace,
     user_and_groups,
@@ -26,6 +27,28 @@ pub(super) const CASES: &[Case] = cases![
     environment_and_workdir,
     hostname_and_dns,
 ];
+
+/// `uname` and `dmesg` tell of the wall's own kernel, which is what the wall is about.
+fn whose_kernel(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let container = pod.shell("sleep 1000")?;
+    let (seen, version) = (container.out("uname -r")?, container.out("cat /proc/version")?);
+    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    if stage.handler == Handler::Runc {
+        ensure!(seen == host.trim(), "{seen} on {host}");
+        return Ok(());
+    }
+    ensure!(seen != host.trim(), "the host's kernel: {seen}");
+    ensure!(version.contains(&seen), "uname says {seen}, /proc/version {version}");
+    if stage.handler.is_vm() {
+        let manifest = stage.node.guest().context("no guest")?.join("guest.json");
+        let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(manifest)?)?;
+        ensure!(manifest["kernel"]["release"] == seen.as_str(), "{seen}, booted {manifest}");
+        let log = container.out("dmesg | head -n 5")?;
+        ensure!(log.contains(&seen), "the kernel's log: {log}");
+    }
+    Ok(())
+}
 
 fn shared_pid_namespace(stage: &Stage) -> Result<()> {
     let mut config = pod_config(stage)?;
@@ -118,7 +141,7 @@ fn readonly_root(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// A container on runc may set what has a namespace; gVisor knows `fs.nr_open` and little more.
+/// A container on a kernel may set what has a namespace; gVisor knows `fs.nr_open` and little more.
 fn sysctls(stage: &Stage) -> Result<()> {
     let mut config = pod_config(stage)?;
     let linux = config.linux.get_or_insert_default();

@@ -15,9 +15,10 @@ use crate::client::stage::Stage;
 pub(super) const CASES: &[Case] =
     cases![pod_answers_the_host, pods_talk_to_each_other, host_port, network_outlives_a_container];
 
-const SERVE: &str = "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www";
+pub(super) const SERVE: &str =
+    "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www";
 
-fn get(address: SocketAddr) -> Result<String> {
+pub(super) fn get(address: SocketAddr) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, patience(Duration::from_secs(2)))?;
     stream.set_read_timeout(Some(patience(Duration::from_secs(5))))?;
     write!(stream, "GET / HTTP/1.0\r\n\r\n")?;
@@ -26,7 +27,7 @@ fn get(address: SocketAddr) -> Result<String> {
     Ok(text.rsplit("\r\n").next().unwrap_or_default().trim().to_owned())
 }
 
-fn answers(address: &str) -> Result<()> {
+pub(super) fn answers(address: &str) -> Result<()> {
     let address: SocketAddr = address.parse()?;
     let page =
         until(

@@ -9,7 +9,7 @@ use k8s_cri::v1 as api;
 use super::{Case, cases};
 use crate::bed::process::until;
 use crate::bed::traces::cgroup_roots;
-use crate::client::pod::{Pod, resources, shell};
+use crate::client::pod::{Container, Pod, resources, shell};
 use crate::client::stage::Stage;
 
 pub(super) const CASES: &[Case] = cases![
@@ -71,12 +71,25 @@ fn memory_update_takes_effect(stage: &Stage) -> Result<()> {
     let new =
         api::LinuxContainerResources { memory_limit_in_bytes: 300 * MIB, ..Default::default() };
     stage.cri.update(&container.id, new)?;
+    if stage.handler.is_vm() {
+        return guest_has_the_limit(&container);
+    }
     // A sandbox may add what it uses itself, but less than the step from the old limit to the new.
     let limits = memory_limits(&pod);
     let around = |mib: i64| limits.iter().any(|(_, n)| (mib * MIB..(mib + 40) * MIB).contains(n));
     ensure!(around(300), "no limit of about 300 MiB in {limits:?}");
     ensure!(!around(256), "a limit of about 256 MiB stays: {limits:?}");
     ensure!(container.out("echo alive")? == "alive");
+    Ok(())
+}
+
+/// In a virtual machine the limit is the guest kernel's, and the machine has the room for it.
+fn guest_has_the_limit(container: &Container<'_>) -> Result<()> {
+    let limit: i64 = container.out("cat /sys/fs/cgroup/memory.max")?.parse()?;
+    ensure!(limit == 300 * MIB, "the container's limit is {limit}");
+    let room = container.out("grep MemTotal /proc/meminfo | awk '{print $2}'")?;
+    let room: i64 = room.parse()?;
+    ensure!(room << 10 > 300 * MIB, "the guest has {room} KiB for a limit of 300 MiB");
     Ok(())
 }
 

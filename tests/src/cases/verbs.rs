@@ -10,6 +10,7 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::CheckpointOptions;
+use ttrpc::Code;
 
 use super::direct::{delete_request, kill_request, shut_down, start_request, wait_request};
 use super::{Case, cases};
@@ -98,6 +99,15 @@ fn checkpoint_and_restore(stage: &Stage) -> Result<()> {
         }),
         ..Default::default()
     };
+    if stage.handler.is_vm() {
+        let message = shim.refused("Checkpoint", &request, Code::UNIMPLEMENTED)?;
+        ensure!(!image.exists(), "refused ({message}), yet something was written");
+        let before = count(&first)?;
+        until("ticks after the refusal", patience, || Ok((count(&first)? > before).then_some(())))?;
+        shim.ask::<api::Empty>("Kill", &kill_request(&bundle, 9))?;
+        end(&bundle, &shim)?;
+        return shut_down(&shim, &bundle);
+    }
     shim.ask::<api::Empty>("Checkpoint", &request)?;
     end(&bundle, &shim)?;
     let before = count(&first)?;

@@ -148,6 +148,13 @@ impl Cri {
         self.call("ExecSync", async |mut c| c.exec_sync(request).await)
     }
 
+    /// PortForward; gives the address of the stream.
+    pub fn port_forward(&self, pod: &str, port: u16) -> Result<String> {
+        let request =
+            api::PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: vec![port.into()] };
+        Ok(self.call("PortForward", async |mut c| c.port_forward(request).await)?.url)
+    }
+
     /// ContainerStats.
     pub fn stats(&self, id: &str) -> Result<api::ContainerStats> {
         let request = api::ContainerStatsRequest { container_id: id.to_owned() };
