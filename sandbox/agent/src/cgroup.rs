@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::boot::make_dir;
+use crate::devices::{self, Rule};
 use crate::error::{Doing, Result, internal, late};
 use crate::limits::Write;
 use crate::reaper::kill;
@@ -77,6 +78,11 @@ impl Cgroup {
             }
         }
         Ok(())
+    }
+
+    /// Holds it to the devices that `rules` allow.
+    pub(crate) fn confine(&self, rules: &[Rule]) -> Result<()> {
+        devices::confine(&self.0, rules)
     }
 
     /// A file's text, `None` where it is not there.

@@ -14,13 +14,13 @@ use serde_json::{Map, Value, json};
 use crate::boot::{PROGRAM, make_dir};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Kind, Result, invalid, late, missing, refused};
-use crate::guest::Guest;
+use crate::guest::{Guest, sysctl};
 use crate::helper::LATE;
 use crate::launch::{Job, launch};
 use crate::process::Process;
 use crate::rootfs::Rootfs;
 use crate::storage::Held;
-use crate::{disk, limits, spec};
+use crate::{devices, disk, limits, spec};
 
 /// Execs that are not deleted, running or not.
 const EXECS_MAX: usize = 512;
@@ -109,8 +109,8 @@ impl Container {
         };
         let launched = launch(&guest.reaper, job).await?;
         let cgroup = Cgroup::of(&id);
-        guest.first_pid(launched.pid);
         process.made(launched, cgroup.clone(), false)?;
+        guest.made(&process);
         Ok(Self {
             id,
             dir: ground.dir,
@@ -211,6 +211,10 @@ impl Container {
     pub(crate) async fn start_exec(&self, guest: &Guest, exec: &str) -> Result<u32> {
         let process = self.process(exec)?;
         process.may_start()?;
+        if self.cgroup.keyed("cgroup.events", "frozen") == Some(1) {
+            // The process would freeze before it is there.
+            return Err(refused(format!("container {:?} is paused", self.id)));
+        }
         let dir = self.exec_dir(exec);
         let streams = process.begin()?;
         let job = Job {
@@ -297,20 +301,23 @@ fn prepare(
     let held = guest.storages.hold(&request.storages)?;
     let wanted = request.rootfs.as_ref().ok_or_else(|| invalid("rootfs is missing"))?;
     let rootfs = Rootfs::prepare(&dir, wanted)?;
-    let place = spec::Place {
-        rootfs: &rootfs.path,
-        cgroup: Cgroup::spec_path(id),
-        pid_namespace,
-        terminal,
-        devices: request.devices.iter().map(device).collect::<Result<_>>()?,
-    };
+    let disks = request.devices.iter().map(device).collect::<Result<Vec<_>>>()?;
+    let (nodes, disks): (Vec<_>, Vec<_>) = disks.into_iter().unzip();
+    let cgroup = Cgroup::spec_path(id);
+    let place =
+        spec::Place { rootfs: &rootfs.path, cgroup, pid_namespace, terminal, devices: nodes };
     let fitted = spec::fit(&request.spec, &place)?;
+    for (key, value) in &fitted.sysctls {
+        sysctl(key, value)?;
+    }
     make_cwd(&rootfs.path, &fitted.spec);
     let config = dir.join("config.json");
     fs::write(&config, &fitted.json).doing(|| format!("writing {}", config.display()))?;
     let group = Cgroup::of(id);
     group.create()?;
     group.write(&limits::writes(&fitted.resources)?)?;
+    let allowed = fitted.resources.devices().as_deref().unwrap_or_default();
+    group.confine(&devices::rules(allowed, &disks)?)?;
     make_dir(&states())?;
     Ok(Ground { dir, fitted, rootfs, held })
 }
@@ -328,15 +335,17 @@ fn sweep(id: &str) -> Result<()> {
     group
 }
 
-fn device(wanted: &BlockDevice) -> Result<Value> {
+/// A disk's node, as `linux.devices` has it, and its use.
+fn device(wanted: &BlockDevice) -> Result<(Value, devices::Rule)> {
     if !wanted.path.starts_with("/dev/") {
         return Err(invalid(format!("device path {:?} is not below /dev", wanted.path)));
     }
     let found = disk::find(&wanted.serial)?;
-    Ok(json!({
+    let node = json!({
         "path": wanted.path, "type": "b", "major": found.major, "minor": found.minor,
         "fileMode": wanted.mode & 0o777, "uid": wanted.uid, "gid": wanted.gid,
-    }))
+    });
+    Ok((node, devices::Rule::disk(found.major, found.minor, wanted.read_only)))
 }
 
 /// Other engines make a working directory that the image lacks. Where it cannot be made,

@@ -80,24 +80,19 @@ pub(crate) struct Streams {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
-/// This program again, with an empty environment and `report` as its descriptor `at`.
+/// This program again, with an empty environment; it keeps `report` open.
 #[expect(clippy::disallowed_methods, reason = "the door")]
-pub(crate) fn again(program: &Path, streams: Streams, report: BorrowedFd<'_>, at: i32) -> Command {
+pub(crate) fn again(program: &Path, streams: Streams, report: BorrowedFd<'_>) -> Command {
     let stdio = |stream: Option<OwnedFd>| stream.map_or_else(Stdio::null, Stdio::from);
     let mut command = Command::new(program);
     command.env_clear().current_dir("/");
     command.stdin(stdio(streams.stdin)).stdout(stdio(streams.stdout)).stderr(stdio(streams.stderr));
     let report = report.as_raw_fd();
-    // SAFETY: between fork and exec only dup3 and fcntl are called, which are
-    // async-signal-safe; the caller keeps `report` open until the process is spawned.
+    // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe; the
+    // caller keeps `report` open until the process is spawned.
     unsafe {
         command.pre_exec(move || {
-            // dup2 onto itself would leave close-on-exec set.
-            let done = if report == at {
-                libc::fcntl(report, libc::F_SETFD, 0)
-            } else {
-                libc::dup3(report, at, 0)
-            };
+            let done = libc::fcntl(report, libc::F_SETFD, 0);
             if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
         });
     }

@@ -3,7 +3,6 @@
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use nix::mount::MsFlags;
 use crate::boot::make_dir;
 use crate::containers::Containers;
 use crate::error::{Doing, Result, internal, invalid, refused};
+use crate::process::Process;
 use crate::reaper::Reaper;
 use crate::storage::{Storages, guest_path};
 use crate::{cgroup, clock, console, door, network, uevent};
@@ -34,8 +34,8 @@ pub(crate) struct Guest {
     started_ns: u64,
     /// Set by the first call; 0 for no bound.
     stream_write_max: OnceLock<u32>,
-    /// The process of the Pod's first container; 0 before there is one.
-    first_pid: AtomicU32,
+    /// The Pod's first container's process, whose process id namespace is the Pod's.
+    first: OnceLock<Arc<Process>>,
 }
 
 impl Guest {
@@ -46,7 +46,7 @@ impl Guest {
             storages: Arc::default(),
             started_ns,
             stream_write_max: OnceLock::new(),
-            first_pid: AtomicU32::new(0),
+            first: OnceLock::new(),
         }
     }
 
@@ -66,22 +66,17 @@ impl Guest {
         }
     }
 
-    /// A container's process was made; the first one's namespace is the Pod's.
-    pub(crate) fn first_pid(&self, pid: u32) {
-        // Only the first call changes anything.
-        let _ = self.first_pid.compare_exchange(0, pid, Ordering::Relaxed, Ordering::Relaxed);
+    /// A container was made. The first one's namespace is the Pod's.
+    pub(crate) fn made(&self, process: &Arc<Process>) {
+        self.first.get_or_init(|| process.clone());
     }
 
     /// The Pod's process id namespace; `None` when the first container is only now made.
     pub(crate) fn pod_pid_namespace(&self) -> Result<Option<String>> {
-        let pid = self.first_pid.load(Ordering::Relaxed);
-        if pid == 0 {
-            return Ok(None);
-        }
-        let path = format!("/proc/{pid}/ns/pid");
-        match Path::new(&path).exists() {
-            true => Ok(Some(path)),
-            false => Err(refused(
+        let Some(first) = self.first.get() else { return Ok(None) };
+        match first.pid() {
+            Some(pid) => Ok(Some(format!("/proc/{pid}/ns/pid"))),
+            None => Err(refused(
                 "the Pod's first container has ended, and its process id namespace with it",
             )),
         }
@@ -156,7 +151,7 @@ fn add_entropy(bytes: &[u8]) -> Result<()> {
 }
 
 /// Writes a sysctl; `.` and `/` both separate, as sysctl(8) has it.
-fn sysctl(key: &str, value: &str) -> Result<()> {
+pub(crate) fn sysctl(key: &str, value: &str) -> Result<()> {
     let path = sysctl_path(key)?;
     fs::write(&path, value).doing(|| format!("setting sysctl {key} to {value:?}"))
 }

@@ -1,8 +1,8 @@
 //! The helper: this binary again, with one thread, to call libcontainer in.
 //!
-//! It writes one line of JSON for each thing it has to tell to descriptor [`REPORT`]: what
-//! libcontainer logs as an error (`log`), and at the end the process's number (`pid`) or why
-//! there is none (`error`).
+//! It writes one line of JSON for each thing it has to tell to the descriptor that is its first
+//! argument: what libcontainer logs as an error (`log`), and at the end the process's number
+//! (`pid`) or why there is none (`error`).
 
 use std::error::Error as StdError;
 use std::fmt::{Debug, Write as _};
@@ -11,6 +11,7 @@ use std::io::Write;
 use std::mem::ManuallyDrop;
 use std::os::fd::FromRawFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use libcontainer::capabilities::drop_privileges;
 use libcontainer::container::builder::ContainerBuilder;
@@ -26,8 +27,8 @@ use tracing::span;
 /// The first argument that makes this program a helper.
 pub(crate) const VERB: &str = "container";
 
-/// The descriptor of the pipe to the agent.
-pub(crate) const REPORT: i32 = 3;
+/// The descriptor of the pipe to the agent; -1 until it is known.
+static REPORT: AtomicI32 = AtomicI32::new(-1);
 
 /// A file beside an exec's process.json with what libcontainer does not apply to it.
 pub(crate) const LATE: &str = "late.json";
@@ -36,6 +37,9 @@ type Outcome<T> = Result<T, Box<dyn StdError>>;
 
 /// Does what `arguments` say; the answer is the exit code.
 pub(crate) fn run(arguments: Vec<String>) -> i32 {
+    let Some((descriptor, arguments)) = arguments.split_first() else { return 2 };
+    let Some(descriptor) = descriptor.parse().ok().filter(|fd| *fd > 2) else { return 2 };
+    REPORT.store(descriptor, Ordering::Relaxed);
     std::panic::set_hook(Box::new(|panic| report("error", &panic.to_string())));
     // There is no other: this is the only one set.
     let _ = tracing::subscriber::set_global_default(Logs);
@@ -134,9 +138,10 @@ fn report(kind: &str, text: &str) {
 
 /// Forked processes write here as well; a line is written at once, so lines stay whole.
 fn line(value: &Value) {
+    let descriptor = REPORT.load(Ordering::Relaxed);
     // SAFETY: the agent starts helpers with this descriptor open, and nothing closes it before
     // the program in the container is executed; a copy that is never dropped does not close it.
-    let mut report = ManuallyDrop::new(unsafe { File::from_raw_fd(REPORT) });
+    let mut report = ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
     // The agent may have given up on this helper.
     let _ = report.write_all(format!("{value}\n").as_bytes());
 }

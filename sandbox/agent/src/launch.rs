@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::door::{self, Streams};
 use crate::error::{Doing, Error, Kind, Result, internal, late};
-use crate::helper::{REPORT, VERB};
+use crate::helper::VERB;
 use crate::reaper::{Ended, Reaper};
 
 /// How long the helper may take.
@@ -59,8 +59,8 @@ pub(crate) async fn launch(reaper: &Reaper, job: Job) -> Result<Launched> {
     let report = pipe::Receiver::from_owned_fd(read).doing(|| "preparing a pipe".into())?;
     let expecting = reaper.expect();
     let (helper, ended) = {
-        let mut command = door::again(&job.program, job.streams, write.as_fd(), REPORT);
-        command.arg(VERB).args(&job.arguments);
+        let mut command = door::again(&job.program, job.streams, write.as_fd());
+        command.arg(VERB).arg(write.as_raw_fd().to_string()).args(&job.arguments);
         command.arg(console.as_ref().map_or(Path::new(""), |console| &console.path));
         reaper.spawn(&mut command).doing(|| format!("starting {}", job.program.display()))?
     };
@@ -144,10 +144,13 @@ fn word(line: &[u8], logs: &mut Vec<String>) -> Option<Result<u32>> {
     Some(pid.ok_or_else(|| internal(format!("the helper reports no process: {said}"))))
 }
 
-/// The error with what was logged on the way to it, innermost first.
+/// Each process on an error's way logs it again, ever less precisely.
+const LOGS_MAX: usize = 2;
+
+/// The error with what was logged first on the way to it: that is closest to its cause.
 fn failure(error: &str, logs: &[String]) -> Error {
     let mut text = error.trim_end_matches('\0').to_owned();
-    for log in logs {
+    for log in logs.iter().take(LOGS_MAX) {
         if !text.contains(log.as_str()) {
             text.push_str("; ");
             text.push_str(log);

@@ -10,6 +10,7 @@ mod console;
 mod container;
 mod containers;
 mod copy;
+mod devices;
 mod disk;
 mod door;
 mod error;

@@ -1,5 +1,6 @@
 //! The host's config.json, made to fit the guest and libcontainer.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use libcontainer::oci_spec::runtime::{LinuxResources, Process, Spec};
@@ -30,12 +31,17 @@ pub(crate) struct Fitted {
     pub(crate) spec: Spec,
     /// The limits: the agent sets them, libcontainer does not.
     pub(crate) resources: LinuxResources,
+    /// Sysctls of the namespaces that are the guest's own, which libcontainer does not touch.
+    pub(crate) sysctls: BTreeMap<String, String>,
 }
 
 /// Fits the host's `config` to `place`.
 pub(crate) fn fit(config: &[u8], place: &Place<'_>) -> Result<Fitted> {
     let mut spec = object("spec", config)?;
     spec.remove("hooks");
+    // The guest has the Pod's.
+    spec.remove("hostname");
+    spec.remove("domainname");
     let read_only = spec.get("root").and_then(|root| root.get("readonly")).cloned();
     let root = json!({ "path": place.rootfs, "readonly": read_only.unwrap_or(Value::Bool(false)) });
     spec.insert("root".into(), root);
@@ -44,13 +50,14 @@ pub(crate) fn fit(config: &[u8], place: &Place<'_>) -> Result<Fitted> {
     let linux = spec.entry("linux").or_insert_with(|| json!({}));
     let linux = linux.as_object_mut().ok_or_else(|| invalid("spec.linux is no object"))?;
     let resources = linux.remove("resources").unwrap_or_else(|| json!({}));
+    let sysctls = sysctls(linux)?;
     fit_linux(linux, place)?;
     let resources = serde_json::from_value(resources)
         .map_err(|error| invalid(format!("spec.linux.resources: {error}")))?;
     let json = Value::Object(spec).to_string().into_bytes();
     let spec = serde_json::from_slice(&json)
         .map_err(|error| invalid(format!("spec is no OCI runtime specification: {error}")))?;
-    Ok(Fitted { json, spec, resources })
+    Ok(Fitted { json, spec, resources, sysctls })
 }
 
 /// Fits an exec's `process` object.
@@ -84,6 +91,24 @@ fn fit_process(process: &mut Map<String, Value>, terminal: bool) {
             env.push(DEFAULT_PATH.into());
         }
     }
+}
+
+/// Takes the sysctls out; others than those of the network and IPC namespaces are refused, as
+/// other engines do.
+fn sysctls(linux: &mut Map<String, Value>) -> Result<BTreeMap<String, String>> {
+    let sysctls = match linux.remove("sysctl") {
+        None | Some(Value::Null) => return Ok(BTreeMap::new()),
+        Some(sysctls) => serde_json::from_value::<BTreeMap<String, String>>(sysctls),
+    };
+    let sysctls = sysctls.map_err(|error| invalid(format!("spec.linux.sysctl: {error}")))?;
+    for key in sysctls.keys() {
+        let dotted = key.replace('/', ".");
+        let ipc = ["fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm"];
+        if !dotted.starts_with("net.") && !ipc.iter().any(|prefix| dotted.starts_with(prefix)) {
+            return Err(invalid(format!("sysctl {key:?} belongs to no namespace of a container")));
+        }
+    }
+    Ok(sysctls)
 }
 
 fn fit_linux(linux: &mut Map<String, Value>, place: &Place<'_>) -> Result<()> {
@@ -158,6 +183,7 @@ mod tests {
             "ociVersion": "1.1.0",
             "root": {"path": "rootfs", "readonly": true},
             "hooks": {"prestart": []},
+            "hostname": "x",
             "process": {
                 "cwd": "/", "args": ["sh"], "user": {"uid": 0, "gid": 0}, "terminal": true,
                 "noNewPrivileges": false, "apparmorProfile": "x", "env": ["A=b"],
@@ -165,6 +191,7 @@ mod tests {
             "linux": {
                 "resources": {"pids": {"limit": 5}},
                 "mountLabel": "x",
+                "sysctl": {"net.core.somaxconn": "9"},
                 "rootfsPropagation": "rslave",
                 "namespaces": [
                     {"type": "network", "path": "/var/run/netns/x"}, {"type": "ipc"},
@@ -180,7 +207,9 @@ mod tests {
         let fitted = fit(config().to_string().as_bytes(), &place).unwrap();
         let json: Value = serde_json::from_slice(&fitted.json).unwrap();
         assert_eq!(json["root"], json!({"path": "/run/bulkhead/share/a", "readonly": true}));
-        assert_eq!(json.get("hooks"), None);
+        assert_eq!((json.get("hooks"), json.get("hostname")), (None, None));
+        assert_eq!(json["linux"].get("sysctl"), None);
+        assert_eq!(fitted.sysctls["net.core.somaxconn"], "9");
         assert_eq!(json["process"]["terminal"], false);
         assert_eq!(json["process"].get("noNewPrivileges"), None);
         assert_eq!(json["process"]["env"], json!(["A=b", DEFAULT_PATH]));
@@ -212,6 +241,10 @@ mod tests {
         user["linux"]["namespaces"] = json!([{"type": "user"}]);
         let error = fit(user.to_string().as_bytes(), &place).unwrap_err();
         assert_eq!(error.kind(), Kind::Unimplemented);
+        let mut core = config();
+        core["linux"]["sysctl"] = json!({"kernel.core_pattern": "|/x"});
+        let error = fit(core.to_string().as_bytes(), &place).unwrap_err().to_string();
+        assert_eq!(error, "sysctl \"kernel.core_pattern\" belongs to no namespace of a container");
         let error = fit(b"{}", &place).unwrap_err();
         assert_eq!(
             (error.kind(), error.to_string().as_str()),

@@ -62,6 +62,8 @@ pub(crate) async fn output_and_exit_code(host: &Host) {
                   cat /proc/sys/net/ipv4/ip_unprivileged_port_start; date +%Y; echo $$; touch /new; exit 7";
     let mut spec = spec(&["sh", "-c", script]);
     spec["process"]["cwd"] = json!("/not/there/yet");
+    spec["linux"]["sysctl"] = json!({"net.ipv4.ip_unprivileged_port_start": "90"});
+    spec["linux"]["rootfsPropagation"] = json!("rslave");
     let mut container = host.create(host.request(&spec, shared(), outputs())).await;
     host.start(&container.id, "").await;
     let exit = host.wait(&container.id, "").await;
@@ -76,7 +78,7 @@ pub(crate) async fn output_and_exit_code(host: &Host) {
         "/not/there/yet\n",
         "10.0.2.15/24",
         "default via 10.0.2.2",
-        "\n80\n",
+        "\n90\n",
         "\n2030\n1\n",
         "mtu 1400",
     ] {
@@ -103,7 +105,8 @@ pub(crate) async fn layers(host: &Host) {
             .into();
         let mut rootfs = Rootfs::new();
         rootfs.set_layers(layers);
-        let script = "touch /new && ls /; grep ' / ' /proc/mounts; ls -l /dev/null /dev/ptmx /dev/fd; cat /proc/keys; touch /proc/sys/x";
+        let script = "touch /new && ls /; grep ' / ' /proc/mounts; ls -l /dev/null /dev/ptmx /dev/fd; cat /proc/keys; touch /proc/sys/x; \
+                      head -c 4 /dev/disk0 | wc -c; mknod /dev/mem0 c 1 1 && head -c 1 /dev/mem0";
         let mut request = host.request(&spec(&["sh", "-c", script]), rootfs, outputs());
         request.devices.push(BlockDevice {
             serial: "layer0".into(),
@@ -117,6 +120,9 @@ pub(crate) async fn layers(host: &Host) {
         let err = read(&mut container.stderr).await;
         assert!(out.contains("new\n") && out.contains("overlay / overlay"), "{out}{err}");
         assert!(err.contains("/proc/sys/x"), "{err}");
+        // Its own disk can be read; a node for another device can be made, and not opened.
+        assert!(out.ends_with("\n4\n"), "{out}{err}");
+        assert!(err.contains("/dev/mem0: Operation not permitted"), "{err}");
         host.wait(&container.id, "").await;
         host.delete(&container.id).await;
     }

@@ -72,10 +72,10 @@ async fn dialogue(host: &Host, id: &str, exec: &str, mut terminal: tokio::net::U
 
 /// Everything arrives, though the process exits as soon as it is written.
 pub(crate) async fn much_output(host: &Host) {
-    let size = ALL.to_string();
-    let mut container = host
-        .run(&["head", "-c", &size, "/dev/zero"], Stdio { stdout: true, ..Default::default() })
-        .await;
+    let count = format!("count={}", ALL >> 16);
+    let stdio = Stdio { stdout: true, ..Default::default() };
+    let mut container =
+        host.run(&["dd", "if=/dev/zero", "bs=64k", &count, "status=none"], stdio).await;
     let began = Instant::now();
     let mut stdout = container.stdout.take().unwrap();
     let (mut count, mut buffer) = (0, vec![0; 1 << 20]);
