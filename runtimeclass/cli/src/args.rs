@@ -47,6 +47,59 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// List the played Pods of this node
     Ps,
+    /// Make, check or show the image that VM Pods boot
+    #[command(subcommand)]
+    Guest(GuestCommand),
+}
+
+/// `bulkhead guest`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuestCommand {
+    /// Make an image of a kernel and the agent; one that is there is replaced in one step
+    Build(GuestBuildArgs),
+    /// Compare an image's files with its manifest
+    Verify(GuestDirArgs),
+    /// Print what an image is made of
+    Show(GuestDirArgs),
+}
+
+/// `bulkhead guest build`.
+#[derive(Args, Debug)]
+pub(crate) struct GuestBuildArgs {
+    /// The image's directory
+    #[arg(short, long, value_name = "DIR", default_value = guest_image::DEFAULT_DIR)]
+    pub(crate) output: PathBuf,
+    /// The Debian package of the kernel, or one that depends on it; the node's apt downloads it
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = guest_image::build::DEFAULT_PACKAGE,
+        conflicts_with_all = ["kernel_deb", "kernel"]
+    )]
+    pub(crate) kernel_package: String,
+    /// A downloaded package to take kernel and modules from
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    pub(crate) kernel_deb: Option<PathBuf>,
+    /// A kernel of your own: vmlinux or bzImage, with a PVH entry
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// The modules of --kernel (/lib/modules/RELEASE); without it, everything must be built in
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    pub(crate) modules: Option<PathBuf>,
+    /// More modules to load in the guest, for containers that cannot load them themselves
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) extra_modules: Vec<String>,
+    /// The agent; by default bulkhead-agent beside this program or in /usr/libexec/bulkhead
+    #[arg(long, value_name = "FILE")]
+    pub(crate) agent: Option<PathBuf>,
+}
+
+/// `bulkhead guest verify` and `bulkhead guest show`.
+#[derive(Args, Debug)]
+pub(crate) struct GuestDirArgs {
+    /// The image's directory
+    #[arg(value_name = "DIR", default_value = guest_image::DEFAULT_DIR)]
+    pub(crate) dir: PathBuf,
 }
 
 /// `bulkhead play`.
@@ -180,5 +233,12 @@ mod tests {
         let down = |args: &[&str]| Cli::try_parse_from(["bulkhead", "down"].iter().chain(args));
         assert!(down(&["web"]).is_ok() && down(&["--all"]).is_ok());
         assert!(down(&[]).is_err() && down(&["--all", "web"]).is_err());
+        let build = |args: &[&str]| {
+            Cli::try_parse_from(["bulkhead", "guest", "build"].iter().chain(args)).is_ok()
+        };
+        assert!(build(&[]) && build(&["--kernel", "k", "--modules", "m"]));
+        assert!(build(&["--extra-modules", "tun,veth", "--kernel-deb", "k.deb"]));
+        assert!(!build(&["--modules", "m"]) && !build(&["--kernel", "k", "--kernel-deb", "d"]));
+        assert!(!build(&["--kernel", "k", "--kernel-package", "p"]));
     }
 }

@@ -1,7 +1,7 @@
 //! `bulkhead`: the node admin's tool.
 //!
 //! `bulkhead play` reads the Kubernetes YAML that people have and runs its Pods on this node through CRI, without a
-//! cluster; see README.md.
+//! cluster; `bulkhead guest` makes the image that VM Pods boot; see README.md.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -10,6 +10,7 @@ mod cri;
 mod down;
 mod exec;
 mod find;
+mod guest;
 mod host;
 mod interrupt;
 mod logs;
@@ -37,7 +38,6 @@ use clap::Parser as _;
 
 use args::{Cli, Command};
 use cri::Cri;
-use play::PlayError;
 
 /// The exit code of a run that could not do what it was asked.
 const FAILED: u8 = 125;
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(&cli)).map_err(|error| chain(&error)),
+        Ok(runtime) => runtime.block_on(run(&cli)).map_err(|error| chain(&*error)),
         Err(error) => Err(format!("cannot start: {error}")),
     };
     match result {
@@ -58,23 +58,25 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: &Cli) -> Result<u8, PlayError> {
+async fn run(cli: &Cli) -> Result<u8, Box<dyn Error>> {
     let (endpoint, state) = (cli.runtime_endpoint.as_str(), cli.state_dir.as_path());
-    match &cli.command {
-        Command::Play(args) => play::play(endpoint, state, args).await,
-        Command::Down(args) => takedown::down(&Cri::connect(endpoint).await?, state, args).await,
+    let code = match &cli.command {
+        Command::Play(args) => play::play(endpoint, state, args).await?,
+        Command::Down(args) => takedown::down(&Cri::connect(endpoint).await?, state, args).await?,
         Command::Exec(args) => {
             let cri = Cri::connect(endpoint).await?;
-            exec::run(&cri, &args.container, &args.run, &args.command, args.timeout).await
+            exec::run(&cri, &args.container, &args.run, &args.command, args.timeout).await?
         }
         Command::Attach(args) => {
-            exec::attach(&Cri::connect(endpoint).await?, &args.container, args.stdin).await
+            exec::attach(&Cri::connect(endpoint).await?, &args.container, args.stdin).await?
         }
         Command::Logs(args) => {
-            show::logs(&Cri::connect(endpoint).await?, &args.container, args.follow).await
+            show::logs(&Cri::connect(endpoint).await?, &args.container, args.follow).await?
         }
-        Command::Ps => show::ps(&Cri::connect(endpoint).await?).await,
-    }
+        Command::Ps => show::ps(&Cri::connect(endpoint).await?).await?,
+        Command::Guest(command) => guest::run(command).await?,
+    };
+    Ok(code)
 }
 
 /// An error with all its causes, in one line but for lists of faults.
