@@ -89,6 +89,9 @@ pub(crate) struct GuestBuildArgs {
     /// More modules to load in the guest, for containers that cannot load them themselves
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) extra_modules: Vec<String>,
+    /// Leave the modules' signatures on, for a kernel that loads no others; boots take longer
+    #[arg(long)]
+    pub(crate) keep_signatures: bool,
     /// The agent; by default bulkhead-agent beside this program or in /usr/libexec/bulkhead
     #[arg(long, value_name = "FILE")]
     pub(crate) agent: Option<PathBuf>,

@@ -112,7 +112,8 @@ async fn make(args: &GuestBuildArgs) -> Result<u8> {
         }
     };
     let (output, extra_modules) = (args.output.clone(), args.extra_modules.clone());
-    let plan = Plan { output, kernel, agent, extra_modules };
+    let keep_signatures = args.keep_signatures;
+    let plan = Plan { output, kernel, agent, extra_modules, keep_signatures };
     let (built, caught) = build_until(plan, &mut signals).await;
     match (built, caught) {
         (Err(BuildError::Stopped), Some(caught)) => Ok(stopped(caught)),

@@ -16,6 +16,7 @@ mod kernel;
 mod modinfo;
 mod modules;
 mod publish;
+mod signature;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +54,9 @@ pub struct Plan {
     pub agent: AgentProgram,
     /// Modules to load at boot beside those that every guest needs.
     pub extra_modules: Vec<String>,
+    /// Whether modules keep their signatures: for kernels that load no others. It makes each boot
+    /// slower.
+    pub keep_signatures: bool,
 }
 
 /// Where the kernel is.
@@ -104,11 +108,15 @@ pub fn build(
     kernel.release = kernel::release(&vmlinux)?;
 
     step(format!("choosing modules for {}", kernel.release))?;
-    let modules = match &tree {
+    let mut modules = match &tree {
         Some(tree) => tree.choose(&plan.extra_modules, &kernel.release)?,
         None if plan.extra_modules.is_empty() => Vec::new(),
         None => return Err(ModuleError::NoTree(plan.extra_modules.join(", ")).into()),
     };
+
+    if !plan.keep_signatures {
+        modules.iter_mut().for_each(|module| signature::strip(&mut module.bytes));
+    }
 
     step(format!("packing the agent {} and {} modules", plan.agent.version, modules.len()))?;
     let initramfs = initramfs::pack(&plan.agent.bytes, &modules).map_err(BuildError::Pack)?;

@@ -163,3 +163,10 @@ pub(crate) fn lz4_legacy(bytes: &[u8]) -> Vec<u8> {
     }
     packed
 }
+
+/// A module with a signature as the kernel's build appends it.
+pub(crate) fn signed(module: &[u8], signature: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(signature.len()).unwrap().to_be_bytes();
+    let magic = b"~Module signature appended~\n";
+    [module, signature, &[0, 0, 2, 0, 0, 0, 0, 0], &length, magic].concat()
+}

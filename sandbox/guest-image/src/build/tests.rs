@@ -31,7 +31,7 @@ fn files() -> Vec<(String, Vec<u8>)> {
         (format!("./boot/vmlinuz-{RELEASE}"), fixtures::bzimage(&fixtures::vmlinux_6_1())),
         (format!("{dir}/modules.builtin"), builtin.into_bytes()),
         (format!("{dir}/kernel/virtio_pci.ko"), module("virtio,virtio-ring")),
-        (format!("{dir}/kernel/virtio-ring.ko.xz"), xz(&module("virtio"))),
+        (format!("{dir}/kernel/virtio-ring.ko.xz"), xz(&fixtures::signed(&module("virtio"), b"s"))),
         (format!("{dir}/kernel/virtio.ko"), module("")),
         (format!("{dir}/kernel/fuse.ko"), module("")),
         (format!("{dir}/kernel/overlay.ko"), module(";softdep=pre: late absent post: never")),
@@ -49,7 +49,13 @@ fn package(files: &[(String, Vec<u8>)]) -> Vec<u8> {
 fn plan(dir: &Path, package: &[u8]) -> Plan {
     fs::write(dir.join("kernel.deb"), package).unwrap();
     let kernel = KernelSource::Deb(dir.join("kernel.deb"));
-    Plan { output: dir.join("guest"), kernel, agent: agent(dir), extra_modules: Vec::new() }
+    Plan {
+        output: dir.join("guest"),
+        kernel,
+        agent: agent(dir),
+        extra_modules: Vec::new(),
+        keep_signatures: false,
+    }
 }
 
 fn run(plan: &Plan) -> Result<Guest, BuildError> {
@@ -138,6 +144,15 @@ fn the_same_inputs_give_the_same_bytes() {
         let bytes = |guest: &Guest| fs::read(guest.dir().join(name)).unwrap();
         assert!(bytes(&first) == bytes(&second), "{name}");
     }
+}
+
+#[test]
+fn modules_may_keep_their_signatures() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = Plan { keep_signatures: true, ..plan(dir.path(), &package(&files())) };
+    let archive = unpack(&fs::read(run(&plan).unwrap().initramfs()).unwrap());
+    let signed = fixtures::signed(&module("virtio"), b"s");
+    assert_eq!(archive["modules/virtio_ring.ko"].2, signed);
 }
 
 #[test]
