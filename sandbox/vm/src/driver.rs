@@ -3,6 +3,7 @@
 
 mod bounded_log;
 mod check;
+mod choose;
 pub mod cloud_hypervisor;
 mod connect;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod error;
 
 pub mod fake;
 mod growth;
+mod kvm;
 mod place;
 pub mod qemu;
 mod qmp;
@@ -25,6 +27,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sandbox_core::host::ProcessMark;
 use sandbox_core::{Exit, Result};
+
+pub use self::choose::{Choice, choose};
+pub use self::kvm::probe_kvm;
 
 /// How much of a guest's console is kept, in bytes: what it writes is the guest's choice.
 const CONSOLE_MAX: u64 = 4 << 20;

@@ -1,0 +1,156 @@
+//! Which driver a host gets.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sandbox_core::Result;
+use sandbox_core::host::{Host, find_program};
+
+use super::Driver;
+use super::cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};
+use super::error::DriverError;
+use super::kvm::probe_kvm;
+use super::qemu::{Accel, Qemu, QemuSettings};
+
+/// What the configuration says of drivers.
+#[derive(Debug, Clone)]
+pub struct Choice {
+    /// `auto`, `cloud-hypervisor` or `qemu`.
+    pub hypervisor: String,
+    /// Whether guests may run on emulated processors where KVM runs none.
+    pub allow_emulation: bool,
+    /// How cloud-hypervisor is run.
+    pub cloud_hypervisor: CloudHypervisorSettings,
+    /// How QEMU is run, but for what executes the guest's instructions.
+    pub qemu: QemuSettings,
+}
+
+/// What is to run, and on what.
+#[derive(Debug, PartialEq, Eq)]
+enum Chosen {
+    CloudHypervisor,
+    Qemu(Accel),
+}
+
+/// The driver for this host: cloud-hypervisor where KVM really runs guests, else QEMU with KVM,
+/// and QEMU with emulated processors only where that is allowed.
+///
+/// # Errors
+///
+/// What is missing, and the mend.
+pub async fn choose(host: Arc<dyn Host>, choice: Choice) -> Result<Arc<dyn Driver>> {
+    let kvm = tokio::task::spawn_blocking(probe_kvm).await;
+    let kvm = kvm.unwrap_or_else(|error| Err(format!("its probe failed: {error}")));
+    let installed = |program: &Path| find_program(program).is_some();
+    Ok(match pick(&choice, kvm, installed)? {
+        Chosen::CloudHypervisor => Arc::new(CloudHypervisor::new(host, choice.cloud_hypervisor)),
+        Chosen::Qemu(accel) => {
+            if accel == Accel::Tcg {
+                log::warn!("this host's Pods run on emulated processors, many times slower");
+            }
+            Arc::new(Qemu::new(host, QemuSettings { accel, ..choice.qemu }))
+        }
+    })
+}
+
+fn pick(
+    choice: &Choice,
+    kvm: std::result::Result<(), String>,
+    installed: impl Fn(&Path) -> bool,
+) -> std::result::Result<Chosen, DriverError> {
+    let there = |what, program: &Path, mend| match installed(program) {
+        true => Ok(()),
+        false => Err(DriverError::Missing { what, program: program.to_owned(), mend }),
+    };
+    let cloud_hypervisor = || {
+        let mend = "install it (version 51 or later) or set its path in the handler's file";
+        there("cloud-hypervisor", &choice.cloud_hypervisor.program, mend)
+    };
+    let qemu = || {
+        let mend = "install it (Debian's package is qemu-system-x86) or set its path in the handler's file";
+        there("QEMU", &choice.qemu.program, mend)?;
+        let mend =
+            "install it (`cargo install vhost-device-vsock`) or set its path in the handler's file";
+        there("QEMU's vsock device", &choice.qemu.vsock_device, mend)
+    };
+    match (choice.hypervisor.as_str(), kvm) {
+        ("auto" | "cloud-hypervisor", Ok(())) if cloud_hypervisor().is_ok() => {
+            Ok(Chosen::CloudHypervisor)
+        }
+        // Where neither is installed, the one to install is cloud-hypervisor.
+        ("auto", Ok(())) => match qemu() {
+            Ok(()) => Ok(Chosen::Qemu(Accel::Kvm)),
+            Err(_) => cloud_hypervisor().map(|()| Chosen::CloudHypervisor),
+        },
+        ("cloud-hypervisor", Ok(())) => cloud_hypervisor().map(|()| Chosen::CloudHypervisor),
+        ("cloud-hypervisor", Err(why)) => Err(DriverError::Kvm(
+            why,
+            "cloud-hypervisor needs it: use a host with (nested) virtualization, or set \
+             hypervisor = \"qemu\" and allow_emulation = true for development",
+        )),
+        ("qemu", Ok(())) => qemu().map(|()| Chosen::Qemu(Accel::Kvm)),
+        ("auto" | "qemu", Err(_)) if choice.allow_emulation => {
+            qemu().map(|()| Chosen::Qemu(Accel::Tcg))
+        }
+        ("auto" | "qemu", Err(why)) => Err(DriverError::Kvm(
+            why,
+            "use a host with (nested) virtualization, or set allow_emulation = true for development",
+        )),
+        (other, _) => Err(DriverError::Hypervisor(other.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLOUD_HYPERVISOR: &str = "cloud-hypervisor";
+    const QEMU: &str = "qemu-system-x86_64";
+    const VSOCK: &str = "vhost-device-vsock";
+
+    fn picked(
+        hypervisor: &str,
+        allow_emulation: bool,
+        kvm: bool,
+        installed: &[&str],
+    ) -> std::result::Result<Chosen, String> {
+        let choice = Choice {
+            hypervisor: hypervisor.into(),
+            allow_emulation,
+            cloud_hypervisor: CloudHypervisorSettings::default(),
+            qemu: QemuSettings::default(),
+        };
+        let kvm = if kvm { Ok(()) } else { Err("no such file".to_owned()) };
+        pick(&choice, kvm, |program| installed.iter().any(|one| program == Path::new(one)))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn takes_the_best_that_is_there() {
+        let all = [CLOUD_HYPERVISOR, QEMU, VSOCK];
+        assert_eq!(picked("auto", true, true, &all), Ok(Chosen::CloudHypervisor));
+        assert_eq!(picked("auto", false, true, &all[1..]), Ok(Chosen::Qemu(Accel::Kvm)));
+        assert_eq!(picked("auto", true, false, &all), Ok(Chosen::Qemu(Accel::Tcg)));
+        assert_eq!(picked("qemu", false, true, &all), Ok(Chosen::Qemu(Accel::Kvm)));
+        assert_eq!(picked("qemu", true, false, &all), Ok(Chosen::Qemu(Accel::Tcg)));
+        let only = [CLOUD_HYPERVISOR];
+        assert_eq!(picked("cloud-hypervisor", false, true, &only), Ok(Chosen::CloudHypervisor));
+    }
+
+    #[test]
+    fn says_what_is_missing() {
+        let all = [CLOUD_HYPERVISOR, QEMU, VSOCK];
+        let says = |hypervisor, emulation, kvm, installed: &[&str], text: &str| {
+            let error = picked(hypervisor, emulation, kvm, installed).unwrap_err();
+            assert!(error.contains(text), "{error}");
+        };
+        says("auto", false, false, &all, "KVM runs no guest (no such file); use a host with");
+        says("auto", true, false, &[QEMU], "there is no executable vhost-device-vsock; install");
+        says("auto", true, true, &[], "there is no executable cloud-hypervisor; install");
+        says("cloud-hypervisor", true, false, &all, "set hypervisor = \"qemu\"");
+        says("cloud-hypervisor", true, true, &[QEMU, VSOCK], "cloud-hypervisor is not installed");
+        says("qemu", false, false, &all, "allow_emulation = true");
+        says("qemu", false, true, &[VSOCK], "QEMU is not installed");
+        says("firecracker", true, true, &all, "hypervisor = \"firecracker\" is none of");
+    }
+}

@@ -1,0 +1,197 @@
+//! Whether this host's KVM really runs guests. That `/dev/kvm` is there and makes machines says
+//! little: under some hypervisors it cannot execute what every kernel does at its start.
+
+#![allow(unsafe_code, reason = "a machine's memory is shared with the kernel")]
+
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_segment, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
+use nix::errno::Errno;
+use nix::sys::pthread::pthread_kill;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+/// How long the guest may run. A processor needs microseconds; an emulator that gets this far
+/// without a fault is too slow to be of use.
+const DEADLINE: Duration = Duration::from_millis(200);
+/// How often and how long the guest is told to stop after that.
+const KICK: Duration = Duration::from_millis(10);
+const KICKS: u32 = 50;
+
+/// The guest's memory: page tables, descriptors, code, data and stack.
+#[repr(align(4096))]
+struct Memory([u8; 0x10000]);
+
+const PML4: usize = 0x1000;
+const PDPT: usize = 0x2000;
+const PD: usize = 0x3000;
+const CODE_AT: usize = 0x4000;
+const GDT: usize = 0x5000;
+const IDT: usize = 0x6000;
+const STACK: u64 = 0xf000;
+
+/// What every kernel for x86-64 does sooner or later: `lock cmpxchg16b` (allocators), `xrstor64`
+/// (the FPU), `int3` and `iretq` (self-tests, traps), then a byte that says it got here.
+#[rustfmt::skip]
+const CODE: &[u8] = &[
+    0xbf, 0x00, 0x80, 0x00, 0x00,   // mov edi, 0x8000
+    0x31, 0xc0, 0x31, 0xd2,         // xor eax, eax; xor edx, edx
+    0x31, 0xdb, 0x31, 0xc9,         // xor ebx, ebx; xor ecx, ecx
+    0xf0, 0x48, 0x0f, 0xc7, 0x0f,   // lock cmpxchg16b [rdi]
+    0xbf, 0x00, 0x90, 0x00, 0x00,   // mov edi, 0x9000
+    0xb8, 0x01, 0x00, 0x00, 0x00,   // mov eax, 1
+    0x48, 0x0f, 0xae, 0x27,         // xsave64 [rdi]
+    0x48, 0x0f, 0xae, 0x2f,         // xrstor64 [rdi]
+    0xcc,                           // int3
+    0xb0, DONE,                     // mov al, DONE
+    0xe6, PORT as u8,               // out PORT, al
+    0xf4,                           // hlt
+    0x48, 0xcf,                     // the trap's handler: iretq
+];
+/// Where in [`CODE`] the trap's handler is: its last instruction.
+const HANDLER: u64 = (CODE_AT + CODE.len() - 2) as u64;
+const PORT: u16 = 0xf4;
+const DONE: u8 = 0x2a;
+
+/// Runs a guest of a few instructions for at most some 200 ms; the error says why KVM is of no
+/// use here. It blocks.
+///
+/// # Errors
+///
+/// A phrase for an error's text.
+pub fn probe_kvm() -> Result<(), String> {
+    let (sender, outcome) = channel();
+    let thread = std::thread::Builder::new().name("kvm-probe".into()).spawn(move || {
+        // The probe may have been given up.
+        let _ = sender.send(run());
+    });
+    let thread = thread.map_err(|error| format!("its probe cannot be started: {error}"))?;
+    match outcome.recv_timeout(DEADLINE) {
+        Ok(outcome) => outcome,
+        Err(RecvTimeoutError::Timeout) => {
+            stop(&thread)?;
+            Err(format!("a guest of {} bytes did not end within {DEADLINE:?}", CODE.len()))
+        }
+        Err(RecvTimeoutError::Disconnected) => Err("its probe failed".to_owned()),
+    }
+}
+
+/// Makes the thread leave the guest: a signal ends `KVM_RUN`.
+fn stop(thread: &JoinHandle<()>) -> Result<(), String> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let signal = Signal::SIGUSR2;
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+    let failed = |errno: Errno| format!("its probe cannot be stopped: {errno}");
+    // SAFETY: the handler does nothing, so that it is safe at any moment.
+    let before = unsafe { sigaction(signal, &action) }.map_err(failed)?;
+    let mut kicks = 0;
+    while !thread.is_finished() && kicks < KICKS {
+        pthread_kill(thread.as_pthread_t(), signal).map_err(failed)?;
+        std::thread::sleep(KICK);
+        kicks += 1;
+    }
+    if !thread.is_finished() {
+        // The signal may still come: leave the handler that makes it harmless.
+        return Err("a guest that does not end cannot be stopped either".to_owned());
+    }
+    // SAFETY: this is the action that was there before.
+    unsafe { sigaction(signal, &before) }.map_err(failed)?;
+    Ok(())
+}
+
+fn run() -> Result<(), String> {
+    let failed = |what: &'static str| move |e: kvm_ioctls::Error| format!("{what}: {e}");
+    let mut memory = image();
+    let kvm = Kvm::new().map_err(failed("opening /dev/kvm"))?;
+    let vm = kvm.create_vm().map_err(failed("making a machine"))?;
+    let region = kvm_userspace_memory_region {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: 0,
+        memory_size: memory.0.len() as u64,
+        userspace_addr: memory.0.as_mut_ptr() as u64,
+    };
+    // SAFETY: `memory` is page-aligned, has the region's size, and outlives the machine and its
+    // processor: they are declared after it, so that they are dropped before it.
+    unsafe { vm.set_user_memory_region(region) }.map_err(failed("giving it memory"))?;
+    let mut vcpu = vm.create_vcpu(0).map_err(failed("making a processor"))?;
+    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+    let cpuid = cpuid.map_err(failed("reading the processor's features"))?;
+    vcpu.set_cpuid2(&cpuid).map_err(failed("setting the processor's features"))?;
+    enter_long_mode(&vcpu).map_err(failed("setting the processor's registers"))?;
+    let started = Instant::now();
+    let outcome = match vcpu.run() {
+        Ok(VcpuExit::IoOut(PORT, [DONE])) => Ok(()),
+        Ok(exit) => Err(format!("a guest of {} bytes ended with {exit:?}", CODE.len())),
+        Err(error) => Err(format!("running a guest: {error}")),
+    };
+    log::debug!("the KVM probe took {:?}: {outcome:?}", started.elapsed());
+    outcome
+}
+
+/// The memory's content: the first 2 MiB are mapped one to one.
+fn image() -> Box<Memory> {
+    let mut memory = Box::new(Memory([0; 0x10000]));
+    let mut put = |at: usize, value: u64| {
+        memory.0[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    };
+    put(PML4, PDPT as u64 | 0b11);
+    put(PDPT, PD as u64 | 0b11);
+    put(PD, 0b1000_0011);
+    put(GDT + 8, 0x00af_9b00_0000_ffff);
+    put(GDT + 16, 0x00cf_9300_0000_ffff);
+    // An interrupt gate to the handler (Intel SDM 3A, 6.14.1): offset, code selector, present.
+    let gate = (HANDLER & 0xffff) | (8 << 16) | (0x8e00 << 32) | ((HANDLER >> 16) << 48);
+    put(IDT + 3 * 16, gate);
+    memory.0[CODE_AT..CODE_AT + CODE.len()].copy_from_slice(CODE);
+    memory
+}
+
+fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    let mut sregs = vcpu.get_sregs()?;
+    let code = kvm_segment {
+        limit: 0xffff_ffff,
+        selector: 8,
+        type_: 0xb,
+        present: 1,
+        s: 1,
+        l: 1,
+        g: 1,
+        ..kvm_segment::default()
+    };
+    let data = kvm_segment { selector: 16, type_: 3, l: 0, db: 1, ..code };
+    sregs.cs = code;
+    (sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss) = (data, data, data, data, data);
+    (sregs.gdt.base, sregs.gdt.limit) = (GDT as u64, 3 * 8 - 1);
+    (sregs.idt.base, sregs.idt.limit) = (IDT as u64, 4 * 16 - 1);
+    sregs.cr3 = PML4 as u64;
+    sregs.cr0 = 0x8005_0033; // PG, AM, WP, NE, ET, MP, PE
+    sregs.cr4 = 0x0004_0620; // OSXSAVE, OSXMMEXCPT, OSFXSR, PAE
+    sregs.efer = 0x500; // LMA, LME
+    vcpu.set_sregs(&sregs)?;
+    let mut regs = vcpu.get_regs()?;
+    (regs.rip, regs.rsp, regs.rflags) = (CODE_AT as u64, STACK, 2);
+    vcpu.set_regs(&regs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing is known of the host, but the probe has to end, and to say why not.
+    #[test]
+    fn ends_in_time_and_says_why() {
+        let started = Instant::now();
+        match probe_kvm() {
+            Ok(()) => println!("KVM runs guests: {:?}", started.elapsed()),
+            Err(why) => {
+                println!("KVM runs no guest ({:?}): {why}", started.elapsed());
+                assert!(!why.is_empty());
+            }
+        }
+        assert!(started.elapsed() < Duration::from_secs(2));
+    }
+}
