@@ -5,18 +5,22 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sandbox_core::Kind;
-use sandbox_core::host::{ProcessMark, RealHost};
+use sandbox_core::host::{
+    Child, Command, ExitWatch, Host, HostError, MountError, Output, ProcessMark, RealHost,
+};
+use sandbox_core::request::RootfsMount;
 use tokio::net::UnixListener;
 
 use super::check::SECTION;
 use super::cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};
 use super::fake::FakeDriver;
 use super::qemu::{Accel, Qemu, QemuSettings};
-use super::{Device, Disk, Driver, Machine, Nic, Share, Vmm};
+use super::{Device, Disk, Driver, Machine, Nic, Share, Vmm, probe_kvm};
 
 /// How long anything but the guest's start may take.
 const SOON: Duration = Duration::from_secs(60);
@@ -131,7 +135,9 @@ async fn lives_and_stops(driver: &dyn Driver, ground: &Ground) {
         up.expect("the guest does not dial").unwrap();
     }
     plugs_in_and_out(&*vmm, second, dir.path(), ground.guest_runs).await;
+    shares(&*vmm, dir.path()).await;
     grows(driver, &*vmm, &machine).await;
+    fills(driver, &*vmm, dir.path()).await;
     assert!(tokio::time::timeout(Duration::from_millis(100), vmm.exited()).await.is_err());
 
     let processes = vmm.processes();
@@ -160,9 +166,38 @@ async fn plugs_in_and_out(vmm: &dyn Vmm, disk: Disk, dir: &Path, guest_runs: boo
         soon("nothing", vmm.detach(&disk.id)).await.unwrap();
         soon("a disk again", vmm.attach(Device::Disk(disk))).await.unwrap();
     }
-    match named("BULKHEAD_VHOST_USER_FS") {
-        Ok(socket) => soon("a share", vmm.attach(share("fs", socket))).await.unwrap(),
-        Err(missing) => println!("no share is plugged in: {missing}"),
+}
+
+/// Plugs a share in, where there is a program to serve it.
+async fn shares(vmm: &dyn Vmm, dir: &Path) {
+    let program = match named("BULKHEAD_VIRTIOFSD") {
+        Ok(program) => program,
+        Err(missing) => return println!("no share is plugged in: {missing}"),
+    };
+    let (socket, shared) = (dir.join("share"), dir.join("shared"));
+    std::fs::create_dir(&shared).unwrap();
+    std::fs::write(shared.join("hello"), "world").unwrap();
+    let command = Command::new(program).args(["--sandbox", "none", "--socket-path"]);
+    let command = command.arg(&socket).arg("--shared-dir").arg(shared);
+    let host = RealHost::new().unwrap();
+    let server = host.spawn(command).unwrap();
+    soon("the share's server", async {
+        while !socket.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let share = Share { id: "fs".into(), tag: "share".into(), socket };
+    soon("a share", vmm.attach(Device::Share(share))).await.unwrap();
+    // It serves one machine, with which it ends.
+    assert_eq!(server.exit.seen(), None);
+}
+
+/// As many disks as the driver says fit, of which two are there.
+async fn fills(driver: &dyn Driver, vmm: &dyn Vmm, dir: &Path) {
+    for number in 2..driver.capabilities().disks {
+        let disk = disk(dir, &format!("more{number}"), true);
+        soon("one more disk", vmm.attach(Device::Disk(disk))).await.unwrap();
     }
 }
 
@@ -195,6 +230,64 @@ async fn ends_whole(driver: &dyn Driver, ground: &Ground) {
         assert!(!processes.iter().any(ProcessMark::alive), "a process outlives the machine");
         victim += 1;
     }
+}
+
+/// A real host that remembers what it started.
+#[derive(Debug)]
+struct Recorder(RealHost, Mutex<Vec<ProcessMark>>);
+
+#[async_trait]
+impl Host for Recorder {
+    async fn run(&self, command: Command, deadline: Duration) -> Result<Output, HostError> {
+        self.0.run(command, deadline).await
+    }
+
+    fn spawn(&self, command: Command) -> Result<Child, HostError> {
+        let child = self.0.spawn(command)?;
+        self.1.lock().unwrap().extend(ProcessMark::of(child.pid));
+        Ok(child)
+    }
+
+    fn watch(&self, pid: u32) -> Result<ExitWatch, HostError> {
+        self.0.watch(pid)
+    }
+
+    fn mount(&self, mount: &RootfsMount, target: &Path) -> Result<(), MountError> {
+        self.0.mount(mount, target)
+    }
+
+    fn unmount_all(&self, target: &Path) -> Result<(), MountError> {
+        self.0.unmount_all(target)
+    }
+}
+
+fn recorder() -> Arc<Recorder> {
+    Arc::new(Recorder(RealHost::new().unwrap(), Mutex::default()))
+}
+
+/// A launch that the caller gives up leaves nothing, however far it has come.
+async fn leaves_nothing_when_given_up(driver: &dyn Driver, host: &Recorder, ground: &Ground) {
+    let mut given_up = 0;
+    for patience in [1, 5, 10, 20, 40, 80] {
+        let dir = tempfile::tempdir().unwrap();
+        let machine = ground.machine(dir.path());
+        let launch = driver.launch(&machine);
+        match tokio::time::timeout(Duration::from_millis(patience), launch).await {
+            Ok(vmm) => soon("stop", vmm.unwrap().stop()).await.unwrap(),
+            Err(_) => given_up += 1,
+        }
+        let started = std::mem::take(&mut *host.1.lock().unwrap());
+        soon("the end of what was started", async {
+            while started.iter().any(ProcessMark::alive) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap).collect();
+        let file = |entry: &std::fs::DirEntry| entry.file_type().unwrap().is_file();
+        assert!(left.iter().all(file), "more than logs is left: {left:?}");
+    }
+    assert!(given_up > 0, "no launch was slow enough to be given up");
 }
 
 /// The host's socket for the guest's calls to `port`.
@@ -268,8 +361,10 @@ async fn qemu_keeps_the_contract() {
     };
     match ready() {
         Ok((settings, ground)) => {
-            let host = Arc::new(RealHost::new().unwrap());
-            keeps_the_contract(&Qemu::new(host, settings), &ground).await;
+            let host = recorder();
+            let driver = Qemu::new(host.clone(), settings);
+            keeps_the_contract(&driver, &ground).await;
+            leaves_nothing_when_given_up(&driver, &host, &ground).await;
         }
         Err(missing) => println!("QEMU is not tested: {missing}"),
     }
@@ -279,14 +374,14 @@ async fn qemu_keeps_the_contract() {
 async fn cloud_hypervisor_keeps_the_contract() {
     let ready = || -> Result<(PathBuf, Ground), String> {
         let mut ground = Ground::of_environment()?;
-        ground.guest_runs = false;
+        ground.guest_runs = probe_kvm().is_ok();
         Ok((named("BULKHEAD_CLOUD_HYPERVISOR")?, ground))
     };
     let (program, ground) = match ready() {
         Ok(ready) => ready,
         Err(missing) => return println!("cloud-hypervisor is not tested: {missing}"),
     };
-    let host = Arc::new(RealHost::new().unwrap());
+    let host = recorder();
     let deadline = SOON / 4;
     for landlock in [None, Some(vec![std::env::temp_dir()])] {
         let settings = CloudHypervisorSettings {
@@ -295,7 +390,9 @@ async fn cloud_hypervisor_keeps_the_contract() {
             launch_deadline: deadline,
             command_deadline: deadline,
         };
-        keeps_the_contract(&CloudHypervisor::new(host.clone(), settings), &ground).await;
+        let driver = CloudHypervisor::new(host.clone(), settings);
+        keeps_the_contract(&driver, &ground).await;
+        leaves_nothing_when_given_up(&driver, &host, &ground).await;
     }
 }
 
