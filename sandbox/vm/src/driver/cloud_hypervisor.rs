@@ -2,6 +2,7 @@
 
 mod config;
 mod events;
+pub(super) mod landlock;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -56,7 +57,8 @@ pub struct CloudHypervisorSettings {
     /// The program: an absolute path, or a name in the search path.
     pub program: PathBuf,
     /// With `Some`, Landlock confines it to the machine's own files and to these directories,
-    /// below which every disk and share of its machines must lie.
+    /// below which every disk and share of its machines must lie. Where the host's kernel has
+    /// none (before Linux 6.2) it runs without, and the log says so.
     pub landlock: Option<Vec<PathBuf>>,
     /// How long it may take until the machine is made.
     pub launch_deadline: Duration,
@@ -122,6 +124,16 @@ impl CloudHypervisor {
         Ok(Started { pid, rest: Rest::new(socket, self.settings.command_deadline), events })
     }
 
+    /// What Landlock is to leave open, where there is Landlock.
+    fn landlock(&self) -> Option<&[PathBuf]> {
+        let open = self.settings.landlock.as_deref();
+        if open.is_some() && !landlock::available() {
+            log::warn!("cloud-hypervisor runs without Landlock: it takes Linux 6.2 or later");
+            return None;
+        }
+        open
+    }
+
     async fn make(&self, crew: &mut Crew, machine: &Machine) -> Result<Started, DriverError> {
         let started = self.start(crew, &machine.dir)?;
         let console = machine.console.as_ref().map(|_| machine.dir.join("console.fifo"));
@@ -129,7 +141,7 @@ impl CloudHypervisor {
         if let Some(console) = &console {
             crew.removes(console.clone());
         }
-        let config = config::config(machine, console.as_deref(), self.settings.landlock.as_deref());
+        let config = config::config(machine, console.as_deref(), self.landlock());
         let create = async {
             check_version(&started.rest.get("vmm.ping").await?)?;
             started.rest.put("vm.create", Some(config), None).await

@@ -3,20 +3,23 @@
 
 #![allow(unsafe_code, reason = "a machine's memory is shared with the kernel")]
 
+use std::ops::Range;
 use std::os::unix::thread::JoinHandleExt;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_segment, kvm_userspace_memory_region};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use nix::errno::Errno;
 use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-/// How long the guest may run. A processor needs microseconds; an emulator that gets this far
-/// without a fault is too slow to be of use.
-const DEADLINE: Duration = Duration::from_millis(200);
+/// How long the machine may take to make, which on a busy host is not only KVM's doing.
+const MAKING: Duration = Duration::from_secs(2);
+/// How long the guest may run. A processor needs microseconds, but on a busy host it may have to
+/// wait for its turn; where KVM is of no use the guest was seen to fail within some 50 ms.
+const RUNNING: Duration = Duration::from_secs(2);
 /// How often and how long the guest is told to stop after that.
 const KICK: Duration = Duration::from_millis(10);
 const KICKS: u32 = 50;
@@ -51,31 +54,49 @@ const CODE: &[u8] = &[
     0xf4,                           // hlt
     0x48, 0xcf,                     // the trap's handler: iretq
 ];
+/// The instructions that a processor may lack, and the bits of leaf 1's ECX that tell.
+const CMPXCHG16B_AT: Range<usize> = 13..18;
+const CMPXCHG16B: u32 = 1 << 13;
+const XSAVE_AT: Range<usize> = 28..36;
+const XSAVE: u32 = 1 << 26;
+const NOP: u8 = 0x90;
 /// Where in [`CODE`] the trap's handler is: its last instruction.
 const HANDLER: u64 = (CODE_AT + CODE.len() - 2) as u64;
 const PORT: u16 = 0xf4;
 const DONE: u8 = 0x2a;
 
-/// Runs a guest of a few instructions for at most some 200 ms; the error says why KVM is of no
-/// use here. It blocks.
+/// Runs a guest of a few instructions for at most 2 s; the error says why KVM is of no use
+/// here. It blocks.
 ///
 /// # Errors
 ///
 /// A phrase for an error's text.
 pub fn probe_kvm() -> Result<(), String> {
-    let (sender, outcome) = channel();
-    let thread = std::thread::Builder::new().name("kvm-probe".into()).spawn(move || {
-        // The probe may have been given up.
-        let _ = sender.send(run());
-    });
+    let (made, making) = channel();
+    let (ended, running) = channel();
+    // The probe may have been given up by the time the thread tells.
+    let probe = move || {
+        let outcome = run(|| {
+            let _ = made.send(());
+        });
+        let _ = ended.send(outcome);
+    };
+    let thread = std::thread::Builder::new().name("kvm-probe".into()).spawn(probe);
     let thread = thread.map_err(|error| format!("its probe cannot be started: {error}"))?;
-    match outcome.recv_timeout(DEADLINE) {
+    // When no machine can be made, its end tells why.
+    let late = making.recv_timeout(MAKING) == Err(RecvTimeoutError::Timeout);
+    match running.recv_timeout(if late { Duration::ZERO } else { RUNNING }) {
         Ok(outcome) => outcome,
+        Err(RecvTimeoutError::Disconnected) => Err("its probe failed".to_owned()),
         Err(RecvTimeoutError::Timeout) => {
             stop(&thread)?;
-            Err(format!("a guest of {} bytes did not end within {DEADLINE:?}", CODE.len()))
+            match late {
+                true => Err(format!("a machine was not made within {MAKING:?}")),
+                false => {
+                    Err(format!("a guest of {} bytes did not end within {RUNNING:?}", CODE.len()))
+                }
+            }
         }
-        Err(RecvTimeoutError::Disconnected) => Err("its probe failed".to_owned()),
     }
 }
 
@@ -102,10 +123,13 @@ fn stop(thread: &JoinHandle<()>) -> Result<(), String> {
     Ok(())
 }
 
-fn run() -> Result<(), String> {
+fn run(made: impl FnOnce()) -> Result<(), String> {
     let failed = |what: &'static str| move |e: kvm_ioctls::Error| format!("{what}: {e}");
-    let mut memory = image();
     let kvm = Kvm::new().map_err(failed("opening /dev/kvm"))?;
+    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+    let cpuid = cpuid.map_err(failed("reading the processor's features"))?;
+    let features = features(&cpuid);
+    let mut memory = image(features);
     let vm = kvm.create_vm().map_err(failed("making a machine"))?;
     let region = kvm_userspace_memory_region {
         slot: 0,
@@ -118,10 +142,9 @@ fn run() -> Result<(), String> {
     // processor: they are declared after it, so that they are dropped before it.
     unsafe { vm.set_user_memory_region(region) }.map_err(failed("giving it memory"))?;
     let mut vcpu = vm.create_vcpu(0).map_err(failed("making a processor"))?;
-    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-    let cpuid = cpuid.map_err(failed("reading the processor's features"))?;
     vcpu.set_cpuid2(&cpuid).map_err(failed("setting the processor's features"))?;
-    enter_long_mode(&vcpu).map_err(failed("setting the processor's registers"))?;
+    enter_long_mode(&vcpu, features).map_err(failed("setting the processor's registers"))?;
+    made();
     let started = Instant::now();
     let outcome = match vcpu.run() {
         Ok(VcpuExit::IoOut(PORT, [DONE])) => Ok(()),
@@ -132,8 +155,14 @@ fn run() -> Result<(), String> {
     outcome
 }
 
-/// The memory's content: the first 2 MiB are mapped one to one.
-fn image() -> Box<Memory> {
+/// What the processor can do: leaf 1's ECX (Intel SDM 2A, CPUID).
+fn features(cpuid: &CpuId) -> u32 {
+    cpuid.as_slice().iter().find(|leaf| leaf.function == 1).map_or(0, |leaf| leaf.ecx)
+}
+
+/// The memory's content: the first 2 MiB are mapped one to one. A kernel does not use what the
+/// processor lacks, so the guest does not either.
+fn image(features: u32) -> Box<Memory> {
     let mut memory = Box::new(Memory([0; 0x10000]));
     let mut put = |at: usize, value: u64| {
         memory.0[at..at + 8].copy_from_slice(&value.to_le_bytes());
@@ -147,10 +176,15 @@ fn image() -> Box<Memory> {
     let gate = (HANDLER & 0xffff) | (8 << 16) | (0x8e00 << 32) | ((HANDLER >> 16) << 48);
     put(IDT + 3 * 16, gate);
     memory.0[CODE_AT..CODE_AT + CODE.len()].copy_from_slice(CODE);
+    for (feature, at) in [(CMPXCHG16B, CMPXCHG16B_AT), (XSAVE, XSAVE_AT)] {
+        if features & feature == 0 {
+            memory.0[CODE_AT + at.start..CODE_AT + at.end].fill(NOP);
+        }
+    }
     memory
 }
 
-fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+fn enter_long_mode(vcpu: &VcpuFd, features: u32) -> Result<(), kvm_ioctls::Error> {
     let mut sregs = vcpu.get_sregs()?;
     let code = kvm_segment {
         limit: 0xffff_ffff,
@@ -169,7 +203,10 @@ fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     (sregs.idt.base, sregs.idt.limit) = (IDT as u64, 4 * 16 - 1);
     sregs.cr3 = PML4 as u64;
     sregs.cr0 = 0x8005_0033; // PG, AM, WP, NE, ET, MP, PE
-    sregs.cr4 = 0x0004_0620; // OSXSAVE, OSXMMEXCPT, OSFXSR, PAE
+    sregs.cr4 = 0x620; // OSXMMEXCPT, OSFXSR, PAE
+    if features & XSAVE != 0 {
+        sregs.cr4 |= 0x0004_0000; // OSXSAVE
+    }
     sregs.efer = 0x500; // LMA, LME
     vcpu.set_sregs(&sregs)?;
     let mut regs = vcpu.get_regs()?;
@@ -180,6 +217,18 @@ fn enter_long_mode(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn leaves_out_what_the_processor_lacks() {
+        let whole = image(CMPXCHG16B | XSAVE);
+        assert_eq!(whole.0[CODE_AT + CMPXCHG16B_AT.start..][..5], [0xf0, 0x48, 0x0f, 0xc7, 0x0f]);
+        assert_eq!(whole.0[CODE_AT + XSAVE_AT.start..][..4], [0x48, 0x0f, 0xae, 0x27]);
+        assert_eq!(whole.0[HANDLER as usize..][..2], [0x48, 0xcf]);
+        let bare = image(0);
+        assert_eq!(bare.0[CODE_AT + CMPXCHG16B_AT.start..][..5], [NOP; 5]);
+        assert_eq!(bare.0[CODE_AT + XSAVE_AT.start..][..8], [NOP; 8]);
+        assert_eq!(bare.0[CODE_AT + XSAVE_AT.end], 0xcc);
+    }
 
     /// Nothing is known of the host, but the probe has to end, and to say why not.
     #[test]
@@ -192,6 +241,6 @@ mod tests {
                 assert!(!why.is_empty());
             }
         }
-        assert!(started.elapsed() < Duration::from_secs(2));
+        assert!(started.elapsed() < 2 * MAKING);
     }
 }
