@@ -4,7 +4,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use sandbox_core::settings::Fault;
 use sandbox_gvisor::GvisorConfig;
+use sandbox_vm::VmConfig;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
@@ -32,6 +35,8 @@ pub enum ConfigSource {
 pub enum Handler {
     /// Pods run in a gVisor sandbox.
     Gvisor(GvisorConfig),
+    /// Each Pod runs in a virtual machine of its own.
+    Vm(VmConfig),
 }
 
 impl Default for Handler {
@@ -79,28 +84,28 @@ impl Handler {
         // containerd leaves its own key in an inline table.
         table.remove("TypeUrl");
         let mut faults = Vec::new();
-        let gvisor = match table.remove("gvisor") {
-            None => Table::new(),
-            Some(Value::Table(settings)) => settings,
-            Some(other) => {
-                faults.push(format!("gvisor = {other}: it must be a table, [gvisor]"));
-                Table::new()
+        let backend = backend(table.remove("backend"), &mut faults);
+        let handler = match backend {
+            Some(Kind::Vm) => {
+                let config: VmConfig = section(&mut table, "vm", VmConfig::faults, &mut faults);
+                Self::Vm(config)
+            }
+            // Where none is named, the faults of the settings are told all the same.
+            Some(Kind::Gvisor) | None => {
+                let check = GvisorConfig::faults;
+                Self::Gvisor(section(&mut table, "gvisor", check, &mut faults))
             }
         };
-        let backend = table.remove("backend");
-        faults.extend(table.iter().map(|(key, value)| {
-            format!("{key} = {value}: there is no such setting; there are backend and [gvisor]")
+        faults.extend(table.iter().map(|(key, value)| match (key.as_str(), backend) {
+            ("gvisor", Some(Kind::Vm)) | ("vm", Some(Kind::Gvisor)) => {
+                format!("[{key}] is of another backend than the one that is named; take it out")
+            }
+            _ => format!(
+                "{key} = {value}: there is no such setting; there are backend, [gvisor] and [vm]"
+            ),
         }));
-        check_backend(backend, &mut faults);
-        let config = settings(&gvisor, &mut faults);
-        faults.extend(
-            config
-                .faults()
-                .into_iter()
-                .map(|fault| format!("gvisor.{} = {:?}: {}", fault.key, fault.value, fault.reason)),
-        );
         if faults.is_empty() {
-            return Ok(Self::Gvisor(config));
+            return Ok(handler);
         }
         Err(ConfigError::Faults { place: place.to_owned(), faults })
     }
@@ -109,35 +114,69 @@ impl Handler {
     pub fn backend_name(&self) -> &'static str {
         match self {
             Self::Gvisor(_) => "gvisor",
+            Self::Vm(_) => "vm",
         }
     }
 }
 
-fn check_backend(value: Option<Value>, faults: &mut Vec<String>) {
+/// Which backend a file names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Gvisor,
+    Vm,
+}
+
+fn backend(value: Option<Value>, faults: &mut Vec<String>) -> Option<Kind> {
     match value {
-        Some(Value::String(name)) if name == "gvisor" => {}
-        Some(Value::String(name)) if name == "vm" => {
-            faults.push("backend = \"vm\": this build has no VM backend; use \"gvisor\"".to_owned())
+        Some(Value::String(name)) if name == "gvisor" => return Some(Kind::Gvisor),
+        Some(Value::String(name)) if name == "vm" => return Some(Kind::Vm),
+        Some(other) => faults.push(format!("backend = {other}: there are \"gvisor\" and \"vm\"")),
+        None => {
+            faults.push("backend is missing: write backend = \"gvisor\" or \"vm\"".to_owned());
         }
-        Some(other) => faults.push(format!("backend = {other}: there is only \"gvisor\"")),
-        None => faults.push("backend is missing: write backend = \"gvisor\"".to_owned()),
     }
+    None
+}
+
+/// Takes the table `name` and reads a backend's settings from it, which `check` looks through.
+fn section<C: DeserializeOwned + Default>(
+    table: &mut Table,
+    name: &str,
+    check: fn(&C) -> Vec<Fault>,
+    faults: &mut Vec<String>,
+) -> C {
+    let given = match table.remove(name) {
+        None => Table::new(),
+        Some(Value::Table(settings)) => settings,
+        Some(other) => {
+            faults.push(format!("{name} = {other}: it must be a table, [{name}]"));
+            Table::new()
+        }
+    };
+    let config: C = settings(name, &given, faults);
+    let told = |fault: Fault| format!("{name}.{} = {:?}: {}", fault.key, fault.value, fault.reason);
+    faults.extend(check(&config).into_iter().map(told));
+    config
 }
 
 /// Reads the settings one key at a time, so that each fault is found and none hides another.
-fn settings(table: &Table, faults: &mut Vec<String>) -> GvisorConfig {
+fn settings<C: DeserializeOwned + Default>(
+    name: &str,
+    table: &Table,
+    faults: &mut Vec<String>,
+) -> C {
     let mut good = Table::new();
     for (key, value) in table {
         let single = Table::from_iter([(key.clone(), value.clone())]);
         let mut unknown = Vec::new();
         let note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
-        let read: Result<GvisorConfig, _> = serde_ignored::deserialize(single, note);
+        let read: Result<C, _> = serde_ignored::deserialize(single, note);
         faults.extend(unknown.iter().map(|path| {
-            format!("gvisor.{path}: there is no such setting; see the handler reference")
+            format!("{name}.{path}: there is no such setting; see the handler reference")
         }));
         match read {
             Ok(_) => drop(good.insert(key.clone(), value.clone())),
-            Err(error) => faults.push(format!("gvisor.{key} = {value}: {}", one_line(&error))),
+            Err(error) => faults.push(format!("{name}.{key} = {value}: {}", one_line(&error))),
         }
     }
     // Each key was read by itself, so together they are read as well.
@@ -168,8 +207,27 @@ mod tests {
     fn a_minimal_file_gives_the_defaults() {
         assert_eq!(Handler::parse("x", "backend = \"gvisor\"").unwrap(), Handler::default());
         let inline = "TypeUrl = \"a\"\nbackend = \"gvisor\"\n[gvisor]\noci_seccomp = true";
-        let Handler::Gvisor(config) = Handler::parse("x", inline).unwrap();
-        assert!(config.oci_seccomp);
+        let parsed = Handler::parse("x", inline).unwrap();
+        assert!(matches!(parsed, Handler::Gvisor(config) if config.oci_seccomp));
+    }
+
+    #[test]
+    fn a_vm_handler_has_settings_of_its_own() {
+        let text = "backend = \"vm\"\n[vm]\nhypervisor = \"qemu\"\nallow_emulation = true";
+        let parsed = Handler::parse("x", text).unwrap();
+        assert!(matches!(&parsed, Handler::Vm(config) if config.allow_emulation));
+        assert_eq!(parsed.backend_name(), "vm");
+        let text = "backend = \"vm\"\n[vm]\nhypervisor = \"xen\"\nvcpus = 0\n[vm.timeouts]\nboot = 0\n\
+                    [gvisor]\ndebug = true";
+        let fault = fault(text);
+        for part in [
+            "vm.hypervisor = \"xen\": unknown variant `xen`",
+            "vm.vcpus = \"0\": must be 1 to 254",
+            "vm.timeouts.boot = \"0\": must be 1 to 3600 seconds",
+            "[gvisor] is of another backend",
+        ] {
+            assert!(fault.contains(part), "{part} is not in {fault}");
+        }
     }
 
     #[test]
@@ -180,7 +238,7 @@ mod tests {
         for part in [
             "x.toml: ",
             "foo = 1: there is no such setting",
-            "backend = \"gvisr\": there is only \"gvisor\"",
+            "backend = \"gvisr\": there are \"gvisor\" and \"vm\"",
             "gvisor.platfrom: there is no such setting",
             "gvisor.platform = \"hyperv\": unknown variant `hyperv`",
             "gvisor.oci_seccomp = \"yes\": invalid type",
@@ -199,7 +257,6 @@ mod tests {
         );
         assert!(fault("backend = ").starts_with("x.toml is not valid TOML: line 1, column "));
         assert!(fault("").contains("backend is missing"));
-        assert!(fault("backend = \"vm\"").contains("no VM backend"));
     }
 
     #[test]

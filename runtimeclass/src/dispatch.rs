@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sandbox_core::host::Host;
 use sandbox_core::{Backend, Id};
 use sandbox_gvisor::GvisorBackend;
+use sandbox_vm::VmBackend;
 
 use crate::config::Handler;
 
@@ -14,6 +15,7 @@ pub fn backend(handler: &Handler, namespace: &Id, host: Arc<dyn Host>) -> Arc<dy
         Handler::Gvisor(config) => {
             Arc::new(GvisorBackend::new(config.clone(), namespace.clone(), host))
         }
+        Handler::Vm(config) => Arc::new(VmBackend::new(config.clone(), namespace.clone(), host)),
     }
 }
 
@@ -28,6 +30,17 @@ pub fn features(handler: &Handler) -> serde_json::Value {
             "mountOptions": ["bind", "rbind", "ro", "rw", "private", "rprivate", "slave", "rslave"],
             "linux": {
                 "namespaces": ["ipc", "mount", "network", "pid", "uts"],
+                "mountExtensions": { "idmap": { "enabled": false } },
+            },
+        }),
+        Handler::Vm(_) => serde_json::json!({
+            "ociVersionMin": "1.0.0",
+            "ociVersionMax": "1.1.0",
+            "mountOptions": ["bind", "rbind", "ro", "rw", "private", "rprivate", "slave", "rslave"],
+            "linux": {
+                "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
+                "cgroup": { "v2": true },
+                "seccomp": { "enabled": true },
                 "mountExtensions": { "idmap": { "enabled": false } },
             },
         }),

@@ -3,7 +3,24 @@
 //! [`driver`] starts and drives the machine (cloud-hypervisor or QEMU), [`network`] joins the
 //! Pod's interfaces to it.
 
+mod backend;
+mod boot;
+mod config;
+mod container;
+mod dial;
 pub mod driver;
+mod error;
+mod guest;
+mod machine;
 pub mod network;
+mod process;
+mod purge;
+mod record;
+mod sandbox;
 pub mod share;
+mod size;
+mod streams;
 pub mod volumes;
+
+pub use backend::VmBackend;
+pub use config::{Hypervisor, VmConfig};

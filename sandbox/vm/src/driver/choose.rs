@@ -11,12 +11,13 @@ use super::cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};
 use super::error::DriverError;
 use super::kvm::probe_kvm;
 use super::qemu::{Accel, Qemu, QemuSettings};
+use crate::config::Hypervisor;
 
 /// What the configuration says of drivers.
 #[derive(Debug, Clone)]
 pub struct Choice {
-    /// `auto`, `cloud-hypervisor` or `qemu`.
-    pub hypervisor: String,
+    /// The monitor that is asked for.
+    pub hypervisor: Hypervisor,
     /// Whether guests may run on emulated processors where KVM runs none.
     pub allow_emulation: bool,
     /// How cloud-hypervisor is run.
@@ -73,30 +74,31 @@ fn pick(
             "install it (`cargo install vhost-device-vsock`) or set its path in the handler's file";
         there("QEMU's vsock device", &choice.qemu.vsock_device, mend)
     };
-    match (choice.hypervisor.as_str(), kvm) {
-        ("auto" | "cloud-hypervisor", Ok(())) if cloud_hypervisor().is_ok() => {
+    match (choice.hypervisor, kvm) {
+        (Hypervisor::Auto | Hypervisor::CloudHypervisor, Ok(())) if cloud_hypervisor().is_ok() => {
             Ok(Chosen::CloudHypervisor)
         }
         // Where neither is installed, the one to install is cloud-hypervisor.
-        ("auto", Ok(())) => match qemu() {
+        (Hypervisor::Auto, Ok(())) => match qemu() {
             Ok(()) => Ok(Chosen::Qemu(Accel::Kvm)),
             Err(_) => cloud_hypervisor().map(|()| Chosen::CloudHypervisor),
         },
-        ("cloud-hypervisor", Ok(())) => cloud_hypervisor().map(|()| Chosen::CloudHypervisor),
-        ("cloud-hypervisor", Err(why)) => Err(DriverError::Kvm(
+        (Hypervisor::CloudHypervisor, Ok(())) => {
+            cloud_hypervisor().map(|()| Chosen::CloudHypervisor)
+        }
+        (Hypervisor::CloudHypervisor, Err(why)) => Err(DriverError::Kvm(
             why,
             "cloud-hypervisor needs it: use a host with (nested) virtualization, or set \
              hypervisor = \"qemu\" and allow_emulation = true for development",
         )),
-        ("qemu", Ok(())) => qemu().map(|()| Chosen::Qemu(Accel::Kvm)),
-        ("auto" | "qemu", Err(_)) if choice.allow_emulation => {
+        (Hypervisor::Qemu, Ok(())) => qemu().map(|()| Chosen::Qemu(Accel::Kvm)),
+        (Hypervisor::Auto | Hypervisor::Qemu, Err(_)) if choice.allow_emulation => {
             qemu().map(|()| Chosen::Qemu(Accel::Tcg))
         }
-        ("auto" | "qemu", Err(why)) => Err(DriverError::Kvm(
+        (Hypervisor::Auto | Hypervisor::Qemu, Err(why)) => Err(DriverError::Kvm(
             why,
             "use a host with (nested) virtualization, or set allow_emulation = true for development",
         )),
-        (other, _) => Err(DriverError::Hypervisor(other.to_owned())),
     }
 }
 
@@ -109,13 +111,13 @@ mod tests {
     const VSOCK: &str = "vhost-device-vsock";
 
     fn picked(
-        hypervisor: &str,
+        hypervisor: Hypervisor,
         allow_emulation: bool,
         kvm: bool,
         installed: &[&str],
     ) -> std::result::Result<Chosen, String> {
         let choice = Choice {
-            hypervisor: hypervisor.into(),
+            hypervisor,
             allow_emulation,
             cloud_hypervisor: CloudHypervisorSettings::default(),
             qemu: QemuSettings::default(),
@@ -128,13 +130,16 @@ mod tests {
     #[test]
     fn takes_the_best_that_is_there() {
         let all = [CLOUD_HYPERVISOR, QEMU, VSOCK];
-        assert_eq!(picked("auto", true, true, &all), Ok(Chosen::CloudHypervisor));
-        assert_eq!(picked("auto", false, true, &all[1..]), Ok(Chosen::Qemu(Accel::Kvm)));
-        assert_eq!(picked("auto", true, false, &all), Ok(Chosen::Qemu(Accel::Tcg)));
-        assert_eq!(picked("qemu", false, true, &all), Ok(Chosen::Qemu(Accel::Kvm)));
-        assert_eq!(picked("qemu", true, false, &all), Ok(Chosen::Qemu(Accel::Tcg)));
+        assert_eq!(picked(Hypervisor::Auto, true, true, &all), Ok(Chosen::CloudHypervisor));
+        assert_eq!(picked(Hypervisor::Auto, false, true, &all[1..]), Ok(Chosen::Qemu(Accel::Kvm)));
+        assert_eq!(picked(Hypervisor::Auto, true, false, &all), Ok(Chosen::Qemu(Accel::Tcg)));
+        assert_eq!(picked(Hypervisor::Qemu, false, true, &all), Ok(Chosen::Qemu(Accel::Kvm)));
+        assert_eq!(picked(Hypervisor::Qemu, true, false, &all), Ok(Chosen::Qemu(Accel::Tcg)));
         let only = [CLOUD_HYPERVISOR];
-        assert_eq!(picked("cloud-hypervisor", false, true, &only), Ok(Chosen::CloudHypervisor));
+        assert_eq!(
+            picked(Hypervisor::CloudHypervisor, false, true, &only),
+            Ok(Chosen::CloudHypervisor)
+        );
     }
 
     #[test]
@@ -144,13 +149,30 @@ mod tests {
             let error = picked(hypervisor, emulation, kvm, installed).unwrap_err();
             assert!(error.contains(text), "{error}");
         };
-        says("auto", false, false, &all, "KVM runs no guest (no such file); use a host with");
-        says("auto", true, false, &[QEMU], "there is no executable vhost-device-vsock; install");
-        says("auto", true, true, &[], "there is no executable cloud-hypervisor; install");
-        says("cloud-hypervisor", true, false, &all, "set hypervisor = \"qemu\"");
-        says("cloud-hypervisor", true, true, &[QEMU, VSOCK], "cloud-hypervisor is not installed");
-        says("qemu", false, false, &all, "allow_emulation = true");
-        says("qemu", false, true, &[VSOCK], "QEMU is not installed");
-        says("firecracker", true, true, &all, "hypervisor = \"firecracker\" is none of");
+        says(
+            Hypervisor::Auto,
+            false,
+            false,
+            &all,
+            "KVM runs no guest (no such file); use a host with",
+        );
+        says(
+            Hypervisor::Auto,
+            true,
+            false,
+            &[QEMU],
+            "there is no executable vhost-device-vsock; install",
+        );
+        says(Hypervisor::Auto, true, true, &[], "there is no executable cloud-hypervisor; install");
+        says(Hypervisor::CloudHypervisor, true, false, &all, "set hypervisor = \"qemu\"");
+        says(
+            Hypervisor::CloudHypervisor,
+            true,
+            true,
+            &[QEMU, VSOCK],
+            "cloud-hypervisor is not installed",
+        );
+        says(Hypervisor::Qemu, false, false, &all, "allow_emulation = true");
+        says(Hypervisor::Qemu, false, true, &[VSOCK], "QEMU is not installed");
     }
 }

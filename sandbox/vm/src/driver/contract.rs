@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sandbox_core::Kind;
 use sandbox_core::host::{
-    Child, Command, ExitWatch, Host, HostError, MountError, Output, ProcessMark, RealHost,
+    Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, ProcessMark, RealHost,
 };
 use sandbox_core::request::RootfsMount;
 use tokio::net::UnixListener;
@@ -254,6 +254,10 @@ impl Host for Recorder {
 
     fn mount(&self, mount: &RootfsMount, target: &Path) -> Result<(), MountError> {
         self.0.mount(mount, target)
+    }
+
+    fn bind(&self, source: &Path, target: &Path, bind: Bind) -> Result<(), MountError> {
+        self.0.bind(source, target, bind)
     }
 
     fn unmount_all(&self, target: &Path) -> Result<(), MountError> {

@@ -42,8 +42,6 @@ pub(crate) enum DriverError {
     Refused { program: &'static str, call: String, message: String },
     #[error("process {pid} ({program}) did not end within {seconds} s of SIGKILL")]
     StillRunning { program: &'static str, pid: u32, seconds: u64 },
-    #[error("hypervisor = {0:?} is none of \"auto\", \"cloud-hypervisor\" and \"qemu\"")]
-    Hypervisor(String),
     #[error("{what} is not installed: there is no executable {}; {mend}", .program.display())]
     Missing { what: &'static str, program: PathBuf, mend: &'static str },
     #[error("this host's KVM runs no guest ({0}); {1}")]
@@ -61,10 +59,9 @@ impl Classified for DriverError {
     fn kind(&self) -> Kind {
         match self {
             Self::Host(error) => error.kind(),
-            Self::Machine { .. }
-            | Self::DeviceId(_)
-            | Self::TooMuch { .. }
-            | Self::Hypervisor(_) => Kind::InvalidArgument,
+            Self::Machine { .. } | Self::DeviceId(_) | Self::TooMuch { .. } => {
+                Kind::InvalidArgument
+            }
             Self::Taken(_) => Kind::AlreadyExists,
             Self::Full(_)
             | Self::State(_)

@@ -1,0 +1,337 @@
+//! From nothing to a guest that answers, as a chain of values: `Planned` (what to boot), the
+//! launched parts, the connected machine. What fails on the way takes down all that came before.
+
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent_api::agent::{self, ConfigureRequest, ConfigureResponse};
+use agent_api::{CONTROL_PORT, SHARE_MOUNT, SHARE_TAG};
+use sandbox_core::{Error, Result};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::backend::Means;
+use crate::driver::{Device, Machine as MachinePlan, Share as ShareDevice, Vmm};
+use crate::error::VmError;
+use crate::guest::Guest;
+use crate::machine::{Connected, Parts};
+use crate::network::{self, GuestNetwork, Joined};
+use crate::share::{Share, Tree, Virtiofsd};
+use crate::size::Size;
+use crate::volumes::GuestPlan;
+
+/// How much of the guest's console an error shows.
+const CONSOLE_TAIL: usize = 600;
+
+/// Bytes stirred into the guest's random pool.
+const ENTROPY: usize = 64;
+
+/// A machine to boot.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    /// The sandbox's id.
+    pub(crate) id: String,
+    /// The machine's directory; made here.
+    pub(crate) dir: PathBuf,
+    /// The Pod's network namespace; without one the guest has its loopback alone.
+    pub(crate) netns: Option<PathBuf>,
+    /// Host name, sysctls and `/dev/shm`.
+    pub(crate) guest: GuestPlan,
+    pub(crate) size: Size,
+    pub(crate) most: Size,
+}
+
+/// The started processes, and what the guest is to be told.
+struct Launched {
+    parts: Parts,
+    told: GuestNetwork,
+    listener: UnixListener,
+    timings: Timings,
+}
+
+/// How long each phase took.
+#[derive(Debug)]
+struct Timings {
+    begun: Instant,
+    launched: Duration,
+    booted: Duration,
+    connected: Duration,
+}
+
+/// Boots `planned`. `note` is told of the parts as soon as they run, for the record.
+pub(crate) async fn boot(
+    planned: &Planned,
+    means: &Means,
+    note: impl FnOnce(&Parts) -> Result<(), VmError>,
+) -> Result<Connected, VmError> {
+    let mut launched = launch(planned, means).await?;
+    let noted = note(&launched.parts);
+    let connected = match noted {
+        Ok(()) => connect(planned, means, &mut launched).await,
+        Err(error) => Err(error),
+    };
+    match connected {
+        Ok((guest, forward)) => Ok(Connected {
+            id: planned.id.clone(),
+            parts: launched.parts,
+            guest,
+            capabilities: means.driver.capabilities(),
+            now: planned.size,
+            most: planned.most,
+            forward,
+        }),
+        Err(error) => {
+            if let Err(left) = launched.parts.stop().await {
+                log::warn!("after a failed boot: {}", Error::from(left));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Starts the VMM, virtiofsd and the network side by side, and plugs them together.
+async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
+    let begun = Instant::now();
+    let mut builder = std::fs::DirBuilder::new();
+    let made = builder.recursive(true).mode(0o700).create(&planned.dir);
+    made.map_err(VmError::file("making", &planned.dir))?;
+    let machine = machine(planned, means);
+    let (vmm, share, joined) = tokio::join!(
+        means.driver.launch(&machine),
+        serve(&planned.dir, means),
+        join(planned.netns.as_deref()),
+    );
+    let (vmm, (tree, share), joined) = match (vmm, share, joined) {
+        (Ok(vmm), Ok(served), Ok(joined)) => (vmm, served, joined),
+        (vmm, share, joined) => return Err(undo(vmm, share, joined).await),
+    };
+    let (told, nics, network) = match joined {
+        Some(Joined { guest, nics, network }) => (guest, nics, Some(network)),
+        None => (GuestNetwork::default(), Vec::new(), None),
+    };
+    let tag = SHARE_TAG.to_owned();
+    let device = ShareDevice { id: "share".to_owned(), tag, socket: share.socket().to_owned() };
+    let parts = Parts { vmm, tree, share, network };
+    let nics = nics.into_iter().map(Device::Nic);
+    let devices = std::iter::once(Device::Share(device)).chain(nics);
+    match plug(&*parts.vmm, devices).await {
+        Ok(listener) => {
+            let launched = begun.elapsed();
+            let timings = Timings { begun, launched, booted: launched, connected: launched };
+            Ok(Launched { parts, told, listener, timings })
+        }
+        Err(error) => {
+            if let Err(left) = parts.stop().await {
+                log::warn!("after a failed start: {}", Error::from(left));
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Plugs the devices in, and listens where the agent will dial.
+async fn plug(
+    vmm: &dyn Vmm,
+    devices: impl Iterator<Item = Device>,
+) -> Result<UnixListener, VmError> {
+    for device in devices {
+        vmm.attach(device).await?;
+    }
+    let mut path = vmm.vsock().as_os_str().to_owned();
+    path.push(format!("_{CONTROL_PORT}"));
+    UnixListener::bind(&path).map_err(VmError::file("listening for the agent on", path))
+}
+
+/// Makes the Pod's shared directory and has it served.
+async fn serve(dir: &Path, means: &Means) -> Result<(Tree, Share)> {
+    let host = &*means.host;
+    let program = Virtiofsd::find(host, means.config.virtiofsd.as_deref()).await?;
+    let tree = Tree::create(Arc::clone(&means.host), dir)?;
+    match Share::start(host, &program, &tree) {
+        Ok(share) => Ok((tree, share)),
+        Err(error) => {
+            if let Err(left) = tree.destroy() {
+                log::warn!("after a failed start: {}", Error::from(left));
+            }
+            Err(error.into())
+        }
+    }
+}
+
+async fn join(netns: Option<&Path>) -> Result<Option<Joined>, VmError> {
+    match netns {
+        Some(netns) => Ok(Some(network::join(netns).await.map_err(Error::from)?)),
+        None => Ok(None),
+    }
+}
+
+/// Takes down what did start, and gives the first fault.
+async fn undo(
+    vmm: Result<Arc<dyn Vmm>>,
+    share: Result<(Tree, Share)>,
+    joined: Result<Option<Joined>, VmError>,
+) -> VmError {
+    let mut fault: Option<VmError> = None;
+    let mut left: Vec<Error> = Vec::new();
+    match joined {
+        Ok(Some(joined)) => left.extend(joined.network.leave().await.err().map(Error::from)),
+        Ok(None) => {}
+        Err(error) => fault = Some(error),
+    }
+    match share {
+        Ok((tree, share)) => {
+            left.extend(share.stop().await.err().map(Error::from));
+            left.extend(tree.destroy().err().map(Error::from));
+        }
+        Err(error) => fault = Some(error.into()),
+    }
+    match vmm {
+        Ok(vmm) => left.extend(vmm.stop().await.err()),
+        Err(error) => fault = Some(error.into()),
+    }
+    for error in left {
+        log::warn!("after a failed start: {error}");
+    }
+    fault.unwrap_or_else(|| VmError::Stillborn(String::new()))
+}
+
+fn machine(planned: &Planned, means: &Means) -> MachinePlan {
+    let capabilities = means.driver.capabilities();
+    MachinePlan {
+        dir: planned.dir.clone(),
+        netns: planned.netns.clone(),
+        kernel: means.image.kernel(),
+        initramfs: means.image.initramfs(),
+        cmdline: cmdline(&means.config.kernel_params, capabilities.emulated),
+        vcpus: planned.size.vcpus,
+        max_vcpus: planned.most.vcpus,
+        memory: planned.size.memory,
+        max_memory: planned.most.memory,
+        shared_memory: true,
+        console: means.config.console.then(|| planned.dir.join("console")),
+    }
+}
+
+/// The kernel's command line: quiet and quick, and a guest that panics ends at once. An emulated
+/// processor needs no mitigations against its own speculation.
+fn cmdline(own: &str, emulated: bool) -> String {
+    let mut words = vec![
+        own,
+        "quiet panic=-1 oops=panic cryptomgr.notests no_timer_check tsc=reliable \
+         random.trust_cpu=on rcupdate.rcu_expedited=1 memhp_default_state=online \
+         cgroup_no_v1=all audit=0 apparmor=0",
+    ];
+    if emulated {
+        words.push("mitigations=off nokaslr init_on_alloc=0 noreplace-smp");
+    }
+    words.retain(|word| !word.is_empty());
+    words.join(" ")
+}
+
+/// Lets the machine run until its agent has answered the first call.
+async fn connect(
+    planned: &Planned,
+    means: &Means,
+    launched: &mut Launched,
+) -> Result<(Guest, Option<network::PortForward>), VmError> {
+    let (config, parts) = (&means.config, &launched.parts);
+    let begun = launched.timings.begun;
+    parts.vmm.boot().await?;
+    launched.timings.booted = begun.elapsed();
+    let control = accept(parts, &launched.listener, config.timeouts.boot()).await?;
+    launched.timings.connected = begun.elapsed();
+    let (call, create) = (config.timeouts.call(), config.timeouts.create());
+    let guest = Guest::new(control, parts.vmm.vsock(), call, create);
+    let request = configuration(planned, means, &launched.told)?;
+    let answer = guest.configure(request, config.timeouts.create()).await?;
+    let forward = match &parts.network {
+        Some(network) => {
+            let vsock = parts.vmm.vsock().to_owned();
+            Some(network.forward_ports(vsock).await.map_err(Error::from)?)
+        }
+        None => None,
+    };
+    report(&launched.timings, begun.elapsed(), &answer);
+    Ok((guest, forward))
+}
+
+/// Waits for the agent's call. Only the first connection counts; the socket goes with the listener.
+async fn accept(
+    parts: &Parts,
+    listener: &UnixListener,
+    limit: Duration,
+) -> Result<UnixStream, VmError> {
+    let accepted = tokio::select! {
+        accepted = tokio::time::timeout(limit, listener.accept()) => accepted,
+        _ = parts.vmm.exited() => return Err(VmError::Stillborn(console(parts.tree.dir()))),
+    };
+    match accepted {
+        Ok(Ok((control, _))) => Ok(control),
+        Ok(Err(source)) => Err(VmError::file("accepting the agent at", parts.tree.dir())(source)),
+        Err(_) => {
+            Err(VmError::Silent { seconds: limit.as_secs(), console: console(parts.tree.dir()) })
+        }
+    }
+}
+
+/// The last words on the guest's console, as the end of an error's text.
+fn console(dir: &Path) -> String {
+    let Ok(text) = std::fs::read(dir.join("console")) else {
+        return "; set console = true in the handler's file to see the guest's console".to_owned();
+    };
+    let tail = &text[text.len().saturating_sub(CONSOLE_TAIL)..];
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    let tail: String = String::from_utf8_lossy(tail).chars().map(printable).collect();
+    format!("; its console ends with: {}", tail.trim())
+}
+
+fn configuration(
+    planned: &Planned,
+    means: &Means,
+    network: &GuestNetwork,
+) -> Result<ConfigureRequest, VmError> {
+    let share = agent::Share {
+        tag: SHARE_TAG.to_owned(),
+        mount_point: SHARE_MOUNT.to_owned(),
+        ..agent::Share::default()
+    };
+    let mut entropy = vec![0; ENTROPY];
+    let random = std::fs::File::open("/dev/urandom");
+    random
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut entropy))
+        .map_err(VmError::file("reading", "/dev/urandom"))?;
+    Ok(ConfigureRequest {
+        hostname: planned.guest.hostname.clone().unwrap_or_else(|| short(&planned.id)),
+        sysctls: planned.guest.sysctls.clone().into_iter().collect(),
+        entropy,
+        interfaces: network.interfaces.clone(),
+        routes: network.routes.clone(),
+        neighbours: network.neighbours.clone(),
+        shares: vec![share],
+        stream_write_max: means.driver.capabilities().stream_write_max.unwrap_or(0),
+        shm_size: planned.guest.shm.as_ref().map_or(0, |(_, size)| *size),
+        debug: means.config.debug,
+        ..ConfigureRequest::default()
+    })
+}
+
+/// What a guest without a name is called: a short id, as container engines do.
+fn short(id: &str) -> String {
+    id.chars().take(12).collect()
+}
+
+/// One line with every phase, in milliseconds.
+fn report(timings: &Timings, whole: Duration, answer: &ConfigureResponse) {
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    log::info!(
+        "boot: host preparation and VMM start {:.1} ms, machine started {:.1} ms, kernel to agent \
+         {:.1} ms (by the guest's clock {:.1} ms), configure {:.1} ms, in all {:.1} ms",
+        ms(timings.launched),
+        ms(timings.booted.saturating_sub(timings.launched)),
+        ms(timings.connected.saturating_sub(timings.booted)),
+        ms(Duration::from_nanos(answer.agent_started_ns)),
+        ms(whole.saturating_sub(timings.connected)),
+        ms(whole),
+    );
+}

@@ -1,0 +1,128 @@
+//! Dialling the guest through the hybrid vsock: a unix socket, on which `CONNECT <port>\n` is
+//! answered by `OK <n>\n` (cloud-hypervisor's `docs/vsock.md`; vhost-device-vsock speaks the same).
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use agent_api::ACCEPTED;
+use sandbox_core::{Classified, Kind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+/// The longest answer to `CONNECT`.
+const ANSWER_MAX: usize = 32;
+
+/// A connection that did not come about.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("connecting to port {port} of the guest")]
+    Io { port: u32, source: io::Error },
+    #[error("the guest did not take a connection to port {0}")]
+    Closed(u32),
+    #[error("port {port} of the guest: {seconds} s went by without a connection")]
+    Deadline { port: u32, seconds: u64 },
+    #[error("the guest refused {header:?} on port {port}")]
+    Refused { port: u32, header: String },
+}
+
+impl Classified for DialError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Io { .. } | Self::Closed(_) => Kind::Unavailable,
+            Self::Deadline { .. } => Kind::DeadlineExceeded,
+            Self::Refused { .. } => Kind::NotFound,
+        }
+    }
+}
+
+/// Connects to `port` of the guest behind the socket `vsock` and has `header`, a line without its
+/// end, accepted.
+pub(crate) async fn dial(
+    vsock: &Path,
+    port: u32,
+    header: &str,
+    deadline: Duration,
+) -> Result<UnixStream, DialError> {
+    match tokio::time::timeout(deadline, handshake(vsock, port, header)).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::Deadline { port, seconds: deadline.as_secs() }),
+    }
+}
+
+async fn handshake(vsock: &Path, port: u32, header: &str) -> Result<UnixStream, DialError> {
+    let failed = |source| match io::Error::kind(&source) {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionReset => DialError::Closed(port),
+        _ => DialError::Io { port, source },
+    };
+    let mut stream = UnixStream::connect(vsock).await.map_err(failed)?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(failed)?;
+    // Byte by byte: what follows the line belongs to the stream.
+    let mut answer = Vec::with_capacity(ANSWER_MAX);
+    while answer.last() != Some(&b'\n') {
+        if answer.len() == ANSWER_MAX {
+            let odd = io::Error::new(io::ErrorKind::InvalidData, "an answer that is no line");
+            return Err(failed(odd));
+        }
+        answer.push(stream.read_u8().await.map_err(failed)?);
+    }
+    if !answer.starts_with(b"OK ") {
+        return Err(DialError::Closed(port));
+    }
+    stream.write_all(format!("{header}\n").as_bytes()).await.map_err(failed)?;
+    match stream.read_u8().await.map_err(failed)? {
+        ACCEPTED => Ok(stream),
+        _ => Err(DialError::Refused { port, header: header.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// What one answer of the other side makes of a dial.
+    async fn outcome(answer: &'static [u8]) -> Result<Vec<u8>, DialError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vsock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let other = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut asked = [0; 13];
+            stream.read_exact(&mut asked).await.unwrap();
+            assert_eq!(&asked, b"CONNECT 1025\n");
+            stream.write_all(answer).await.unwrap();
+            stream.shutdown().await.unwrap();
+            stream.read_to_end(&mut Vec::new()).await.unwrap();
+        };
+        let own = async {
+            let mut stream = dial(&path, 1025, "c - stdout", Duration::from_millis(500)).await?;
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).await.unwrap();
+            Ok(rest)
+        };
+        tokio::join!(other, own).1
+    }
+
+    #[tokio::test]
+    async fn every_answer_has_its_meaning() {
+        assert_eq!(outcome(b"OK 1073741824\n\0left").await.unwrap(), b"left");
+        let error = |result: Result<Vec<u8>, DialError>| result.unwrap_err();
+        assert!(matches!(error(outcome(b"").await), DialError::Closed(1025)));
+        assert!(matches!(error(outcome(b"NO\n").await), DialError::Closed(1025)));
+        assert!(matches!(error(outcome(b"OK 1\n\x01").await), DialError::Refused { .. }));
+        assert!(matches!(error(outcome(&[b'x'; 64]).await), DialError::Io { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_silent_guest_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vsock");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let error = dial(&path, 7, "x", Duration::from_millis(20)).await.unwrap_err();
+        assert!(matches!(error, DialError::Deadline { port: 7, .. }));
+    }
+}

@@ -1,0 +1,347 @@
+//! The host's side of the agent's protocol: every call has a deadline, and nothing the guest says
+//! is taken on trust.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use agent_api::agent::{
+    ConfigureRequest, ConfigureResponse, ContainerRef, CreateContainerRequest, ExecRequest,
+    OnlineRequest, ProcessRef, ResizeRequest, SignalRequest, Stdio, UpdateRequest,
+};
+use agent_api::agent_ttrpc::AgentClient;
+use agent_api::{PROTOCOL, STREAM_PORT};
+use sandbox_core::stats::Interface;
+use sandbox_core::{Classified, Exit, Kind, ProcessInfo, Stats};
+use tokio::net::UnixStream;
+use ttrpc::r#async::transport::Socket;
+use ttrpc::context::Context;
+
+use crate::dial::{DialError, dial};
+
+/// How many characters of a guest's text reach an error or a log.
+const TEXT_MAX: usize = 400;
+
+/// How many processes or interfaces of an answer are looked at.
+const LIST_MAX: usize = 4096;
+
+/// A call to the agent that failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum GuestError {
+    #[error("the guest could not {verb}: {message}")]
+    Refused { verb: &'static str, kind: Kind, message: String },
+    #[error("the guest's agent is gone")]
+    Gone,
+    #[error("the guest did not {verb} within {seconds} s")]
+    Deadline { verb: &'static str, seconds: u64 },
+    #[error(
+        "the guest's agent speaks protocol {theirs}, this shim {PROTOCOL}; build the guest anew \
+         with `bulkhead guest build`"
+    )]
+    Protocol { theirs: u32 },
+    #[error(transparent)]
+    Dial(#[from] DialError),
+}
+
+impl Classified for GuestError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Refused { kind, .. } => *kind,
+            Self::Gone => Kind::Unavailable,
+            Self::Deadline { .. } => Kind::DeadlineExceeded,
+            Self::Protocol { .. } => Kind::FailedPrecondition,
+            Self::Dial(error) => error.kind(),
+        }
+    }
+}
+
+/// A process of the guest by its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) container: String,
+    /// `None` for a container's first process.
+    pub(crate) exec: Option<String>,
+}
+
+impl Key {
+    fn message(&self) -> ProcessRef {
+        ProcessRef {
+            container: self.container.clone(),
+            exec: self.exec.clone().unwrap_or_default(),
+            ..ProcessRef::default()
+        }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.exec {
+            None => write!(f, "container {}", self.container),
+            Some(exec) => write!(f, "exec {exec} of container {}", self.container),
+        }
+    }
+}
+
+/// A process's end, as the guest tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) exit: Exit,
+    pub(crate) oom_killed: bool,
+}
+
+/// A guest whose agent has dialled the host.
+pub(crate) struct Guest {
+    client: AgentClient,
+    vsock: PathBuf,
+    call: Duration,
+    create: Duration,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guest").field("vsock", &self.vsock).finish_non_exhaustive()
+    }
+}
+
+impl Guest {
+    /// The guest at the other end of `control`, whose ports are reached through `vsock`.
+    pub(crate) fn new(control: UnixStream, vsock: &Path, call: Duration, create: Duration) -> Self {
+        let client = AgentClient::new(ttrpc::r#async::Client::new(Socket::new(control)));
+        Self { client, vsock: vsock.to_owned(), call, create }
+    }
+
+    /// Bounds a call in time and gives its error a meaning.
+    async fn ask<T>(
+        &self,
+        verb: &'static str,
+        limit: Duration,
+        call: impl Future<Output = ttrpc::Result<T>>,
+    ) -> Result<T, GuestError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(answer) => answer.map_err(|error| meaning(verb, error)),
+            Err(_) => Err(GuestError::Deadline { verb, seconds: limit.as_secs() }),
+        }
+    }
+
+    /// The first call: versions, clock, network, shares.
+    pub(crate) async fn configure(
+        &self,
+        mut request: ConfigureRequest,
+        deadline: Duration,
+    ) -> Result<ConfigureResponse, GuestError> {
+        request.protocol = PROTOCOL;
+        request.clock_ns = now_ns();
+        let call = self.client.configure(Context::default(), &request);
+        let answer = self.ask("configure itself", deadline, call).await?;
+        match answer.protocol {
+            PROTOCOL => Ok(answer),
+            theirs => Err(GuestError::Protocol { theirs }),
+        }
+    }
+
+    pub(crate) async fn create(&self, request: &CreateContainerRequest) -> Result<(), GuestError> {
+        let call = self.client.create_container(Context::default(), request);
+        self.ask("make the container", self.create, call).await.map(drop)
+    }
+
+    pub(crate) async fn exec(
+        &self,
+        key: &Key,
+        spec: Vec<u8>,
+        stdio: Stdio,
+    ) -> Result<(), GuestError> {
+        let request = ExecRequest {
+            process: Some(key.message()).into(),
+            spec,
+            stdio: Some(stdio).into(),
+            ..ExecRequest::default()
+        };
+        let call = self.client.exec(Context::default(), &request);
+        self.ask("add the process", self.call, call).await.map(drop)
+    }
+
+    /// Connects a stream (`stdin`, `stdout`, `stderr`, `terminal`) of a process.
+    pub(crate) async fn stream(&self, key: &Key, name: &str) -> Result<UnixStream, GuestError> {
+        let exec = key.exec.as_deref().unwrap_or("-");
+        let header = format!("{} {exec} {name}", key.container);
+        Ok(dial(&self.vsock, STREAM_PORT, &header, self.call).await?)
+    }
+
+    /// Runs a process; gives its id in the guest.
+    pub(crate) async fn start(&self, key: &Key) -> Result<u32, GuestError> {
+        let request = key.message();
+        let call = self.client.start(Context::default(), &request);
+        self.ask("start the process", self.create, call).await.map(|answer| answer.pid)
+    }
+
+    pub(crate) async fn signal(&self, key: &Key, signal: i32, all: bool) -> Result<(), GuestError> {
+        let request = SignalRequest {
+            process: Some(key.message()).into(),
+            signal: signal.unsigned_abs(),
+            all,
+            ..SignalRequest::default()
+        };
+        let call = self.client.signal(Context::default(), &request);
+        self.ask("signal the process", self.call, call).await.map(drop)
+    }
+
+    /// Waits for a process's end, however long it takes: the caller watches the machine.
+    pub(crate) async fn wait(&self, key: &Key) -> Result<Ended, GuestError> {
+        let answer = self.client.wait(Context::default(), &key.message()).await;
+        let answer = answer.map_err(|error| meaning("wait for the process", error))?;
+        // By the host's clock: the guest's may say anything.
+        let exit = Exit::now(answer.status.min(255));
+        Ok(Ended { exit, oom_killed: answer.oom_killed })
+    }
+
+    pub(crate) async fn resize(
+        &self,
+        key: &Key,
+        width: u16,
+        height: u16,
+    ) -> Result<(), GuestError> {
+        let request = ResizeRequest {
+            process: Some(key.message()).into(),
+            width: width.into(),
+            height: height.into(),
+            ..ResizeRequest::default()
+        };
+        let call = self.client.resize(Context::default(), &request);
+        self.ask("resize the terminal", self.call, call).await.map(drop)
+    }
+
+    pub(crate) async fn delete_exec(&self, key: &Key) -> Result<(), GuestError> {
+        let request = key.message();
+        let call = self.client.delete_exec(Context::default(), &request);
+        self.ask("remove the process", self.call, call).await.map(drop)
+    }
+
+    pub(crate) async fn update(&self, id: &str, resources: Vec<u8>) -> Result<(), GuestError> {
+        let container = id.to_owned();
+        let request = UpdateRequest { container, resources, ..UpdateRequest::default() };
+        let call = self.client.update(Context::default(), &request);
+        self.ask("change the limits", self.call, call).await.map(drop)
+    }
+
+    pub(crate) async fn stats(&self, id: &str) -> Result<Stats, GuestError> {
+        let request = container(id);
+        let call = self.client.stats(Context::default(), &request);
+        let answer = self.ask("tell what the container uses", self.call, call).await?;
+        let interface = |c: agent_api::agent::Counters| Interface {
+            name: clean(&c.name).chars().take(15).collect(),
+            rx_bytes: c.rx_bytes,
+            rx_packets: c.rx_packets,
+            rx_errors: c.rx_errors,
+            rx_dropped: c.rx_dropped,
+            tx_bytes: c.tx_bytes,
+            tx_packets: c.tx_packets,
+            tx_errors: c.tx_errors,
+            tx_dropped: c.tx_dropped,
+        };
+        Ok(Stats {
+            cpu_total_ns: answer.cpu_total_ns,
+            cpu_user_ns: answer.cpu_user_ns,
+            cpu_system_ns: answer.cpu_system_ns,
+            cpu_periods: answer.cpu_periods,
+            cpu_throttled_periods: answer.cpu_throttled_periods,
+            cpu_throttled_ns: answer.cpu_throttled_ns,
+            memory_usage: answer.memory_usage,
+            memory_peak: answer.memory_peak,
+            memory_limit: answer.memory_limit,
+            memory_inactive_file: answer.memory_inactive_file,
+            memory_anon: answer.memory_anon,
+            memory_file: answer.memory_file,
+            memory_pgfault: answer.memory_pgfault,
+            memory_pgmajfault: answer.memory_pgmajfault,
+            oom_kills: answer.oom_kills,
+            pids: answer.pids,
+            pids_limit: answer.pids_limit,
+            network: answer.network.into_iter().take(LIST_MAX).map(interface).collect(),
+        })
+    }
+
+    pub(crate) async fn pause(&self, id: &str) -> Result<(), GuestError> {
+        let request = container(id);
+        let call = self.client.pause(Context::default(), &request);
+        self.ask("freeze the container", self.call, call).await.map(drop)
+    }
+
+    pub(crate) async fn resume(&self, id: &str) -> Result<(), GuestError> {
+        let request = container(id);
+        let call = self.client.resume(Context::default(), &request);
+        self.ask("thaw the container", self.call, call).await.map(drop)
+    }
+
+    pub(crate) async fn pids(&self, id: &str) -> Result<Vec<ProcessInfo>, GuestError> {
+        let request = container(id);
+        let call = self.client.pids(Context::default(), &request);
+        let answer = self.ask("list the processes", self.call, call).await?;
+        let info = |process: agent_api::agent::Pid| ProcessInfo {
+            pid: process.pid,
+            exec_id: Some(process.exec).filter(|exec| !exec.is_empty()),
+        };
+        Ok(answer.pids.into_iter().take(LIST_MAX).map(info).collect())
+    }
+
+    pub(crate) async fn delete(&self, id: &str) -> Result<(), GuestError> {
+        let request = container(id);
+        let call = self.client.delete_container(Context::default(), &request);
+        self.ask("remove the container", self.call, call).await.map(drop)
+    }
+
+    /// Has plugged-in processors and memory taken into use.
+    pub(crate) async fn online(&self, vcpus: u32) -> Result<(), GuestError> {
+        let request = OnlineRequest { vcpus, ..OnlineRequest::default() };
+        let call = self.client.online(Context::default(), &request);
+        self.ask("use what was plugged in", self.call, call).await.map(drop)
+    }
+}
+
+fn container(id: &str) -> ContainerRef {
+    ContainerRef { container: id.to_owned(), ..ContainerRef::default() }
+}
+
+fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// What the agent's refusal, or the lack of an answer, means.
+fn meaning(verb: &'static str, error: ttrpc::Error) -> GuestError {
+    use ttrpc::Code;
+    let ttrpc::Error::RpcStatus(status) = error else { return GuestError::Gone };
+    let kind = match status.code.enum_value() {
+        Ok(Code::INVALID_ARGUMENT) => Kind::InvalidArgument,
+        Ok(Code::NOT_FOUND) => Kind::NotFound,
+        Ok(Code::ALREADY_EXISTS) => Kind::AlreadyExists,
+        Ok(Code::FAILED_PRECONDITION) => Kind::FailedPrecondition,
+        Ok(Code::UNIMPLEMENTED) => Kind::Unimplemented,
+        Ok(Code::UNAVAILABLE) => Kind::Unavailable,
+        Ok(Code::DEADLINE_EXCEEDED) => Kind::DeadlineExceeded,
+        Ok(Code::PERMISSION_DENIED) => Kind::PermissionDenied,
+        Ok(_) | Err(_) => Kind::Internal,
+    };
+    GuestError::Refused { verb, kind, message: clean(&status.message) }
+}
+
+/// A guest's text, fit for a log: short, on one line, without control characters.
+fn clean(text: &str) -> String {
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().take(TEXT_MAX).map(printable).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_code_and_a_guests_text_is_tamed() {
+        let status =
+            ttrpc::get_status(ttrpc::Code::NOT_FOUND, format!("no\n\x1b[2J{}", "x".repeat(999)));
+        let error = meaning("do it", ttrpc::Error::RpcStatus(status));
+        assert_eq!(error.kind(), Kind::NotFound);
+        let text = error.to_string();
+        assert!(text.starts_with("the guest could not do it: no  [2Jxxx"), "{text}");
+        assert!(text.len() < 500);
+        assert!(matches!(meaning("do it", ttrpc::Error::Eof), GuestError::Gone));
+    }
+}
