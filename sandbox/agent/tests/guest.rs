@@ -46,6 +46,7 @@ async fn a_guest_runs_containers() {
     run!(
         host,
         cases::configure,
+        pod::first,
         cases::output_and_exit_code,
         cases::layers,
         cases::execs,

@@ -5,16 +5,29 @@ use serde_json::json;
 
 use crate::host::*;
 
-/// All containers but the Pod's first have a process id namespace of their own, unless asked.
+/// The Pod's first container; its process id namespace is the Pod's as long as it lives.
+pub(crate) async fn first(host: &Host) {
+    let mut request = host.request(&spec(&["sleep", "100000"]), shared(), Stdio::new());
+    request.container = "first".into();
+    request.shared_pid = true;
+    let first = host.create(request).await;
+    host.start(&first.id, "").await;
+}
+
+/// Containers have a process id namespace of their own, unless asked.
 pub(crate) async fn shared_processes(host: &Host) {
-    let alone = host.run(&["sh", "-c", "ps -o pid | wc -l"], outputs()).await;
-    let mut alone = alone;
-    let own = read(&mut alone.stdout).await;
-    host.wait(&alone.id, "").await;
-    host.delete(&alone.id).await;
-    let lines: u32 = own.trim().parse().unwrap();
-    assert!(lines <= 4, "{own}");
-    // The Pod's first container ended long ago: its namespace cannot be joined.
+    for share in [false, true] {
+        let mut request = host.request(&spec(&["sh", "-c", "ps; echo $$"]), shared(), outputs());
+        request.shared_pid = share;
+        let mut container = host.create(request).await;
+        host.start(&container.id, "").await;
+        let seen = read(&mut container.stdout).await;
+        assert_eq!(seen.contains("sleep 100000"), share, "{seen}");
+        assert_eq!(seen.ends_with("\n1\n"), !share, "{seen}");
+        assert_eq!(host.wait(&container.id, "").await.status, 0);
+        host.delete(&container.id).await;
+    }
+    host.end("first").await;
     let mut request = host.request(&spec(&["true"]), shared(), Stdio::new());
     request.shared_pid = true;
     let (kind, text) = code(host.client.create_container(ctx(), &request).await.unwrap_err());
