@@ -2,25 +2,23 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agent_api::GUEST_ROOT;
-use agent_api::agent::{BlockDevice, CreateContainerRequest, Stdio};
-use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, Spec};
-use serde_json::{Map, Value, json};
+use agent_api::agent::{CreateContainerRequest, Stdio};
+use libcontainer::oci_spec::runtime::Spec;
 
-use crate::boot::{PROGRAM, make_dir};
+use crate::boot::PROGRAM;
 use crate::cgroup::Cgroup;
-use crate::error::{Doing, Error, Kind, Result, invalid, late, missing, refused};
-use crate::guest::{Guest, sysctl};
-use crate::helper::LATE;
+use crate::error::{Doing, Error, Kind, Result, late, missing, refused};
+use crate::ground::{prepare, states, sweep};
+use crate::guest::Guest;
 use crate::launch::{Job, launch};
 use crate::process::Process;
 use crate::rootfs::Rootfs;
 use crate::storage::Held;
-use crate::{devices, disk, limits, spec};
+use crate::{exec, spec};
 
 /// Execs that are not deleted, running or not.
 const EXECS_MAX: usize = 512;
@@ -43,24 +41,6 @@ pub(crate) struct Container {
     spec: Spec,
     /// What it holds of the guest until it is deleted.
     mounts: Mutex<Option<(Rootfs, Held)>>,
-}
-
-/// What was made before a container's process.
-#[derive(Debug)]
-struct Ground {
-    dir: PathBuf,
-    fitted: spec::Fitted,
-    rootfs: Rootfs,
-    held: Held,
-}
-
-fn states() -> PathBuf {
-    Path::new(GUEST_ROOT).join("states")
-}
-
-/// Where the container `id` keeps what is its own.
-fn dir_of(id: &str) -> PathBuf {
-    Path::new(GUEST_ROOT).join("containers").join(id)
 }
 
 impl Container {
@@ -168,7 +148,8 @@ impl Container {
         let dir = self.exec_dir(exec);
         let name = format!("exec {exec:?} of container {:?}", self.id);
         let planned = Process::planned(name, stdio)?;
-        let written = self.write_exec(&dir, json, parsed.capabilities().clone());
+        let capabilities = parsed.capabilities().clone();
+        let written = exec::write(&dir, &self.id, &self.spec, json, capabilities);
         if let Err(error) = written {
             let _ = fs::remove_dir_all(&dir);
             return Err(error);
@@ -179,32 +160,6 @@ impl Container {
 
     fn exec_dir(&self, exec: &str) -> PathBuf {
         self.dir.join("execs").join(exec)
-    }
-
-    /// The exec's own state directory, so that libcontainer's leavings go with it.
-    fn write_exec(
-        &self,
-        dir: &Path,
-        mut process: Map<String, Value>,
-        capabilities: Option<LinuxCapabilities>,
-    ) -> Result<()> {
-        let state = dir.join(&self.id);
-        make_dir(&state)?;
-        let model = states().join(&self.id).join("state.json");
-        fs::copy(&model, state.join("state.json"))
-            .doing(|| format!("copying {}", model.display()))?;
-        let seccomp = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
-        let mut late = json!({ "seccomp": seccomp, "capabilities": null });
-        if seccomp.is_some() && process.get("noNewPrivileges") != Some(&Value::Bool(true)) {
-            let own = capabilities.unwrap_or_else(none);
-            late["capabilities"] = json!(own);
-            process.insert("capabilities".into(), json!(with_admin(own)));
-        }
-        for (file, json) in [("process.json", Value::Object(process)), (LATE, late)] {
-            let path = dir.join(file);
-            fs::write(&path, json.to_string()).doing(|| format!("writing {}", path.display()))?;
-        }
-        Ok(())
     }
 
     /// Runs an exec.
@@ -288,123 +243,9 @@ impl Container {
     }
 }
 
-/// Everything before the process. Blocks.
-fn prepare(
-    guest: &Arc<Guest>,
-    request: &CreateContainerRequest,
-    pid_namespace: Option<String>,
-    terminal: bool,
-) -> Result<Ground> {
-    let id = &request.container;
-    let dir = dir_of(id);
-    make_dir(&dir)?;
-    let held = guest.storages.hold(&request.storages)?;
-    let wanted = request.rootfs.as_ref().ok_or_else(|| invalid("rootfs is missing"))?;
-    let rootfs = Rootfs::prepare(&dir, wanted)?;
-    let disks = request.devices.iter().map(device).collect::<Result<Vec<_>>>()?;
-    let (nodes, disks): (Vec<_>, Vec<_>) = disks.into_iter().unzip();
-    let cgroup = Cgroup::spec_path(id);
-    let place =
-        spec::Place { rootfs: &rootfs.path, cgroup, pid_namespace, terminal, devices: nodes };
-    let fitted = spec::fit(&request.spec, &place)?;
-    for (key, value) in &fitted.sysctls {
-        sysctl(key, value)?;
-    }
-    make_cwd(&rootfs.path, &fitted.spec);
-    let config = dir.join("config.json");
-    fs::write(&config, &fitted.json).doing(|| format!("writing {}", config.display()))?;
-    let group = Cgroup::of(id);
-    group.create()?;
-    group.write(&limits::writes(&fitted.resources)?)?;
-    let allowed = fitted.resources.devices().as_deref().unwrap_or_default();
-    group.confine(&devices::rules(allowed, &disks)?)?;
-    make_dir(&states())?;
-    Ok(Ground { dir, fitted, rootfs, held })
-}
-
-/// What a container that could not be made, or is deleted, may have left.
-fn sweep(id: &str) -> Result<()> {
-    let group = Cgroup::of(id).remove();
-    for dir in [dir_of(id), states().join(id)] {
-        match fs::remove_dir_all(&dir) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).doing(|| format!("removing {}", dir.display())),
-        }
-    }
-    group
-}
-
-/// A disk's node, as `linux.devices` has it, and its use.
-fn device(wanted: &BlockDevice) -> Result<(Value, devices::Rule)> {
-    if !wanted.path.starts_with("/dev/") {
-        return Err(invalid(format!("device path {:?} is not below /dev", wanted.path)));
-    }
-    let found = disk::find(&wanted.serial)?;
-    let node = json!({
-        "path": wanted.path, "type": "b", "major": found.major, "minor": found.minor,
-        "fileMode": wanted.mode & 0o777, "uid": wanted.uid, "gid": wanted.gid,
-    });
-    Ok((node, devices::Rule::disk(found.major, found.minor, wanted.read_only)))
-}
-
-/// Other engines make a working directory that the image lacks. Where it cannot be made,
-/// libcontainer says so when it goes there.
-fn make_cwd(rootfs: &Path, spec: &Spec) {
-    let Some(process) = spec.process() else { return };
-    if let Ok(root) = pathrs::Root::open(rootfs) {
-        if root.resolve(process.cwd()).is_err() {
-            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-            let _ = root.mkdir_all(process.cwd(), &mode);
-        }
-    }
-}
-
-fn none() -> LinuxCapabilities {
-    let mut none = LinuxCapabilities::default();
-    let sets = Some(std::collections::HashSet::new());
-    none.set_bounding(sets.clone()).set_effective(sets.clone()).set_permitted(sets.clone());
-    none.set_inheritable(sets.clone()).set_ambient(sets);
-    none
-}
-
-/// `own` with what the kernel wants of a process that loads a seccomp filter.
-fn with_admin(mut own: LinuxCapabilities) -> LinuxCapabilities {
-    let add = |set: &Option<std::collections::HashSet<Capability>>| {
-        let mut set = set.clone().unwrap_or_default();
-        set.insert(Capability::SysAdmin);
-        Some(set)
-    };
-    let (effective, permitted) = (add(own.effective()), add(own.permitted()));
-    own.set_effective(effective).set_permitted(permitted);
-    own
-}
-
 /// Runs what blocks where it holds up nobody.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.doing(|| "working".into())?
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_in_force_gets_more() {
-        let own = none();
-        let more = with_admin(own.clone());
-        assert!(more.effective().as_ref().unwrap().contains(&Capability::SysAdmin));
-        assert!(more.permitted().as_ref().unwrap().contains(&Capability::SysAdmin));
-        assert_eq!(more.bounding(), own.bounding());
-        assert_eq!(more.inheritable(), own.inheritable());
-    }
-
-    #[test]
-    fn a_device_node_stays_below_dev() {
-        let wanted = BlockDevice { path: "/etc/passwd".into(), ..BlockDevice::default() };
-        let error = device(&wanted).unwrap_err().to_string();
-        assert_eq!(error, "device path \"/etc/passwd\" is not below /dev");
-    }
 }

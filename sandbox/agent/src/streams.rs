@@ -7,7 +7,7 @@ use agent_api::{ACCEPTED, HEADER_MAX, REFUSED};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_vsock::{VsockListener, VsockStream};
+use tokio_vsock::{VMADDR_CID_HOST, VsockListener, VsockStream};
 
 use crate::error::{Result, invalid};
 use crate::guest::Guest;
@@ -32,6 +32,11 @@ pub(crate) async fn accept<F>(
         // The semaphore is never closed.
         let Ok(permit) = pending.clone().acquire_owned().await else { return };
         let mut stream = match listener.accept().await {
+            // Containers may have vsock sockets of their own.
+            Ok((_, peer)) if peer.cid() != VMADDR_CID_HOST => {
+                console::error(&format!("refusing a stream from {peer}, which is not the host"));
+                continue;
+            }
             Ok((stream, _)) => stream,
             Err(error) => {
                 console::error(&format!("accepting a stream: {error}"));
