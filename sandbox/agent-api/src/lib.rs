@@ -45,7 +45,7 @@ macro_rules! protocol {
 pub const PROTOCOL: u32 = protocol!();
 
 /// A text that every agent's program carries, so that its version and protocol can be read from
-/// the file without running it. The agent keeps it by logging it as its first line.
+/// the file without running it. The agent keeps it by saying it where it does not run.
 pub const AGENT_MARK: &str = concat!(
     "bulkhead-agent-mark version=",
     env!("CARGO_PKG_VERSION"),

@@ -44,7 +44,11 @@ fn main() {
     let served = if std::process::id() == 1 {
         boot::boot().and_then(|()| serve::serve(started))
     } else {
-        Err(error::invalid("this program is the first process of a guest and runs nowhere else"))
+        // The mark is what a guest's builder reads from this file.
+        Err(error::invalid(format!(
+            "this program is the first process of a guest and runs nowhere else ({})",
+            agent_api::AGENT_MARK,
+        )))
     };
     match served {
         Ok(()) => console::info("the host is gone or asked for the end: powering off"),
