@@ -57,6 +57,17 @@ pub enum ModuleError {
         /// Who wants it, or nothing.
         wanted_by: String,
     },
+    /// A module that the caller asks for is neither there nor built in.
+    #[error(
+        "{source_of} has no module {name}, and does not list it in modules.builtin; correct the \
+         list of extra modules (a module has its file's name: the target REJECT is in ipt_REJECT)"
+    )]
+    NoExtra {
+        /// Where modules were looked for.
+        source_of: String,
+        /// The module.
+        name: String,
+    },
     /// A module cannot be unpacked.
     #[error("the module {file} cannot be unpacked")]
     Unpack {
@@ -195,9 +206,19 @@ impl ModuleTree {
             choice.welcome(name)?;
         }
         for name in extra {
-            choice.need(name, " (asked for as an extra one)")?;
+            if !self.has(name) {
+                let (source_of, name) = (self.source.clone(), name.clone());
+                return Err(ModuleError::NoExtra { source_of, name });
+            }
+            choice.welcome(name)?;
         }
         Ok(choice.chosen)
+    }
+
+    /// Whether a module is there, as a file or built in.
+    fn has(&self, name: &str) -> bool {
+        let name = canonical(name);
+        self.packed.contains_key(&name) || self.builtin.contains(&name)
     }
 
     fn unpack(&self, packed: &Packed, release: &str) -> Result<(Vec<u8>, Modinfo), ModuleError> {
@@ -234,8 +255,8 @@ struct Choice<'a> {
 
 impl Choice<'_> {
     fn need(&mut self, name: &str, wanted_by: &str) -> Result<(), ModuleError> {
-        if self.welcome(name)? || self.tree.builtin.contains(&canonical(name)) {
-            return Ok(());
+        if self.tree.has(name) {
+            return self.welcome(name);
         }
         Err(ModuleError::Missing {
             source_of: self.tree.source.clone(),
@@ -244,12 +265,12 @@ impl Choice<'_> {
         })
     }
 
-    /// Chooses a module, after those it depends on; whether it is there as a file.
-    fn welcome(&mut self, name: &str) -> Result<bool, ModuleError> {
+    /// Chooses a module, after those it depends on, if it is there as a file.
+    fn welcome(&mut self, name: &str) -> Result<(), ModuleError> {
         let name = canonical(name);
-        let Some(packed) = self.tree.packed.get(&name) else { return Ok(false) };
+        let Some(packed) = self.tree.packed.get(&name) else { return Ok(()) };
         if !self.seen.insert(name.clone()) {
-            return Ok(true);
+            return Ok(());
         }
         let (bytes, info) = self.tree.unpack(packed, self.release)?;
         for wanted in &info.wants {
@@ -259,7 +280,7 @@ impl Choice<'_> {
             self.need(dependency, &format!(" (which {name} depends on)"))?;
         }
         self.chosen.push(Module { name, bytes });
-        Ok(true)
+        Ok(())
     }
 }
 
