@@ -36,8 +36,11 @@ const NAME: &str = "cloud-hypervisor";
 /// The oldest major version: it takes vsock packets of any size from newer guest kernels, and
 /// an image's type instead of guessing it.
 const OLDEST: u32 = 51;
-/// Slots of its PCI bus that the machine's own devices leave.
-const PLACES: usize = 32 - 4;
+/// Its PCI segments of one bus each: the first one's slots that the machine's own devices leave,
+/// and the second one's but for the root.
+const SEGMENTS: u16 = 2;
+const FIRST_SEGMENT: usize = 32 - 4;
+const PLACES: usize = FIRST_SEGMENT + 31;
 /// Places that disks leave to network interfaces and shares.
 const RESERVED: usize = 8;
 /// How many memory modules fit in one of its machines.
@@ -71,8 +74,8 @@ impl Default for CloudHypervisorSettings {
         Self {
             program: NAME.into(),
             landlock: None,
-            launch_deadline: Duration::from_secs(10),
-            command_deadline: Duration::from_secs(10),
+            launch_deadline: Duration::from_secs(20),
+            command_deadline: Duration::from_secs(20),
         }
     }
 }
@@ -246,11 +249,11 @@ struct CloudHypervisorVmm {
 impl CloudHypervisorVmm {
     async fn plug(&self, device: Device) -> Result<(), DriverError> {
         let id = device.id().to_owned();
-        self.places.take(&id)?;
+        let segment = u16::from(self.places.take(&id)? >= FIRST_SEGMENT);
         let plugged = match device {
-            Device::Nic(nic) => self.plug_nic(&nic).await,
-            Device::Disk(disk) => self.plug_disk(&disk).await,
-            Device::Share(share) => self.plug_share(&share).await,
+            Device::Nic(nic) => self.plug_nic(&nic, segment).await,
+            Device::Disk(disk) => self.plug_disk(&disk, segment).await,
+            Device::Share(share) => self.plug_share(&share, segment).await,
         };
         if plugged.is_err() {
             self.places.free(&id);
@@ -258,28 +261,28 @@ impl CloudHypervisorVmm {
         plugged
     }
 
-    async fn plug_nic(&self, nic: &Nic) -> Result<(), DriverError> {
+    async fn plug_nic(&self, nic: &Nic, segment: u16) -> Result<(), DriverError> {
         let mac: Vec<String> = nic.mac.iter().map(|byte| format!("{byte:02x}")).collect();
         // It reads the MTU from the tap, next to which it runs; setting one takes a privilege.
         let body = json!({
-            "id": name(&nic.id), "mac": mac.join(":"), "num_queues": 2, "queue_size": 256,
+            "id": name(&nic.id), "pci_segment": segment, "mac": mac.join(":"), "num_queues": 2, "queue_size": 256,
         });
         self.rest.put("vm.add-net", Some(body), Some(nic.tap.as_fd())).await
     }
 
-    async fn plug_disk(&self, disk: &Disk) -> Result<(), DriverError> {
+    async fn plug_disk(&self, disk: &Disk, segment: u16) -> Result<(), DriverError> {
         check_disk(disk)?;
         let body = json!({
-            "id": name(&disk.id), "path": disk.path, "readonly": disk.read_only,
+            "id": name(&disk.id), "pci_segment": segment, "path": disk.path, "readonly": disk.read_only,
             "serial": disk.id, "image_type": "Raw",
         });
         self.rest.put("vm.add-disk", Some(body), None).await
     }
 
-    async fn plug_share(&self, share: &Share) -> Result<(), DriverError> {
+    async fn plug_share(&self, share: &Share, segment: u16) -> Result<(), DriverError> {
         check_share(share)?;
         let body = json!({
-            "id": name(&share.id), "tag": share.tag, "socket": share.socket,
+            "id": name(&share.id), "pci_segment": segment, "tag": share.tag, "socket": share.socket,
             "num_queues": 1, "queue_size": 1024,
         });
         self.rest.put("vm.add-fs", Some(body), None).await

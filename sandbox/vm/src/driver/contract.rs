@@ -411,7 +411,8 @@ async fn landlock_confines_cloud_hypervisor() {
     let (dir, allowed, other) =
         (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let landlock = Some(vec![allowed.path().to_owned()]);
-    let settings = CloudHypervisorSettings { program, landlock, ..Default::default() };
+    let (launch_deadline, command_deadline) = (SOON / 2, SOON / 2);
+    let settings = CloudHypervisorSettings { program, landlock, launch_deadline, command_deadline };
     let driver = CloudHypervisor::new(Arc::new(RealHost::new().unwrap()), settings);
     let vmm = launched(&driver, &ground.machine(dir.path())).await;
     soon("boot", vmm.boot()).await.unwrap();

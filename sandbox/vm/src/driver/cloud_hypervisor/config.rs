@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::Machine;
 use super::super::check::vsock;
-use super::GUEST_CID;
+use super::{GUEST_CID, SEGMENTS};
 
 /// The body of `vm.create`. `console` is where the serial line goes; with `landlock` the monitor
 /// is confined to the machine's own files and to what lies below these paths.
@@ -33,6 +33,7 @@ pub(super) fn config(
         "payload": {
             "kernel": machine.kernel, "initramfs": machine.initramfs, "cmdline": cmdline.trim(),
         },
+        "platform": { "num_pci_segments": SEGMENTS },
         "vsock": { "cid": GUEST_CID, "socket": vsock(&machine.dir) },
         "rng": { "src": "/dev/urandom" },
         "balloon": { "size": 0, "deflate_on_oom": true, "free_page_reporting": true },
