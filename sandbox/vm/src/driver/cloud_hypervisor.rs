@@ -1,10 +1,11 @@
 //! cloud-hypervisor, driven over its REST interface: the driver for production, where KVM is.
 
 mod config;
+mod devices;
 mod events;
 pub(super) mod landlock;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,20 +17,19 @@ use nix::sys::stat::Mode;
 use sandbox_core::host::{Command, ExitWatch, Host, ProcessMark};
 use sandbox_core::{Exit, Result};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
 use self::events::Removals;
 use super::bounded_log::BoundedLog;
-use super::check::{check, check_disk, check_files, check_share, vsock};
+use super::check::{check, check_files, vsock};
 use super::connect::pair;
 use super::crew::Crew;
 use super::error::DriverError;
 use super::growth::{Growth, modules};
 use super::place::Places;
 use super::rest::Rest;
-use super::{CONSOLE_MAX, Capabilities, Device, Disk, Driver, Machine, Nic, Share, Vmm};
+use super::{CONSOLE_MAX, Capabilities, Device, Driver, Machine, Vmm};
 
 /// The name in the configuration, and of the program.
 const NAME: &str = "cloud-hypervisor";
@@ -246,87 +246,6 @@ struct CloudHypervisorVmm {
     deadline: Duration,
 }
 
-impl CloudHypervisorVmm {
-    async fn plug(&self, device: Device) -> Result<(), DriverError> {
-        let id = device.id().to_owned();
-        let segment = u16::from(self.places.take(&id)? >= FIRST_SEGMENT);
-        let plugged = match device {
-            Device::Nic(nic) => self.plug_nic(&nic, segment).await,
-            Device::Disk(disk) => self.plug_disk(&disk, segment).await,
-            Device::Share(share) => self.plug_share(&share, segment).await,
-        };
-        if plugged.is_err() {
-            self.places.free(&id);
-        }
-        plugged
-    }
-
-    async fn plug_nic(&self, nic: &Nic, segment: u16) -> Result<(), DriverError> {
-        let mac: Vec<String> = nic.mac.iter().map(|byte| format!("{byte:02x}")).collect();
-        // It reads the MTU from the tap, next to which it runs; setting one takes a privilege.
-        let body = json!({
-            "id": name(&nic.id), "pci_segment": segment, "mac": mac.join(":"), "num_queues": 2, "queue_size": 256,
-        });
-        self.rest.put("vm.add-net", Some(body), Some(nic.tap.as_fd())).await
-    }
-
-    async fn plug_disk(&self, disk: &Disk, segment: u16) -> Result<(), DriverError> {
-        check_disk(disk)?;
-        let body = json!({
-            "id": name(&disk.id), "pci_segment": segment, "path": disk.path, "readonly": disk.read_only,
-            "serial": disk.id, "image_type": "Raw",
-        });
-        self.rest.put("vm.add-disk", Some(body), None).await
-    }
-
-    async fn plug_share(&self, share: &Share, segment: u16) -> Result<(), DriverError> {
-        check_share(share)?;
-        let body = json!({
-            "id": name(&share.id), "pci_segment": segment, "tag": share.tag, "socket": share.socket,
-            "num_queues": 1, "queue_size": 1024,
-        });
-        self.rest.put("vm.add-fs", Some(body), None).await
-    }
-
-    async fn unplug(&self, id: &str) -> Result<(), DriverError> {
-        let device = name(id);
-        let gone = self.removals.of(&device);
-        self.rest.put("vm.remove-device", Some(json!({ "id": device })), None).await?;
-        match tokio::time::timeout(self.deadline, gone).await {
-            Ok(Ok(())) => {
-                self.places.free(id);
-                Ok(())
-            }
-            Ok(Err(_)) => Err(DriverError::Closed { program: NAME, call: "removal".to_owned() }),
-            Err(_) => {
-                let (step, after) = (format!("let go of {device}"), self.deadline);
-                Err(DriverError::Deadline { program: "the guest", step, after })
-            }
-        }
-    }
-
-    async fn expand(&self, vcpus: u32, memory: u64) -> Result<(), DriverError> {
-        let mut growth = self.growth.lock().await;
-        growth.check(vcpus, memory)?;
-        let resize = |size: Value| self.rest.put("vm.resize", Some(size), None);
-        let module = growth.next_module(memory);
-        if module > 0 {
-            resize(json!({ "desired_ram": growth.memory() + module })).await?;
-            growth.got_module(module);
-        }
-        if vcpus > growth.vcpus() {
-            resize(json!({ "desired_vcpus": vcpus })).await?;
-            growth.got_vcpus(vcpus);
-        }
-        Ok(())
-    }
-}
-
-/// A device's name: some that begin otherwise are cloud-hypervisor's own.
-fn name(id: &str) -> String {
-    format!("dev-{id}")
-}
-
 #[async_trait]
 impl Vmm for CloudHypervisorVmm {
     fn pid(&self) -> u32 {
@@ -379,6 +298,8 @@ impl Vmm for CloudHypervisorVmm {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
