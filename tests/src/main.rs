@@ -135,14 +135,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Nested(args) => nested(args, &place),
         Command::Up { containerd, newest, vm } => {
             let supplies = Supplies::gather(Wants { newest, vm })?;
-            if let (true, Some(reason)) = (vm, supplies.lacks(Handler::KataContainers)) {
-                return Err(anyhow!(reason));
-            }
             let node = supplies.up(&place, containerd)?;
             println!("bed={}", place.id());
             println!("socket={}", node.socket().display());
             println!("config={}", node.run().join("config.toml").display());
             println!("log={}", node.log().display());
+            if let (true, Some(reason)) = (vm, supplies.lacks(Handler::KataContainers)) {
+                println!("lacks={reason}");
+            }
             Ok(ExitCode::SUCCESS)
         }
         Command::Down { all } => down(all, cli.bed.is_some().then_some(place)),

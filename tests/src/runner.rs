@@ -134,7 +134,7 @@ impl Supplies {
             false => Err(unasked()),
         };
         let vm = match wants.vm {
-            true => vm::gather(&cache).map_err(|e| format!("{e:#}")),
+            true => vm::gather(&cache)?,
             false => Err(unasked()),
         };
         Ok(Self { packages, newest, vm, images })

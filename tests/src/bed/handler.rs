@@ -131,6 +131,8 @@ pub struct Entry {
     pub name: String,
     /// Its `runtime_type`.
     pub runtime_type: &'static str,
+    /// Whether a privileged Pod gets the devices that it names, not all of the host.
+    pub own_devices: bool,
     /// Keys of its `options` table; every value is a string.
     pub options: Vec<(&'static str, String)>,
 }
@@ -214,7 +216,8 @@ impl Paths<'_> {
             Handler::KataContainers => with_file(self.vm_toml(runtime)?, handler.runtime_type())?,
             Handler::GvisorGo => with_file(self.peer_toml(runtime), handler.runtime_type())?,
         };
-        Ok(Entry { name, runtime_type: handler.runtime_type(), options })
+        let (runtime_type, own_devices) = (handler.runtime_type(), handler.is_vm());
+        Ok(Entry { name, runtime_type, own_devices, options })
     }
 
     fn spoil(&self, handler: Handler, fault: Fault, entry: &mut Entry) -> Result<()> {

@@ -31,6 +31,7 @@ impl Traces {
         let running = processes(place).into_values().filter(|line| !is_daemon(line));
         kinds.insert("process", running.collect());
         kinds.insert("mount", mounts(place));
+        kinds.insert("mount elsewhere", mounts_elsewhere(place));
         // The same group in several hierarchies is one thing left.
         let below = |dir: PathBuf| {
             Some(dir.display().to_string().split_once(&place.cgroup())?.1.to_owned())
@@ -129,6 +130,24 @@ pub fn mounts(place: &Place) -> BTreeSet<String> {
     targets.filter(|target| place.is_in(target)).map(str::to_owned).collect()
 }
 
+/// Mount points of the bed in the other mount namespaces that its processes have.
+fn mounts_elsewhere(place: &Place) -> BTreeSet<String> {
+    let space = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let mut looked_at = BTreeSet::from([space("self")]);
+    let mut found = BTreeSet::new();
+    for pid in processes(place).into_keys() {
+        let here = space(&pid.to_string());
+        if !looked_at.insert(here.clone()) {
+            continue;
+        }
+        let name = here.map(|path| path.display().to_string()).unwrap_or_default();
+        let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
+        found.extend(targets.filter(|t| place.is_in(t)).map(|target| format!("{name} {target}")));
+    }
+    found
+}
+
 /// Folders of the bed in every cgroup hierarchy.
 pub fn cgroups(place: &Place) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -194,7 +213,7 @@ pub fn chains(saved: &str, place: &Place) -> BTreeSet<String> {
 /// Chains that the portmap plugin keeps for everybody.
 const SHARED_CHAINS: [&str; 3] = ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"];
 
-/// Bundles, sandbox folders, network namespaces, runsc's state.
+/// Bundles, sandbox folders, network namespaces, runsc's state, machines' folders.
 fn state_files(node: &Node) -> BTreeSet<String> {
     let run = node.run();
     let mut found = BTreeSet::new();
@@ -207,8 +226,10 @@ fn state_files(node: &Node) -> BTreeSet<String> {
         found.extend(paths_in(&run.join(below)));
     }
     found.extend(paths_in(&run.join("state/io.containerd.grpc.v1.cri/containers")));
-    let runsc = node.place().run().join(format!("r{}", node.version.short()));
-    found.extend(files_below(&runsc, |_| true));
+    found.extend(files_below(&node.runsc_root(), |_| true));
+    // Each machine has a folder in its namespace's.
+    found.extend(files_below(&node.vm_root(), |_| true));
+    found.extend(paths_in(&node.vm_root()).iter().flat_map(|dir| paths_in(Path::new(dir))));
     found
 }
 

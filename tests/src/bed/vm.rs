@@ -96,13 +96,20 @@ pub struct VmTools {
     pub guest: PathBuf,
 }
 
-/// Finds, builds and downloads what is not in the cache, or tells why this machine cannot.
-pub fn gather(cache: &Path) -> Result<VmTools> {
+/// Finds, builds and downloads what is not in the cache; the inner error tells what this machine
+/// lacks. That no image can be made of what is there is the outer one: a fault, not a lack.
+pub fn gather(cache: &Path) -> Result<std::result::Result<VmTools, String>> {
+    match parts(cache) {
+        Ok((monitor, virtiofsd, inputs)) => {
+            Ok(Ok(VmTools { monitor, virtiofsd, guest: inputs.image(cache)? }))
+        }
+        Err(e) => Ok(Err(format!("{e:#}"))),
+    }
+}
+
+fn parts(cache: &Path) -> Result<(Monitor, PathBuf, Inputs)> {
     ensure!(cfg!(target_arch = "x86_64"), "the bed's virtual machines are x86-64");
-    let monitor = Monitor::find(cache)?;
-    let virtiofsd = virtiofsd()?;
-    let deb = kernel::deb(cache)?;
-    Ok(VmTools { monitor, virtiofsd, guest: guest(cache, &deb)? })
+    Ok((Monitor::find(cache)?, virtiofsd()?, Inputs::find(cache)?))
 }
 
 /// virtiofsd, where the machine's release puts it.
@@ -134,26 +141,43 @@ fn vsock_device(cache: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The guest made of the agent and the `bulkhead` that were built last, named by what went in.
-fn guest(cache: &Path, deb: &Path) -> Result<PathBuf> {
-    let bulkhead = place::built("bulkhead").context("bulkhead has not been built")?;
-    let agent = place::agent().context("bulkhead-agent has not been built: hack/agent does it")?;
-    let mut digest = Sha256::new();
-    for input in [&bulkhead, &agent, deb] {
-        let bytes = fs::read(input).with_context(|| format!("read {}", input.display()))?;
-        digest.update(Sha256::digest(bytes));
+/// What a guest is made of, and with.
+#[derive(Debug)]
+struct Inputs {
+    bulkhead: PathBuf,
+    agent: PathBuf,
+    kernel: PathBuf,
+}
+
+impl Inputs {
+    fn find(cache: &Path) -> Result<Self> {
+        Ok(Self {
+            bulkhead: place::built("bulkhead").context("bulkhead has not been built")?,
+            agent: place::agent()
+                .context("bulkhead-agent has not been built: hack/agent does it")?,
+            kernel: kernel::deb(cache)?,
+        })
     }
-    let guests = cache.join("guests");
-    let dir = guests.join(&image::hex(&digest.finalize())[..16]);
-    if !dir.exists() {
-        fs::create_dir_all(&guests)?;
-        forget_old(&guests)?;
-        let run = Run::new(&bulkhead).args(["guest", "build", "--agent"]).arg(&agent);
-        let run = run.arg("--kernel-deb").arg(deb).arg("--output").arg(&dir);
-        // The image appears whole or not at all.
-        run.deadline(Duration::from_secs(300)).ok()?;
+
+    /// The image, named by what went in; made unless it is there.
+    fn image(&self, cache: &Path) -> Result<PathBuf> {
+        let mut digest = Sha256::new();
+        for input in [&self.bulkhead, &self.agent, &self.kernel] {
+            let bytes = fs::read(input).with_context(|| format!("read {}", input.display()))?;
+            digest.update(Sha256::digest(bytes));
+        }
+        let guests = cache.join("guests");
+        let dir = guests.join(&image::hex(&digest.finalize())[..16]);
+        if !dir.exists() {
+            fs::create_dir_all(&guests)?;
+            forget_old(&guests)?;
+            let run = Run::new(&self.bulkhead).args(["guest", "build", "--agent"]).arg(&self.agent);
+            let run = run.arg("--kernel-deb").arg(&self.kernel).arg("--output").arg(&dir);
+            // The image appears whole or not at all.
+            run.deadline(Duration::from_secs(300)).ok()?;
+        }
+        Ok(dir)
     }
-    Ok(dir)
 }
 
 fn forget_old(guests: &Path) -> Result<()> {
