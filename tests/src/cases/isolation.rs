@@ -31,7 +31,11 @@ pub(super) const CASES: &[Case] = cases![
 /// `uname` and `dmesg` tell of the wall's own kernel, which is what the wall is about.
 fn whose_kernel(stage: &Stage) -> Result<()> {
     let pod = Pod::run(stage)?;
-    let container = pod.shell("sleep 1000")?;
+    let mut config = shell("sleep 1000");
+    // A guest's kernel keeps its log from ordinary containers, as the host's does.
+    let capabilities = security(&mut config).capabilities.get_or_insert_default();
+    capabilities.add_capabilities = vec!["SYSLOG".to_owned()];
+    let container = pod.start("kernel", config)?;
     let (seen, version) = (container.out("uname -r")?, container.out("cat /proc/version")?);
     let host = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     if stage.handler == Handler::Runc {
