@@ -1,0 +1,73 @@
+//! A directory of mounted secrets.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+
+use super::{Candidate, CredentialError, CredentialSource, Wanted, docker, kubernetes};
+
+/// A directory that holds Secrets as Kubernetes mounts them (`NAME/.dockerconfigjson`, or the key
+/// by itself), Docker configurations (`*.json`) and Secrets as YAML (`*.yaml`, `*.yml`).
+///
+/// It is read anew for every image, so that a Secret may be changed under it.
+#[derive(Clone, Debug)]
+pub struct SecretDirectory(PathBuf);
+
+impl SecretDirectory {
+    /// The directory at that path.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    fn read(&self) -> Result<Vec<Candidate>, CredentialError> {
+        let mut found = Vec::new();
+        for path in entries(&self.0)? {
+            if path.is_dir() {
+                for path in entries(&path)? {
+                    found.extend(file(&path)?);
+                }
+            } else {
+                found.extend(file(&path)?);
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[async_trait]
+impl CredentialSource for SecretDirectory {
+    async fn find(&self, wanted: Wanted<'_>) -> Result<Vec<Candidate>, CredentialError> {
+        self.read()?.find(wanted).await
+    }
+}
+
+/// What is in a directory, by name. The kubelet's own `..data` is reached through the links to it.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, CredentialError> {
+    let error = |source| CredentialError::Read { path: directory.to_owned(), source };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(error)? {
+        let entry = entry.map_err(error)?;
+        if !entry.file_name().to_string_lossy().starts_with("..") {
+            paths.push(entry.path());
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// A file's credentials, if it is named as one that has some.
+fn file(path: &Path) -> Result<Vec<Candidate>, CredentialError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let place = path.display().to_string();
+    let is = |ending: &str| name.ends_with(ending);
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    if name == ".dockercfg" {
+        kubernetes::old_text(&place, &docker::content(path)?)
+    } else if name == ".dockerconfigjson" || is(".json") || is(".yaml") || is(".yml") {
+        kubernetes::secret_text(&place, &docker::content(path)?)
+    } else {
+        Ok(Vec::new())
+    }
+}

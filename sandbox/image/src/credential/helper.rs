@@ -1,0 +1,114 @@
+//! Docker's credential helpers: `docker-credential-NAME get`, the server on its standard input.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sandbox_core::Secret;
+use sandbox_core::host::{Command, Host, Output};
+use serde::Deserialize;
+
+use super::{Candidate, Credential, CredentialError, Pattern};
+
+/// How long a helper may take; some ask a cloud.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The user name that says that the secret is an identity token.
+const TOKEN_USER: &str = "<token>";
+/// What a helper says when it has none, with the exit code 1.
+const NOT_FOUND: &str = "credentials not found";
+/// A server's name fits a pipe many times over.
+const SERVER_LIMIT: usize = 1024;
+
+/// Runs credential helpers.
+#[derive(Clone, Debug)]
+pub struct Helpers {
+    host: Arc<dyn Host>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    #[serde(rename = "ServerURL", default)]
+    server: String,
+    username: String,
+    secret: Secret,
+}
+
+impl Helpers {
+    /// Helpers run through `host` with that environment (they look for `HOME`, `PATH` and a
+    /// cloud's variables).
+    pub fn new(host: Arc<dyn Host>, environment: Vec<(OsString, OsString)>) -> Self {
+        Self { host, environment }
+    }
+
+    /// Asks one helper for the credential of `server`; `place` names it.
+    pub(super) async fn ask(
+        &self,
+        name: &str,
+        server: &str,
+        place: &str,
+    ) -> Result<Option<Candidate>, CredentialError> {
+        let program = format!("docker-credential-{name}");
+        let place = place.to_owned();
+        let wrong = |why: String| CredentialError::Helper {
+            program: program.clone(),
+            place: place.clone(),
+            why,
+        };
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        if !name.bytes().all(fine) {
+            return Err(wrong("its name must be letters, digits, '-', '_' and '.'".to_owned()));
+        }
+        let pattern = Pattern::parse(server).map_err(|error| wrong(error.to_string()))?;
+        let command = self.command(&program, server).map_err(|error| wrong(error.to_string()))?;
+        let output = self.host.run(command, PATIENCE).await.map_err(|source| {
+            CredentialError::Run { program: program.clone(), place: place.clone(), source }
+        })?;
+        let Some(credential) = read(output, &pattern).map_err(wrong)? else { return Ok(None) };
+        let origin = format!("{place}: {program}");
+        Ok(Some(Candidate { credential, pattern, origin }))
+    }
+
+    fn command(&self, program: &str, server: &str) -> std::io::Result<Command> {
+        if server.len() > SERVER_LIMIT {
+            return Err(std::io::Error::other("the server's name is too long"));
+        }
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        std::fs::File::from(writer).write_all(server.as_bytes())?;
+        let mut command = Command::new(program).arg("get").stdin(reader);
+        for (key, value) in &self.environment {
+            command = command.env(key, value);
+        }
+        Ok(command)
+    }
+}
+
+fn read(output: Output, asked: &Pattern) -> Result<Option<Credential>, String> {
+    let (success, status) = (output.success(), output.exit.status);
+    let stdout = Secret::new(output.stdout);
+    if !success {
+        let text = stdout.expose_text().unwrap_or_default().trim();
+        return match text {
+            text if text.starts_with(NOT_FOUND) => Ok(None),
+            "" => Err(format!("it ended with {status} and said nothing")),
+            _ if text.contains(['{', '"']) => Err(format!("it ended with {status}")),
+            text => Err(format!("it ended with {status}: {}", crate::text::line(text))),
+        };
+    }
+    let wrong = "its answer is not JSON with ServerURL, Username and Secret";
+    let answer: Answer = serde_json::from_slice(stdout.expose()).map_err(|_| wrong.to_owned())?;
+    let server = Pattern::parse(&answer.server);
+    if !answer.server.is_empty() && !server.is_ok_and(|server| server == *asked) {
+        let server = crate::text::line(&answer.server);
+        return Err(format!("it was asked for {asked} and answered for {server:?}"));
+    }
+    if answer.secret.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(match answer.username.as_str() {
+        TOKEN_USER => Credential::Identity(answer.secret),
+        username => Credential::Basic { username: username.to_owned(), password: answer.secret },
+    }))
+}
