@@ -201,12 +201,24 @@ impl Auth {
             (Challenge::Basic, None) => return Err(unfit("it wants a user and a password")),
             (Challenge::Bearer { .. }, credential) => {
                 let request = self.request(transport, challenge)?;
-                let token: Secret = token::fetch(transport, &request, credential).await?;
+                let token = token::fetch(transport, &request, credential).await;
+                let token: Secret = token.map_err(|fault| self.redacted(fault))?;
                 (token::header("Bearer ", &token), true)
             }
         };
         let header = secret_header.ok_or_else(|| unfit("it cannot be sent in an HTTP header"))?;
         Ok(Shown { header, candidate: at, fetched, taken: false })
+    }
+
+    /// A server may know more secrets than the one that it was shown last.
+    fn redacted(&self, fault: NoToken) -> NoToken {
+        match fault {
+            NoToken::Refused(why) => NoToken::Refused(self.redact(&why)),
+            NoToken::Failed(RegistryError::TokenServer { host, realm, why }) => {
+                NoToken::Failed(RegistryError::TokenServer { host, realm, why: self.redact(&why) })
+            }
+            NoToken::Failed(other) => NoToken::Failed(other),
+        }
     }
 
     fn request(

@@ -194,9 +194,7 @@ impl RegistryError {
         let mut why = String::new();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = error.source();
         while let Some(error) = cause {
-            let io = error.downcast_ref::<std::io::Error>();
-            let nested = io.and_then(|io| io.get_ref()).and_then(|it| it.downcast_ref());
-            if let Some(tls) = nested.or_else(|| error.downcast_ref::<rustls::Error>()) {
+            if let Some(tls) = tls_error(error) {
                 return Self::Untrusted { host, why: tls_fault(tls) };
             }
             why = error.to_string();
@@ -207,6 +205,17 @@ impl RegistryError {
         }
         let why = if error.is_timeout() { "no answer in time".to_owned() } else { why };
         if error.is_connect() { Self::Connect { host, why } } else { Self::Transport { host, why } }
+    }
+}
+
+/// The TLS error in a chain of I/O errors, whose `source` would pass it over.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut error = error;
+    loop {
+        if let Some(tls) = error.downcast_ref() {
+            return Some(tls);
+        }
+        error = error.downcast_ref::<std::io::Error>()?.get_ref()?;
     }
 }
 

@@ -1,0 +1,26 @@
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! Pulls from registries: one made here that does whatever a test wants, and Debian's
+//! `docker-registry` where it is there (`BULKHEAD_REGISTRY` or `PATH`).
+
+#[path = "pulls/bed.rs"]
+mod bed;
+#[path = "pulls/credentials.rs"]
+mod credentials;
+#[path = "pulls/daemon.rs"]
+mod daemon;
+#[path = "pulls/faults.rs"]
+mod faults;
+#[path = "pulls/hosts.rs"]
+mod hosts;
+#[path = "pulls/image.rs"]
+mod image;
+#[path = "pulls/leaks.rs"]
+mod leaks;
+#[path = "pulls/pki.rs"]
+mod pki;
+#[path = "pulls/real.rs"]
+mod real;
+#[path = "pulls/server.rs"]
+mod server;
+#[path = "pulls/tokens.rs"]
+mod tokens;

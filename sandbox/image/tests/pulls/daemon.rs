@@ -1,0 +1,150 @@
+//! Debian's `docker-registry`, where it is there.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sandbox_core::host::{Command, Host as _, RealHost};
+
+use crate::image::{Image, digest};
+use crate::pki::Authority;
+
+/// How long it may take to come up.
+const START: Duration = Duration::from_secs(20);
+/// bcrypt of `hunter2-p@ss`, which is bob's.
+const BOB: &str = "bob:$2y$05$abcdefghijklmnopqrstuu2.aJWkflRJm7g8cV362Wq1DUuS8s5D.";
+pub(crate) const PASSWORD: &str = "hunter2-p@ss";
+
+/// The registry's program; without one its tests say why they are skipped.
+pub(crate) fn program() -> Option<PathBuf> {
+    let named = std::env::var_os("BULKHEAD_REGISTRY").map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("docker-registry"));
+    let runs = |file: &PathBuf| {
+        fs::metadata(file).is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
+    };
+    let program = named.into_iter().chain(found).find(runs);
+    if program.is_none() {
+        eprintln!(
+            "skipped: no docker-registry (Debian's package) in PATH, and BULKHEAD_REGISTRY names none"
+        );
+    }
+    program
+}
+
+/// Who may pull.
+pub(crate) enum Access<'a> {
+    Everybody,
+    /// bob, by his password.
+    Users,
+    /// Whoever has a token of this realm, signed by that authority.
+    Tokens {
+        realm: &'a str,
+    },
+}
+
+/// A running registry; it ends with this value.
+pub(crate) struct Daemon {
+    pub(crate) address: SocketAddr,
+    pid: u32,
+    /// Collects the exit.
+    _host: RealHost,
+}
+
+impl Daemon {
+    /// Starts one over the storage in `directory`, with TLS if it gets an authority.
+    pub(crate) async fn start(
+        program: &Path,
+        directory: &Path,
+        access: Access<'_>,
+        authority: Option<&Authority>,
+    ) -> Self {
+        fs::create_dir_all(directory.join("storage")).unwrap();
+        fs::write(directory.join("htpasswd"), BOB).unwrap();
+        // Free a moment ago; nobody else asks for this one.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut config = format!(
+            "version: 0.1\nlog: {{level: debug}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: {address}\n",
+            directory.join("storage").display()
+        );
+        if let Some(authority) = authority {
+            let name = format!("registry-{}", address.port());
+            authority.sign(&name, "127.0.0.1");
+            let file = |ending: &str| authority.ca().with_file_name(format!("{name}.{ending}"));
+            let (pem, key) = (file("pem"), file("key"));
+            config.push_str(&format!(
+                "  tls: {{certificate: {}, key: {}}}\n",
+                pem.display(),
+                key.display()
+            ));
+        }
+        match (access, authority) {
+            (Access::Everybody, _) => {}
+            (Access::Users, _) => {
+                let file = directory.join("htpasswd");
+                config.push_str(&format!("auth: {{htpasswd: {{realm: r, path: {}}}}}\n", file.display()));
+            }
+            (Access::Tokens { realm }, Some(authority)) => config.push_str(&format!(
+                "auth: {{token: {{realm: {realm:?}, service: reg, issuer: tests, rootcertbundle: {}}}}}\n",
+                authority.ca().display()
+            )),
+            (Access::Tokens { .. }, None) => panic!("tokens want an authority"),
+        }
+        let path = directory.join(format!("config-{}.yml", address.port()));
+        fs::write(&path, config).unwrap();
+        let log =
+            fs::OpenOptions::new().create(true).append(true).open(directory.join("log")).unwrap();
+        let command = Command::new(program)
+            .arg("serve")
+            .arg(&path)
+            .stdout(log.try_clone().unwrap().into())
+            .stderr(log.into());
+        let host = RealHost::new().unwrap();
+        let pid = host.spawn(command).unwrap().pid;
+        let daemon = Self { address, pid, _host: host };
+        let start = Instant::now();
+        while TcpStream::connect(address).is_err() {
+            let log = || fs::read_to_string(directory.join("log")).unwrap_or_default();
+            assert!(start.elapsed() < START, "docker-registry does not come up: {}", log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        daemon
+    }
+
+    pub(crate) fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Pushes an image to a registry that everybody may write to.
+    pub(crate) async fn push(&self, repository: &str, image: &Image) {
+        let base = format!("http://{}/v2/{repository}", self.address);
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        for (name, bytes) in &image.blobs {
+            let upload = client.post(format!("{base}/blobs/uploads/")).send().await.unwrap();
+            let location = upload.headers()["location"].to_str().unwrap().to_owned();
+            let put = client.put(format!("{location}&digest={name}")).body(bytes.clone());
+            assert_eq!(put.send().await.unwrap().status(), 201);
+        }
+        // What an index names must be there before it.
+        let mut manifests: Vec<_> = image.manifests.iter().collect();
+        manifests.sort_by_key(|(_, (kind, _))| kind == crate::image::INDEX);
+        for (selector, (kind, bytes)) in manifests {
+            let put =
+                client.put(format!("{base}/manifests/{selector}")).header("content-type", kind);
+            let status = put.body(bytes.clone()).send().await.unwrap().status();
+            assert_eq!(status, 201, "{selector} {}", digest(bytes));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.pid).unwrap());
+        // It may have ended by itself; then the test has said so.
+        let _ = kill(pid, Signal::SIGKILL);
+    }
+}
