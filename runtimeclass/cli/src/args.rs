@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cgroup::Driver;
+use crate::credential_provider::args::ProviderArgs;
 use crate::manifest::PullPolicy;
+use crate::pull::args::PullArgs;
 
 /// Tries Pods and their runtime handlers on this node, without a cluster.
 #[derive(Debug, Parser)]
@@ -50,6 +52,10 @@ pub(crate) enum Command {
     /// Make, check or show the image that VM Pods boot
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// Pull an image with its registry credential, for a handler or into a directory, or tell why it does not come
+    Pull(PullArgs),
+    /// The kubelet's image credential provider: a request on the standard input, the answer on the standard output
+    CredentialProvider(ProviderArgs),
 }
 
 /// `bulkhead guest`.

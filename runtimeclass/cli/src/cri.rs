@@ -88,6 +88,7 @@ impl CriError {
 pub(crate) struct Cri {
     runtime: RuntimeServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    channel: Channel,
 }
 
 /// The socket's path in an endpoint such as `unix:///run/containerd/containerd.sock`.
@@ -162,12 +163,19 @@ impl Cri {
         let cri = Self {
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_LIMIT),
-            images: ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
+            images: ImageServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_LIMIT),
+            channel,
         };
         let version = VersionRequest { version: "v1".to_owned() };
         let result = cri.runtime.clone().version(deadline(version, READ)).await;
         answer("ask for the CRI version at", endpoint, result)?;
         Ok(cri)
+    }
+
+    /// The connection itself, for what is no part of CRI.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     /// Who manages the cgroups of Pods with this handler.
@@ -202,9 +210,23 @@ fn configured_systemd(config: &str, handler: &str) -> bool {
     containerd["runtimes"][handler]["options"]["SystemdCgroup"].as_bool().unwrap_or_default()
 }
 
+/// The names of the handlers in containerd's configuration as JSON.
+fn configured_handlers(config: &str) -> Vec<String> {
+    let config: serde_json::Value = serde_json::from_str(config).unwrap_or_default();
+    let runtimes = config["containerd"]["runtimes"].as_object();
+    runtimes.map(|all| all.keys().cloned().collect()).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_handlers_of_old_runtimes() {
+        let config = r#"{"containerd":{"runtimes":{"runc":{},"gvisor":{}}}}"#;
+        assert_eq!(configured_handlers(config), ["gvisor", "runc"]);
+        assert!(configured_handlers("").is_empty());
+    }
 
     #[test]
     fn the_cgroup_driver_of_old_runtimes() {

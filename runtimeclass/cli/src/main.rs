@@ -6,6 +6,7 @@
 
 mod args;
 mod cgroup;
+mod credential_provider;
 mod cri;
 mod down;
 mod exec;
@@ -19,11 +20,11 @@ mod names;
 mod node;
 mod play;
 mod pod;
+mod pull;
 mod quantity;
 #[cfg(test)]
 mod readme_tests;
 mod registry;
-mod sensitive;
 mod show;
 mod state;
 mod stream;
@@ -75,6 +76,8 @@ async fn run(cli: &Cli) -> Result<u8, Box<dyn Error>> {
         }
         Command::Ps => show::ps(&Cri::connect(endpoint).await?).await?,
         Command::Guest(command) => guest::run(command).await?,
+        Command::Pull(args) => pull::run(endpoint, args).await?,
+        Command::CredentialProvider(args) => credential_provider::run(args).await?,
     };
     Ok(code)
 }

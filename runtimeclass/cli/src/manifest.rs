@@ -7,7 +7,6 @@ mod check;
 use std::collections::BTreeMap;
 
 use crate::quantity::Quantity;
-use crate::sensitive::Sensitive;
 
 /// All objects of all files.
 #[derive(Debug, Default)]
@@ -39,7 +38,7 @@ pub(crate) struct Secret {
     pub(crate) document: String,
     pub(crate) meta: Metadata,
     pub(crate) kind: String,
-    pub(crate) data: BTreeMap<String, Sensitive>,
+    pub(crate) data: BTreeMap<String, sandbox_core::Secret>,
 }
 
 /// A ConfigMap.

@@ -1,141 +1,52 @@
-//! Registry credentials from `imagePullSecrets`.
-//!
-//! A credential is handed out only for exactly the host that it was stored for.
+//! Registry credentials as CRI wants them.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use k8s_cri::v1::AuthConfig;
-use serde_json::Value;
+use sandbox_image::credential::{CredentialError, CredentialSource as _, Wanted, pull_secret};
+use sandbox_image::{Candidate, Credential, Place, Sources};
 
-use crate::manifest::{Manifest, Pod, Secret};
-use crate::sensitive::Sensitive;
+use crate::manifest::{Manifest, Pod};
 
-/// The host that an image reference without one means.
-const DEFAULT_HOST: &str = "docker.io";
-
-/// A user of a registry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Credential {
-    host: String,
-    username: String,
-    password: Sensitive,
-}
-
-/// Why a Secret holds no credentials.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CredentialError {
-    /// Another type of Secret.
-    #[error(
-        "{document}: Secret of type {kind:?} cannot be an imagePullSecret; it must be kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg"
-    )]
-    Type {
-        /// The Secret's document.
-        document: String,
-        /// Its type.
-        kind: String,
-    },
-    /// The content is not what the type says.
-    #[error("{document}: data[{key:?}] is not a Docker configuration: {why}")]
-    Content {
-        /// The Secret's document.
-        document: String,
-        /// The key.
-        key: &'static str,
-        /// What is wrong, without any value.
-        why: &'static str,
-    },
-}
-
-impl Credential {
-    /// The message for the runtime, bound to the registry's host.
-    pub(crate) fn auth(&self) -> AuthConfig {
-        AuthConfig {
-            username: self.username.clone(),
-            password: self.password.expose_text().unwrap_or_default().to_owned(),
-            server_address: format!("https://{}", server(&self.host)),
-            ..AuthConfig::default()
-        }
-    }
-}
-
-/// All credentials of the Pod's `imagePullSecrets` for the image's registry, in order.
-pub(crate) fn credentials(
-    manifest: &Manifest,
-    pod: &Pod,
-    image: &str,
-) -> Result<Vec<Credential>, CredentialError> {
-    let host = image_host(image);
-    let mut found = Vec::new();
+/// The credentials of the Pod's `imagePullSecrets`; those that are not in the files give none.
+pub(crate) fn pull_secrets(manifest: &Manifest, pod: &Pod) -> Result<Sources, CredentialError> {
+    let mut sources = Sources::none();
     for name in &pod.image_pull_secrets {
         if let Some(secret) = manifest.secret(&pod.meta.namespace, name) {
-            found.extend(read(secret)?.into_iter().filter(|credential| credential.host == host));
+            sources.push(pull_secret(&secret.document, &secret.kind, &secret.data)?);
         }
     }
-    Ok(found)
+    Ok(sources)
 }
 
-/// The registry's host, with its port, in an image reference.
-fn image_host(image: &str) -> String {
-    let first = image.split_once('/').map(|(first, _)| first);
-    let host = first.filter(|first| first.contains(['.', ':']) || *first == "localhost");
-    canonical(host.unwrap_or(DEFAULT_HOST))
+/// The credentials for a place, in the order of trial.
+pub(crate) async fn candidates(
+    sources: &Sources,
+    place: &Place,
+) -> Result<Vec<Candidate>, CredentialError> {
+    sources.find(Wanted::Place(place)).await
 }
 
-/// Docker's own registry has several names.
-fn canonical(host: &str) -> String {
-    match host {
-        "index.docker.io" | "registry-1.docker.io" => DEFAULT_HOST.to_owned(),
-        other => other.to_ascii_lowercase(),
-    }
-}
-
-fn server(host: &str) -> &str {
-    if host == DEFAULT_HOST { "registry-1.docker.io" } else { host }
-}
-
-fn read(secret: &Secret) -> Result<Vec<Credential>, CredentialError> {
-    let (key, nested) = match secret.kind.as_str() {
-        "kubernetes.io/dockerconfigjson" => (".dockerconfigjson", true),
-        "kubernetes.io/dockercfg" => (".dockercfg", false),
-        kind => {
-            let (document, kind) = (secret.document.clone(), kind.to_owned());
-            return Err(CredentialError::Type { document, kind });
+/// The message for the runtime, bound to the registry's host: without the address the runtime
+/// would show the credential to mirrors too.
+pub(crate) fn auth(credential: &Credential, place: &Place) -> AuthConfig {
+    let secret = credential.secret().expose_text().unwrap_or_default().to_owned();
+    let bound = AuthConfig {
+        server_address: format!("https://{}", place.server()),
+        ..AuthConfig::default()
+    };
+    match credential {
+        Credential::Basic { username, .. } => {
+            AuthConfig { username: username.clone(), password: secret, ..bound }
         }
-    };
-    let wrong = |why| CredentialError::Content { document: secret.document.clone(), key, why };
-    let bytes = secret.data.get(key).ok_or_else(|| wrong("the key is missing"))?;
-    let config: Value =
-        serde_json::from_slice(bytes.expose()).map_err(|_| wrong("it is not JSON"))?;
-    let entries = if nested { config.get("auths") } else { Some(&config) };
-    let entries = entries.and_then(Value::as_object).ok_or_else(|| wrong("it has no hosts"))?;
-    let credential = |(place, entry): (&String, &Value)| {
-        let host = canonical(host_of(place));
-        let (username, password) = user(entry).ok_or_else(|| {
-            wrong("an entry has neither username and password nor a base64 auth of both")
-        })?;
-        Ok(Credential { host, username, password: Sensitive::new(password) })
-    };
-    entries.iter().map(credential).collect()
-}
-
-/// `https://host/v1/`, `host/path` or `host` to `host`.
-fn host_of(place: &str) -> &str {
-    let bare = place.strip_prefix("https://").or_else(|| place.strip_prefix("http://"));
-    bare.unwrap_or(place).split('/').next().unwrap_or_default()
-}
-
-fn user(entry: &Value) -> Option<(String, String)> {
-    let text = |key: &str| entry.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    if let (Some(username), Some(password)) = (text("username"), text("password")) {
-        return Some((username.to_owned(), password.to_owned()));
+        Credential::Identity(_) => AuthConfig { identity_token: secret, ..bound },
+        Credential::Registry(_) => AuthConfig { registry_token: secret, ..bound },
     }
-    let decoded = String::from_utf8(STANDARD.decode(text("auth")?).ok()?).ok()?;
-    let (username, password) = decoded.split_once(':')?;
-    Some((username.to_owned(), password.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
+    use sandbox_core::Secret;
+    use sandbox_image::Reference;
+
     use super::*;
     use crate::yaml::{Findings, read_text};
 
@@ -151,23 +62,30 @@ mod tests {
         manifest
     }
 
-    fn users(manifest: &Manifest, image: &str) -> Vec<(String, String)> {
-        let found = credentials(manifest, &manifest.pods[0], image).unwrap();
-        found.iter().map(Credential::auth).map(|it| (it.username, it.password)).collect()
+    fn auths(manifest: &Manifest, image: &str) -> Vec<(String, String, String)> {
+        let reference: Reference = image.parse().unwrap();
+        let sources = pull_secrets(manifest, &manifest.pods[0]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let found = runtime.block_on(candidates(&sources, reference.place())).unwrap();
+        let auth = found.iter().map(|it| auth(&it.credential, reference.place()));
+        auth.map(|it| (it.username, it.password, it.server_address)).collect()
     }
 
     #[test]
-    fn only_the_exact_host_gets_them() {
+    fn only_the_host_that_it_is_for_gets_a_credential() {
         let config = r#"{"auths":{"reg.example:5000":{"username":"u","password":"p"},"https://index.docker.io/v1/":{"auth":"aHViOmE6Yg=="}}}"#;
         let manifest = manifest("kubernetes.io/dockerconfigjson", ".dockerconfigjson", config);
-        let user = |name: &str, password: &str| vec![(name.to_owned(), password.to_owned())];
-        assert_eq!(users(&manifest, "reg.example:5000/a/b:1"), user("u", "p"));
-        assert_eq!(users(&manifest, "busybox"), user("hub", "a:b"));
-        assert_eq!(users(&manifest, "library/busybox"), user("hub", "a:b"));
+        let user = |name: &str, password: &str, server: &str| {
+            vec![(name.to_owned(), password.to_owned(), format!("https://{server}"))]
+        };
+        let hub = user("hub", "a:b", "registry-1.docker.io");
+        assert_eq!(auths(&manifest, "reg.example:5000/a/b:1"), user("u", "p", "reg.example:5000"));
+        assert_eq!(auths(&manifest, "busybox"), hub);
+        assert_eq!(auths(&manifest, "library/busybox"), hub);
         for other in
             ["reg.example/a/b", "reg.example:5001/a", "x.reg.example:5000/a", "localhost/a"]
         {
-            assert_eq!(users(&manifest, other), [], "{other}");
+            assert_eq!(auths(&manifest, other), [], "{other}");
         }
     }
 
@@ -175,40 +93,44 @@ mod tests {
     fn the_old_form_is_read_too() {
         let config = r#"{"reg.example":{"auth":"dTpw"}}"#;
         let manifest = manifest("kubernetes.io/dockercfg", ".dockercfg", config);
-        assert_eq!(users(&manifest, "reg.example/a"), [("u".to_owned(), "p".to_owned())]);
+        let wanted = [("u".to_owned(), "p".to_owned(), "https://reg.example".to_owned())];
+        assert_eq!(auths(&manifest, "reg.example/a"), wanted);
     }
 
     #[test]
-    fn faults_never_show_a_value() {
+    fn tokens_have_fields_of_their_own() {
+        let reference: Reference = "reg.example/a".parse().unwrap();
+        let identity = auth(&Credential::Identity(Secret::new("it")), reference.place());
+        assert_eq!((identity.identity_token.as_str(), identity.password.as_str()), ("it", ""));
+        let registry = auth(&Credential::Registry(Secret::new("rt")), reference.place());
+        assert_eq!(registry.registry_token, "rt");
+    }
+
+    #[test]
+    fn faults_name_the_document_and_never_a_value() {
         for (kind, key, config, wanted) in [
             (
                 "Opaque",
                 "x",
                 "hunter2",
-                "f: document 1 (Secret default/pull): Secret of type \"Opaque\" cannot be an imagePullSecret; it must be kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg",
+                "f: document 1 (Secret default/pull): Secret of type \"Opaque\" cannot be an imagePullSecret",
             ),
             (
                 "kubernetes.io/dockerconfigjson",
                 "x",
                 "hunter2",
-                "f: document 1 (Secret default/pull): data[\".dockerconfigjson\"] is not a Docker configuration: the key is missing",
-            ),
-            (
-                "kubernetes.io/dockercfg",
-                ".dockercfg",
-                "hunter2",
-                "f: document 1 (Secret default/pull): data[\".dockercfg\"] is not a Docker configuration: it is not JSON",
+                "f: document 1 (Secret default/pull): data[\".dockerconfigjson\"]: is missing",
             ),
             (
                 "kubernetes.io/dockercfg",
                 ".dockercfg",
                 r#"{"h":{"auth":"hunter2"}}"#,
-                "f: document 1 (Secret default/pull): data[\".dockercfg\"] is not a Docker configuration: an entry has neither username and password nor a base64 auth of both",
+                "f: document 1 (Secret default/pull): data[\".dockercfg\"]: entry \"h\": it has neither",
             ),
         ] {
             let manifest = manifest(kind, key, config);
-            let error = credentials(&manifest, &manifest.pods[0], "h/a").unwrap_err();
-            assert_eq!(error.to_string(), wanted);
+            let error = pull_secrets(&manifest, &manifest.pods[0]).unwrap_err().to_string();
+            assert!(error.starts_with(wanted) && !error.contains("hunter2"), "{error}");
         }
     }
 }

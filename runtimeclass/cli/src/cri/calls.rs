@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use k8s_cri::v1::{
-    AttachRequest, AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatus,
+    AttachRequest, Container, ContainerConfig, ContainerFilter, ContainerStatus,
     ContainerStatusRequest, CreateContainerRequest, ExecRequest, ExecSyncRequest, ExecSyncResponse,
     Image, ImageSpec, ImageStatusRequest, ListContainersRequest, ListPodSandboxRequest, PodSandbox,
     PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, PodSandboxStatusRequest,
     PullImageRequest, RemovePodSandboxRequest, RunPodSandboxRequest, StartContainerRequest,
-    StopContainerRequest, StopPodSandboxRequest,
+    StatusRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 use tonic::Request;
 
-use super::{CHANGE, Cri, CriError, PULL, READ, answer, deadline, patient};
+use super::{CHANGE, Cri, CriError, PULL, READ, answer, configured_handlers, deadline, patient};
 
 impl Cri {
     /// The image of that reference on this node.
@@ -27,18 +27,35 @@ impl Cri {
         Ok(patient("look for image", reference, status, READ, call).await?.image)
     }
 
-    /// Pulls an image.
+    /// Pulls an image; its id. A message about `reference` never holds the request, which has the credential.
     pub(crate) async fn pull(
         &self,
         reference: &str,
-        auth: Option<AuthConfig>,
-        sandbox: &PodSandboxConfig,
-    ) -> Result<(), CriError> {
-        let image = ImageSpec { image: reference.to_owned(), ..ImageSpec::default() };
-        let pull =
-            PullImageRequest { image: Some(image), auth, sandbox_config: Some(sandbox.clone()) };
+        pull: PullImageRequest,
+    ) -> Result<String, CriError> {
         let result = self.images.clone().pull_image(deadline(pull, PULL)).await;
-        answer("pull image", reference, result).map(drop)
+        Ok(answer("pull image", reference, result)?.image_ref)
+    }
+
+    /// The runtime's handlers; none if it does not say.
+    pub(crate) async fn handlers(&self) -> Result<Vec<String>, CriError> {
+        let status = StatusRequest { verbose: true };
+        let call = |request| {
+            let mut runtime = self.runtime.clone();
+            async move { runtime.status(request).await }
+        };
+        let status = patient("ask the runtime for", "its handlers", status, READ, call).await?;
+        let mut names: Vec<String> = status
+            .runtime_handlers
+            .into_iter()
+            .map(|it| it.name)
+            .filter(|it| !it.is_empty())
+            .collect();
+        if let (true, Some(config)) = (names.is_empty(), status.info.get("config")) {
+            names = configured_handlers(config);
+        }
+        names.sort();
+        Ok(names)
     }
 
     /// The sandboxes with these labels.

@@ -1,13 +1,17 @@
 //! Images: found on this node, or pulled.
 
 use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, stderr};
+use std::sync::Arc;
 
 use k8s_cri::v1::{Image, PodSandboxConfig};
+use sandbox_image::Reference;
 
 use crate::cri::{Cri, CriError};
 use crate::manifest::{Manifest, Pod, PullPolicy};
-use crate::pod::ImageFacts;
-use crate::registry::{self, CredentialError};
+use crate::pod::{ImageFacts, handler};
+use crate::pull::{Bars, PullError, Wanted, into_runtime};
+use crate::registry;
 
 /// Why an image is not there.
 #[derive(Debug, thiserror::Error)]
@@ -15,9 +19,9 @@ pub(crate) enum ImageError {
     /// The runtime refused.
     #[error(transparent)]
     Cri(#[from] CriError),
-    /// An imagePullSecret is not one.
+    /// It was not pulled.
     #[error(transparent)]
-    Credential(#[from] CredentialError),
+    Pull(#[from] PullError),
     /// The policy forbids a pull.
     #[error(
         "image {0:?} is not on this node, and the pull policy is Never; import it, or pass --pull missing"
@@ -60,27 +64,18 @@ fn facts(image: Image) -> ImageFacts {
     ImageFacts { id: image.id, uid: image.uid.map(|uid| uid.value), username: image.username }
 }
 
-/// Pulls with each credential for the registry in turn; without any as nobody.
+/// Pulls with the Pod's `imagePullSecrets`, for the Pod's handler.
 async fn pull(
     cri: &Cri,
     manifest: &Manifest,
     pod: &Pod,
-    reference: &str,
+    image: &str,
     sandbox: &PodSandboxConfig,
 ) -> Result<Image, ImageError> {
-    eprintln!("bulkhead: pulling {reference}");
-    let credentials = registry::credentials(manifest, pod, reference)?;
-    let mut attempts: Vec<_> = credentials.iter().map(|it| Some(it.auth())).collect();
-    if attempts.is_empty() {
-        attempts.push(None);
-    }
-    let mut result = Ok(());
-    for auth in attempts {
-        result = cri.pull(reference, auth, sandbox).await;
-        if result.is_ok() {
-            break;
-        }
-    }
-    result?;
-    cri.image(reference).await?.ok_or_else(|| ImageError::Lost(reference.to_owned()))
+    let reference: Reference = image.parse().map_err(PullError::from)?;
+    let sources = registry::pull_secrets(manifest, pod).map_err(PullError::from)?;
+    let (bars, handler) = (Arc::new(Bars::new(stderr().is_terminal())), handler(manifest, pod));
+    let wanted = Wanted { image, reference: &reference, handler: &handler, sandbox: Some(sandbox) };
+    into_runtime(cri, wanted, &sources, &bars).await?;
+    cri.image(image).await?.ok_or_else(|| ImageError::Lost(image.to_owned()))
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{ConvertError, Source, expand};
 use crate::manifest::{Container, DataKind, EnvValue, EnvVar, PodField};
-use crate::sensitive::Sensitive;
+use sandbox_core::Secret;
 
 /// Variables in their order, the last value of each name winning.
 #[derive(Debug, Default)]
@@ -54,18 +54,18 @@ pub(crate) fn environment(
     Ok(environment)
 }
 
-fn all_keys(source: Source<'_>, kind: &DataKind, name: &str) -> Vec<(String, Sensitive)> {
+fn all_keys(source: Source<'_>, kind: &DataKind, name: &str) -> Vec<(String, Secret)> {
     let namespace = &source.pod.meta.namespace;
     match kind {
         DataKind::ConfigMap => {
             let map = source.manifest.config_map(namespace, name);
             let entry =
-                |(key, value): (&String, &String)| (key.clone(), Sensitive::new(value.as_str()));
+                |(key, value): (&String, &String)| (key.clone(), Secret::new(value.as_str()));
             map.map(|map| map.data.iter().map(entry).collect()).unwrap_or_default()
         }
         DataKind::Secret => {
             let secret = source.manifest.secret(namespace, name);
-            let entry = |(key, value): (&String, &Sensitive)| (key.clone(), value.clone());
+            let entry = |(key, value): (&String, &Secret)| (key.clone(), value.clone());
             secret.map(|secret| secret.data.iter().map(entry).collect()).unwrap_or_default()
         }
     }
@@ -89,7 +89,7 @@ fn value(
     }
 }
 
-fn text(value: &Sensitive, path: &str, key: &str, name: &str) -> Result<String, ConvertError> {
+fn text(value: &Secret, path: &str, key: &str, name: &str) -> Result<String, ConvertError> {
     value.expose_text().map(str::to_owned).ok_or_else(|| ConvertError::NotText {
         path: path.to_owned(),
         key: key.to_owned(),

@@ -9,14 +9,16 @@ use super::reader::{Fields, Node};
 use super::{meta, resources};
 use crate::manifest::{ConfigMap, RuntimeClass, Secret};
 use crate::names;
-use crate::sensitive::Sensitive;
 
 /// Reads a Secret; `stringData` wins over `data`, as in Kubernetes.
 pub(super) fn secret(document: &str, mut fields: Fields<'_>) -> Secret {
     let meta = meta::metadata(&mut fields, names::subdomain);
     let kind = fields.string("type").unwrap_or_else(|| "Opaque".to_owned());
-    let mut data = entries(&mut fields, "data", |node| decoded(node).map(Sensitive::new));
-    data.extend(entries(&mut fields, "stringData", |node| node.string().map(Sensitive::new)));
+    let mut data =
+        entries(&mut fields, "data", |node| decoded(node).map(sandbox_core::Secret::new));
+    data.extend(entries(&mut fields, "stringData", |node| {
+        node.string().map(sandbox_core::Secret::new)
+    }));
     fields.drop_silent(&["immutable"]);
     super::finish(fields);
     Secret { document: document.to_owned(), meta, kind, data }

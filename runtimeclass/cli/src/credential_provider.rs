@@ -1,0 +1,82 @@
+//! `bulkhead credential-provider`: the kubelet's exec plugin, a request on the standard input and
+//! its answer on the standard output.
+
+pub(crate) mod args;
+mod config;
+mod message;
+
+use std::io::{Read as _, Write as _};
+
+use sandbox_core::Secret;
+use sandbox_image::credential::{CredentialError, CredentialSource as _, Wanted};
+use sandbox_image::reference::ReferenceError;
+use sandbox_image::{Reference, Sources};
+
+use crate::pull::{PullError, keep_out_of_core_dumps, sources};
+use args::{CacheKey, ProviderArgs};
+use message::MessageError;
+
+/// The largest request; a service account's token is the largest part of it.
+const REQUEST_LIMIT: u64 = 1 << 20;
+
+/// Why the kubelet gets no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProviderError {
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    #[error("the kubelet's request")]
+    Image(#[from] ReferenceError),
+    #[error(transparent)]
+    Sources(#[from] PullError),
+    #[error(transparent)]
+    Credential(#[from] CredentialError),
+    #[error("cannot read the kubelet's request")]
+    Read(#[source] std::io::Error),
+    #[error("cannot write the answer")]
+    Write(#[source] std::io::Error),
+    #[error("cannot write the configuration as YAML")]
+    Yaml(#[source] serde_norway::Error),
+}
+
+/// Answers one request, or prints the configuration to go with it.
+pub(crate) async fn run(args: &ProviderArgs) -> Result<u8, ProviderError> {
+    keep_out_of_core_dumps();
+    if args.print_config {
+        print!("{}", config::text(args)?);
+        return Ok(0);
+    }
+    let mut bytes = Vec::with_capacity(64 * 1024);
+    std::io::stdin().take(REQUEST_LIMIT).read_to_end(&mut bytes).map_err(ProviderError::Read)?;
+    let sources = sources::stored(&args.sources.source_args())?;
+    let answer = answer(&Secret::new(bytes), &sources, args).await?;
+    let mut out = std::io::stdout().lock();
+    out.write_all(answer.expose()).and_then(|()| out.flush()).map_err(ProviderError::Write)?;
+    Ok(0)
+}
+
+async fn answer(
+    request: &Secret,
+    sources: &Sources,
+    args: &ProviderArgs,
+) -> Result<Secret, ProviderError> {
+    let request = message::read(request)?;
+    let reference: Reference = request.image.parse()?;
+    let place = reference.place();
+    // What is kept for a whole registry must be all that there is for it.
+    let wanted = match args.cache_key {
+        CacheKey::Image => Wanted::Place(place),
+        CacheKey::Registry => Wanted::Host(place.host()),
+    };
+    let found = sources.find(wanted).await?;
+    for candidate in message::unfit(&found) {
+        eprintln!(
+            "bulkhead: {} of {} cannot be handed to the kubelet, which takes users and passwords only",
+            candidate.credential.described(),
+            candidate.origin
+        );
+    }
+    Ok(message::answer(&request.version, &found, args)?)
+}
+
+#[cfg(test)]
+mod tests;
