@@ -45,6 +45,7 @@ pub(crate) fn fit(config: &[u8], place: &Place<'_>) -> Result<Fitted> {
     let read_only = spec.get("root").and_then(|root| root.get("readonly")).cloned();
     let root = json!({ "path": place.rootfs, "readonly": read_only.unwrap_or(Value::Bool(false)) });
     spec.insert("root".into(), root);
+    give_dev(&mut spec)?;
     let process = spec.get_mut("process").and_then(Value::as_object_mut);
     fit_process(process.ok_or_else(|| invalid("spec has no process"))?, place.terminal);
     let linux = spec.entry("linux").or_insert_with(|| json!({}));
@@ -91,6 +92,21 @@ fn fit_process(process: &mut Map<String, Value>, terminal: bool) {
             env.push(DEFAULT_PATH.into());
         }
     }
+}
+
+/// A container without a mount on `/dev` gets one of its own: its devices are made there, and its
+/// root file system, which may be the host's, is no place for them.
+fn give_dev(spec: &mut Map<String, Value>) -> Result<()> {
+    let mounts = spec.entry("mounts").or_insert_with(|| json!([]));
+    let mounts = mounts.as_array_mut().ok_or_else(|| invalid("spec.mounts is no list"))?;
+    if !mounts.iter().any(|mount| mount.get("destination").is_some_and(|at| at == "/dev")) {
+        let options = ["nosuid", "strictatime", "mode=755", "size=65536k"];
+        let dev = json!({
+            "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": options,
+        });
+        mounts.insert(0, dev);
+    }
+    Ok(())
 }
 
 /// Takes the sysctls out; others than those of the network and IPC namespaces are refused, as
@@ -214,6 +230,7 @@ mod tests {
         assert_eq!(json["process"].get("noNewPrivileges"), None);
         assert_eq!(json["process"]["env"], json!(["A=b", DEFAULT_PATH]));
         assert_eq!(json["linux"].get("resources"), None);
+        assert_eq!(json["mounts"][0]["destination"], "/dev", "devices have a place of their own");
         let namespaces = json!([{"type": "cgroup"}, {"type": "mount"}, {"type": "pid"}]);
         assert_eq!(json["linux"]["namespaces"], namespaces);
         assert_eq!(json["linux"]["devices"][0]["path"], "/dev/xvda");

@@ -149,7 +149,8 @@ impl CloudHypervisor {
             check_version(&started.rest.get("vmm.ping").await?)?;
             started.rest.put("vm.create", Some(config), None).await
         };
-        crew.attended("make the machine", self.settings.launch_deadline, create).await?;
+        let step = format!("make the machine ({})", self.settings.program.display());
+        crew.attended(&step, self.settings.launch_deadline, create).await?;
         // Only now is there a writer, without whom the fifo would end at once.
         if let (Some(reader), Some(console)) = (reader, &machine.console) {
             BoundedLog::start(reader, console, CONSOLE_MAX)?;

@@ -129,7 +129,8 @@ impl Qemu {
         let pid = crew.start(NAME, command)?;
         let deadline = self.settings.launch_deadline;
         let greeting = Qmp::start(monitor, self.settings.command_deadline);
-        let (qmp, version) = crew.attended("make the machine", deadline, greeting).await?;
+        let step = format!("make the machine ({})", self.settings.program.display());
+        let (qmp, version) = crew.attended(&step, deadline, greeting).await?;
         if version < OLDEST {
             let version = format!("{}.{}.{}", version.major, version.minor, version.micro);
             return Err(DriverError::Old { program: NAME, version, oldest: "7.2" });
