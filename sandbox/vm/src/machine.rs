@@ -211,6 +211,11 @@ impl Machine {
     pub(crate) async fn stop(&self) -> Result<(), VmError> {
         drop(self.forward.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.stopping.notify_one();
+        self.end_seen().await
+    }
+
+    /// Waits until everything of an ending machine is gone.
+    pub(crate) async fn end_seen(&self) -> Result<(), VmError> {
         let ended = tokio::time::timeout(self.deadline, self.ended.wait()).await;
         ended.map(drop).map_err(|_| VmError::StillThere {
             sandbox: self.id.clone(),

@@ -195,7 +195,21 @@ impl Process for GuestProcess {
             // The whole Pod goes with it; that needs no answer from inside.
             return Ok(self.machine.stop().await?);
         }
-        Ok(self.machine.guest.signal(&self.key, signal, all).await.map_err(VmError::from)?)
+        match self.machine.guest.signal(&self.key, signal, all).await {
+            Ok(()) => Ok(()),
+            Err(GuestError::Gone) => {
+                // It ended with its machine, in this very moment.
+                self.machine.end_seen().await?;
+                Err(VmError::ProcessEnded { what: self.what() }.into())
+            }
+            Err(error @ GuestError::Deadline { .. }) if signal == libc::SIGKILL => {
+                // A guest that does not even kill is of no use: a Pod that cannot be stopped from
+                // inside is stopped from outside.
+                log::error!("{}: {}; the machine ends", self.key, sandbox_core::Error::from(error));
+                Ok(self.machine.stop().await?)
+            }
+            Err(error) => Err(VmError::from(error).into()),
+        }
     }
 
     async fn wait(&self) -> Exit {
