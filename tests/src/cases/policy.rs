@@ -71,9 +71,15 @@ fn spoofed_source_is_dropped(stage: &Stage) -> Result<()> {
     };
     ensure!(ping(&ip)?, "the gateway is not reached from {ip}");
     let added = container.exec(&format!("ip addr add {other}/24 dev eth0"))?;
+    if stage.handler.is_vm() {
+        // Its own wall forbids it, whatever the plugin does.
+        ensure!(added.exit_code == 0, "its own kernel refuses it an address: {added:?}");
+        ensure!(!ping(&other)?, "a packet from {other} left the Pod {ip}");
+        ensure!(ping(&ip)?, "packets from {ip} are dropped too");
+        return Ok(());
+    }
     if added.exit_code != 0 || !ping(&other)? {
         container.exec(&format!("ip addr del {other}/24 dev eth0"))?;
-        ensure!(!stage.handler.is_vm(), "the Pod cannot take another address: {added:?}");
         return skip("this sandbox does not let a Pod speak under another address at all");
     }
     let policy = Policy::new(stage, &netns::host_end(&netns::path(stage, &pod)?)?)?;
