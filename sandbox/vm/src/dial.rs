@@ -95,8 +95,9 @@ mod tests {
             stream.read_exact(&mut asked).await.unwrap();
             assert_eq!(&asked, b"CONNECT 1025\n");
             stream.write_all(answer).await.unwrap();
-            stream.shutdown().await.unwrap();
-            stream.read_to_end(&mut Vec::new()).await.unwrap();
+            // Whoever is told nonsense hangs up at once, which these two may notice.
+            let _ = stream.shutdown().await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
         };
         let own = async {
             let mut stream = dial(&path, 1025, "c - stdout", Duration::from_millis(500)).await?;
