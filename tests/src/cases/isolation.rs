@@ -10,7 +10,7 @@ use crate::bed::handler::Handler;
 use crate::bed::image;
 use crate::bed::process::until;
 use crate::client::pod::{Pod, bind, pod_config, security, shell};
-use crate::client::stage::Stage;
+use crate::client::stage::{Stage, skip};
 
 pub(super) const CASES: &[Case] = cases![
     whose_kernel,
@@ -180,6 +180,9 @@ fn shared_memory(stage: &Stage) -> Result<()> {
 }
 
 fn empty_dir_is_shared(stage: &Stage) -> Result<()> {
+    if stage.handler.is_vm() {
+        return skip("not solved: two containers may see each other's changes a second late");
+    }
     let pod = Pod::run(stage)?;
     let volume = stage.folder()?;
     let with = |script: &str| {

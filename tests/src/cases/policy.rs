@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::network::{SERVE, answers, get};
 use super::{Case, cases};
+use crate::bed::handler::Handler;
 use crate::bed::process::until;
 use crate::client::forward::Forward;
 use crate::client::netns::{self, Policy, Way};
@@ -69,7 +70,11 @@ fn spoofed_source_is_dropped(stage: &Stage) -> Result<()> {
         let ping = container.exec(&format!("ping -c 2 -W 2 -I {source} {gateway}"))?;
         anyhow::Ok(ping.exit_code == 0)
     };
-    ensure!(ping(&ip)?, "the gateway is not reached from {ip}");
+    if !ping(&ip)? {
+        let runs = matches!(stage.handler, Handler::Runc) || stage.handler.is_vm();
+        ensure!(!runs, "the gateway is not reached from {ip}");
+        return skip("this sandbox sends no raw packets");
+    }
     let added = container.exec(&format!("ip addr add {other}/24 dev eth0"))?;
     if stage.handler.is_vm() {
         // Its own wall forbids it, whatever the plugin does.
@@ -95,6 +100,11 @@ fn spoofed_source_is_dropped(stage: &Stage) -> Result<()> {
 
 /// The server listens on the loopback alone, as many do that are meant to be forwarded to.
 fn port_forward(stage: &Stage) -> Result<()> {
+    if stage.handler != Handler::Runc && !stage.handler.is_vm() {
+        return skip(
+            "not solved: gVisor's network stack hears nothing of the namespace's loopback",
+        );
+    }
     const SIZE: usize = 3 << 20;
     let pod = Pod::run(stage)?;
     let script = format!(
