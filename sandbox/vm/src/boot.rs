@@ -67,8 +67,12 @@ pub(crate) async fn boot(
 ) -> Result<Connected, VmError> {
     let mut launched = launch(planned, means).await?;
     let noted = note(&launched.parts);
+    let Launched { parts, told, listener, timings } = &mut launched;
     let connected = match noted {
-        Ok(()) => connect(planned, means, &mut launched).await,
+        Ok(()) => tokio::select! {
+            connected = connect(planned, means, (parts, told, listener), timings) => connected,
+            _ = parts.broken() => Err(VmError::Stillborn(console(parts.tree.dir()))),
+        },
         Err(error) => Err(error),
     };
     match connected {
@@ -220,7 +224,7 @@ fn cmdline(own: &str, emulated: bool) -> String {
         own,
         "quiet panic=-1 oops=panic cryptomgr.notests no_timer_check tsc=reliable \
          random.trust_cpu=on rcupdate.rcu_expedited=1 memhp_default_state=online \
-         cgroup_no_v1=all audit=0 apparmor=0",
+         cgroup_no_v1=all psi=1 audit=0 apparmor=0",
     ];
     if emulated {
         words.push("mitigations=off nokaslr init_on_alloc=0 noreplace-smp");
@@ -233,17 +237,17 @@ fn cmdline(own: &str, emulated: bool) -> String {
 async fn connect(
     planned: &Planned,
     means: &Means,
-    launched: &mut Launched,
+    (parts, told, listener): (&Parts, &GuestNetwork, &UnixListener),
+    timings: &mut Timings,
 ) -> Result<(Guest, Option<network::PortForward>), VmError> {
-    let (config, parts) = (&means.config, &launched.parts);
-    let begun = launched.timings.begun;
+    let (config, begun) = (&means.config, timings.begun);
     parts.vmm.boot().await?;
-    launched.timings.booted = begun.elapsed();
-    let control = accept(parts, &launched.listener, config.timeouts.boot()).await?;
-    launched.timings.connected = begun.elapsed();
+    timings.booted = begun.elapsed();
+    let control = accept(parts.tree.dir(), listener, config.timeouts.boot()).await?;
+    timings.connected = begun.elapsed();
     let (call, create) = (config.timeouts.call(), config.timeouts.create());
     let guest = Guest::new(control, parts.vmm.vsock(), call, create);
-    let request = configuration(planned, means, &launched.told)?;
+    let request = configuration(planned, means, told)?;
     let answer = guest.configure(request, config.timeouts.create()).await?;
     let forward = match &parts.network {
         Some(network) => {
@@ -252,26 +256,20 @@ async fn connect(
         }
         None => None,
     };
-    report(&launched.timings, begun.elapsed(), &answer);
+    report(timings, begun.elapsed(), &answer);
     Ok((guest, forward))
 }
 
 /// Waits for the agent's call. Only the first connection counts; the socket goes with the listener.
 async fn accept(
-    parts: &Parts,
+    dir: &Path,
     listener: &UnixListener,
     limit: Duration,
 ) -> Result<UnixStream, VmError> {
-    let accepted = tokio::select! {
-        accepted = tokio::time::timeout(limit, listener.accept()) => accepted,
-        _ = parts.vmm.exited() => return Err(VmError::Stillborn(console(parts.tree.dir()))),
-    };
-    match accepted {
+    match tokio::time::timeout(limit, listener.accept()).await {
         Ok(Ok((control, _))) => Ok(control),
-        Ok(Err(source)) => Err(VmError::file("accepting the agent at", parts.tree.dir())(source)),
-        Err(_) => {
-            Err(VmError::Silent { seconds: limit.as_secs(), console: console(parts.tree.dir()) })
-        }
+        Ok(Err(source)) => Err(VmError::file("accepting the agent at", dir)(source)),
+        Err(_) => Err(VmError::Silent { seconds: limit.as_secs(), console: console(dir) }),
     }
 }
 

@@ -50,7 +50,7 @@ impl Parts {
     }
 
     /// Resolves when a process that the machine cannot live without has ended.
-    async fn broken(&self) -> Exit {
+    pub(crate) async fn broken(&self) -> Exit {
         tokio::select! {
             exit = self.vmm.exited() => exit,
             exit = self.share.exited() => {

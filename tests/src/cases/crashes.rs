@@ -160,8 +160,9 @@ impl Hunter {
                 std::thread::sleep(Duration::from_millis(5));
                 for (pid, line) in traces::processes(node.place()) {
                     let name = line.split(' ').nth(1).unwrap_or_default();
-                    // Not the short-lived one that is asked to start or to delete.
-                    let passing = [" start", " delete"].iter().any(|end| line.ends_with(end));
+                    // Not the short-lived one that is asked to start, to delete or for its options.
+                    let words = [" start", " delete", " --help"];
+                    let passing = words.iter().any(|end| line.ends_with(end));
                     if name.rsplit('/').next() == Some(program.as_str()) && !passing {
                         if killed == 0 {
                             std::thread::sleep(delay);

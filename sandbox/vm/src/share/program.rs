@@ -67,9 +67,12 @@ impl Virtiofsd {
             }
             other => other?,
         };
+        let unfit = |reason| ShareError::Unfit { program: program.to_path_buf(), reason };
+        if !output.success() {
+            return Err(unfit(format!("its --help ended with status {}", output.exit.status)));
+        }
         let text = [output.stdout, output.stderr].concat();
-        let dialect = classify(&String::from_utf8_lossy(&text))
-            .map_err(|reason| ShareError::Unfit { program: program.to_path_buf(), reason })?;
+        let dialect = classify(&String::from_utf8_lossy(&text)).map_err(unfit)?;
         Ok(Self { program: program.to_path_buf(), dialect })
     }
 
@@ -160,13 +163,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_or_foreign_program_is_named() {
-        let host = FakeHost::new([Scripted::Ends(0, b"usage: sh".to_vec())]);
+        let host = FakeHost::new([
+            Scripted::Ends(0, b"usage: sh".to_vec()),
+            Scripted::Ends(137, RUST_1_14.into()),
+        ]);
         let missing = Virtiofsd::find(&host, Some(Path::new("/no/virtiofsd"))).await.unwrap_err();
         assert_eq!(missing.kind(), Kind::Unavailable);
         assert!(missing.to_string().starts_with("no virtiofsd at /no/virtiofsd;"), "{missing}");
         let foreign = Virtiofsd::find(&host, Some(Path::new("/bin/sh"))).await.unwrap_err();
         assert_eq!(foreign.kind(), Kind::FailedPrecondition);
         assert!(foreign.to_string().starts_with("/bin/sh cannot serve"), "{foreign}");
+        let killed = Virtiofsd::find(&host, Some(Path::new("/bin/sh"))).await.unwrap_err();
+        assert!(killed.to_string().ends_with("its --help ended with status 137"), "{killed}");
     }
 
     #[test]
