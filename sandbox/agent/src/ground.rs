@@ -46,7 +46,7 @@ pub(crate) fn prepare(
     let id = &request.container;
     let dir = dir_of(id);
     make_dir(&dir)?;
-    let held = guest.storages.hold(&request.storages)?;
+    let mut held = guest.storages.hold(&request.storages)?;
     let wanted = request.rootfs.as_ref().ok_or_else(|| invalid("rootfs is missing"))?;
     let rootfs = Rootfs::prepare(&dir, wanted)?;
     let disks = request.devices.iter().map(device).collect::<Result<Vec<_>>>()?;
@@ -58,6 +58,8 @@ pub(crate) fn prepare(
     for (key, value) in &fitted.sysctls {
         sysctl(key, value)?;
     }
+    let mounts = fitted.spec.mounts().iter().flatten();
+    held.walk(mounts.filter_map(|mount| mount.source().as_deref()))?;
     make_cwd(&rootfs.path, &fitted.spec);
     let config = dir.join("config.json");
     fs::write(&config, &fitted.json).doing(|| format!("writing {}", config.display()))?;

@@ -6,8 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::{fs, mem};
 
-use agent_api::GUEST_ROOT;
 use agent_api::agent::{Storage, Tmpfs, storage};
+use agent_api::{GUEST_ROOT, SHARE_MOUNT};
 use nix::mount::MsFlags;
 
 use crate::boot::make_dir;
@@ -23,13 +23,15 @@ pub(crate) struct Storages(Mutex<HashMap<PathBuf, usize>>);
 pub(crate) struct Held {
     of: std::sync::Arc<Storages>,
     points: Vec<PathBuf>,
+    /// Directories of a share that were walked into.
+    walked: Vec<PathBuf>,
 }
 
 impl Storages {
     /// Mounts what is not mounted yet and counts the rest. Blocks; one at a time, so that two
     /// containers never mount the same point twice.
     pub(crate) fn hold(self: &std::sync::Arc<Self>, wanted: &[Storage]) -> Result<Held> {
-        let mut held = Held { of: self.clone(), points: Vec::new() };
+        let mut held = Held { of: self.clone(), points: Vec::new(), walked: Vec::new() };
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for storage in wanted {
             let added = add(&mut counts, storage);
@@ -45,21 +47,58 @@ impl Storages {
     }
 }
 
+impl Held {
+    /// Walks into the directories among `sources` that are below a share, and counts them.
+    ///
+    /// Where the host has a mount, the guest's kernel mounts a file system with caches of its own
+    /// when somebody walks in, in the mount namespace of whoever does. Were that a container, two
+    /// that have the same volume would not see each other's changes at once.
+    pub(crate) fn walk<'a>(&mut self, sources: impl Iterator<Item = &'a Path>) -> Result<()> {
+        let mut counts = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for source in sources.filter(|source| source.starts_with(SHARE_MOUNT)) {
+            let meta = fs::metadata(source).doing(|| format!("looking at {}", source.display()))?;
+            if meta.is_dir() && !self.walked.iter().any(|walked| walked == source) {
+                let inside = source.join(".");
+                fs::metadata(&inside).doing(|| format!("looking at {}", inside.display()))?;
+                *counts.entry(source.to_owned()).or_insert(0) += 1;
+                self.walked.push(source.to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
         let mut counts = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
         for point in mem::take(&mut self.points).into_iter().rev() {
-            let count = counts.entry(point.clone()).or_insert(1);
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&point);
+            if is_last(&mut counts, &point) {
                 if let Err(error) = door::unmount(&point) {
                     console::error(&error.to_string());
                 }
                 let _ = fs::remove_dir(&point);
             }
         }
+        for point in mem::take(&mut self.walked).into_iter().rev() {
+            if !is_last(&mut counts, &point) {
+                continue;
+            }
+            if let Err(error) = door::unmount(&point) {
+                console::error(&error.to_string());
+            }
+        }
     }
+}
+
+/// Counts one user less; whether that was the last.
+fn is_last(counts: &mut HashMap<PathBuf, usize>, point: &Path) -> bool {
+    let count = counts.entry(point.to_owned()).or_insert(1);
+    *count -= 1;
+    let last = *count == 0;
+    if last {
+        counts.remove(point);
+    }
+    last
 }
 
 fn add(counts: &mut HashMap<PathBuf, usize>, storage: &Storage) -> Result<PathBuf> {

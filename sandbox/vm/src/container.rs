@@ -44,7 +44,8 @@ impl VmContainer {
             return Ok(());
         }
         self.machine.guest.delete(self.id.as_str()).await?;
-        self.machine.unplug(&self.disks).await
+        let unplugged = self.machine.unplug(&self.disks).await;
+        unplugged.and(self.machine.unshare(&self.id).await)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sandbox_core::exit::ExitCell;
 use sandbox_core::host::ProcessMark;
 use sandbox_core::teardown::Steps;
-use sandbox_core::{Error, Exit};
+use sandbox_core::{Error, Exit, Id};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -17,7 +17,7 @@ use crate::driver::{Capabilities, Device, Disk, Vmm};
 use crate::error::VmError;
 use crate::guest::Guest;
 use crate::network::{Network, PortForward};
-use crate::share::{Share, Tree};
+use crate::share::{Share, SharedMount, Tree, Volume, Volumes};
 use crate::size::{Demand, Limit, Size};
 use crate::volumes::PodState;
 
@@ -80,6 +80,7 @@ pub(crate) struct Machine {
     sizing: tokio::sync::Mutex<Sizing>,
     /// How many containers use each disk.
     disks: tokio::sync::Mutex<BTreeMap<String, usize>>,
+    volumes: tokio::sync::Mutex<Volumes>,
     /// What its containers have settled, disks aside.
     pod: Mutex<PodState>,
     /// Dropped with the machine: nothing is forwarded any more.
@@ -132,6 +133,7 @@ impl Machine {
             config,
             sizing: tokio::sync::Mutex::new(Sizing { demand: Demand::default(), now, most }),
             disks: tokio::sync::Mutex::default(),
+            volumes: tokio::sync::Mutex::default(),
             pod: Mutex::default(),
             forward: Mutex::new(forward),
         }
@@ -152,6 +154,37 @@ impl Machine {
     /// Remembers the directory behind the Pod's `/dev/shm`.
     pub(crate) fn keep_shm(&self, shm: Option<PathBuf>) {
         self.pod.lock().unwrap_or_else(PoisonError::into_inner).shm = shm;
+    }
+
+    /// Puts a container's root file system and volumes below the share. Gives the volumes that the
+    /// Pod had already: the name that was asked for, and the one that it has.
+    pub(crate) async fn share(
+        &self,
+        id: &Id,
+        rootfs: Vec<SharedMount>,
+        wanted: Vec<Volume>,
+    ) -> Result<Vec<(String, String)>, VmError> {
+        self.tree().mount(id, rootfs).await.map_err(Error::from)?;
+        let mut volumes = self.volumes.lock().await;
+        let mut renamed = Vec::new();
+        for volume in wanted {
+            let asked = volume.name.clone();
+            let name = volumes.acquire(self.tree(), id, volume).await.map_err(Error::from)?;
+            if name != asked {
+                renamed.push((asked, name));
+            }
+        }
+        Ok(renamed)
+    }
+
+    /// Takes down the volumes that no other container has.
+    pub(crate) async fn unshare(&self, id: &Id) -> Result<(), VmError> {
+        if self.ended.get().is_some() {
+            // All of it goes with the machine.
+            return Ok(());
+        }
+        let released = self.volumes.lock().await.release(self.tree(), id);
+        Ok(released.map_err(Error::from)?)
     }
 
     /// Plugs in what a container needs and no other has brought. When it fails, none of them is

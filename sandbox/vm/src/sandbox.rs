@@ -132,7 +132,7 @@ impl VmSandbox {
         &self,
         request: &CreateContainer,
         machine: &Arc<Machine>,
-        plan: ContainerPlan,
+        mut plan: ContainerPlan,
     ) -> Result<VmContainer, VmError> {
         let id = request.id.as_str();
         if request.role != Role::Sandbox {
@@ -144,7 +144,8 @@ impl VmSandbox {
             Owner { namespace: self.means.namespace.clone(), container: request.id.clone() };
         let host = &self.means.host;
         let (fds, held) = stdio::open(&request.stdio, &owner, &**host).await?;
-        machine.tree().mount(&request.id, plan.shared).await.map_err(Error::from)?;
+        let renamed = machine.share(&request.id, plan.shared, plan.volumes).await?;
+        volumes::rename(&mut plan.spec, &renamed);
         machine.plug(&plan.disks).await?;
         let disks = plan.disks.into_iter().map(|disk| disk.id).collect();
         let json = |source| VmError::Json { what: "the configuration", source };
@@ -204,7 +205,7 @@ impl VmSandbox {
                 machine.guest.delete(id.as_str()).await.map_err(VmError::from)
             };
             machine.leave(id.as_str()).await;
-            if let Err(error) = gone {
+            if let Err(error) = gone.and(machine.unshare(id).await) {
                 log::warn!("after a failed create: {}", Error::from(error));
             }
         }

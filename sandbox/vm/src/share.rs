@@ -4,7 +4,7 @@
 //! <dir>/backing/<container>/...    mount points; only this process writes here
 //! <dir>/share/...                  the same directory, bound read-only: what virtiofsd serves
 //! <dir>/share/<container>/rootfs   a container's root file system
-//! <dir>/share/<container>/m<N>     a volume
+//! <dir>/share/.volumes/<name>       a volume, the same for all containers that have it
 //! <dir>/fs.sock, <dir>/virtiofsd.log
 //! ```
 //!
@@ -30,6 +30,7 @@ mod stderr;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod volumes;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -46,7 +47,9 @@ use sandbox_core::{Classified, Exit, Kind};
 
 pub use program::Virtiofsd;
 use stderr::BoundedLog;
+pub(crate) use tree::VOLUMES;
 pub use tree::{Shared, SharedMount, Tree};
+pub use volumes::{Volume, Volumes};
 
 /// How long a killed virtiofsd may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);

@@ -19,6 +19,9 @@
 //!
 //! * A bind is mounted below the share, with its submounts if it has `rbind`, and read-only on
 //!   the host if it is read-only (`rro`: with its submounts), for a guest keeps no promises.
+//!   All containers of a Pod that have the same one share one mount of it, for a guest's caches
+//!   are per mount; an emptyDir is the Pod's own and is writable there, so that those who may
+//!   only read it see what the others write.
 //!   `rslave` is kept between host and share, where it means something; in the guest each mount
 //!   is private. `rshared` is refused: nothing a guest mounts can appear on the host.
 //! * The Pod's `/dev/shm` is the guest's own, of the host's size: shared memory does not work
@@ -66,13 +69,13 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use agent_api::agent;
+use agent_api::{SHARE_MOUNT, agent};
 use sandbox_core::request::RootfsMount;
 use sandbox_core::{Classified, Id, Kind};
 use serde_json::Value;
 
 use crate::driver::{Capabilities, Disk};
-use crate::share::SharedMount;
+use crate::share::{SharedMount, VOLUMES, Volume};
 pub use facts::{Facts, Source, Tmpfs};
 
 /// More mounts than this no container has in earnest.
@@ -111,8 +114,12 @@ pub struct PodState {
 /// What a container needs on the host, and what the guest is told.
 #[derive(Debug, Default, PartialEq)]
 pub struct ContainerPlan {
-    /// To mount below the share before the container is made. Without any, it needs no share.
+    /// The root file system to mount below the share before the container is made, if it is not
+    /// on disks.
     pub shared: Vec<SharedMount>,
+    /// Files and directories of the host to have below the share before the container is made;
+    /// where the Pod has one under another name, `spec` is to say so (see [`shared_at`]).
+    pub volumes: Vec<Volume>,
     /// To plug in. One id is one disk: plugged in for the first container that has it, taken out
     /// with the last.
     pub disks: Vec<Disk>,
@@ -228,6 +235,22 @@ fn bounded(plan: &mut ContainerPlan, request: &Request<'_>) -> Result<(), PlanEr
 /// A disk's id: the same for the same use of the same path, so that containers can share it.
 fn disk_id(path: &Path, read_only: bool) -> String {
     format!("d{:016x}", hash(&(path, read_only)))
+}
+
+/// Where the guest has the volume `name`.
+pub(crate) fn shared_at(name: &str) -> String {
+    format!("{SHARE_MOUNT}/{VOLUMES}/{name}")
+}
+
+/// Names volumes in a planned configuration by the names that the Pod has them under.
+pub(crate) fn rename(spec: &mut Value, renamed: &[(String, String)]) {
+    let mounts = spec.get_mut("mounts").and_then(Value::as_array_mut);
+    for mount in mounts.into_iter().flatten() {
+        let is_it = |(asked, _): &&(String, String)| mount["source"] == shared_at(asked);
+        if let Some((_, name)) = renamed.iter().find(is_it) {
+            mount["source"] = shared_at(name).into();
+        }
+    }
 }
 
 fn hash(value: &impl Hash) -> u64 {

@@ -118,6 +118,42 @@ async fn programs(scratch: &Scratch) -> Vec<Virtiofsd> {
 }
 
 #[tokio::test]
+async fn a_volume_is_mounted_once_for_all_who_have_it() {
+    let Some(scratch) = Scratch::new() else { return };
+    let tree = scratch.tree();
+    scratch.write("volumes/data/f", "data");
+    let file = scratch.write("volumes/hosts", "127.0.0.1 x");
+    let volume = |name: &str, source: &Path| Volume {
+        name: name.into(),
+        source: source.to_owned(),
+        how: PRIVATE,
+    };
+    let (data, mut volumes) = (scratch.path("volumes/data"), Volumes::default());
+    let before = scratch.mounted();
+    let (one, two) = (id("c1"), id("c2"));
+    assert_eq!(volumes.acquire(&tree, &one, volume("v1", &data)).await.unwrap(), "v1");
+    assert_eq!(volumes.acquire(&tree, &two, volume("v2", &data)).await.unwrap(), "v1");
+    assert_eq!(volumes.acquire(&tree, &two, volume("v3", &file)).await.unwrap(), "v3");
+    assert_eq!(scratch.mounted(), before + 2);
+    let served = |name: &str| tree.served().join(".volumes").join(name);
+    assert_eq!(fs::read_to_string(served("v1/f")).unwrap(), "data");
+    // Another file at the same path is another volume.
+    fs::rename(scratch.write("volumes/new", "127.0.0.1 y"), &file).unwrap();
+    assert_eq!(volumes.acquire(&tree, &one, volume("v4", &file)).await.unwrap(), "v4");
+    assert_eq!(fs::read_to_string(served("v4")).unwrap(), "127.0.0.1 y");
+    volumes.release(&tree, &one).unwrap();
+    assert!(served("v1/f").exists() && !served("v4").exists(), "one of two has left");
+    volumes.release(&tree, &one).unwrap();
+    volumes.release(&tree, &two).unwrap();
+    assert_eq!(scratch.mounted(), before);
+    let gone = volumes.acquire(&tree, &one, volume("v5", Path::new("/no/such/volume"))).await;
+    assert!(gone.unwrap_err().to_string().contains("/no/such/volume"));
+    assert!(volumes.acquire(&tree, &one, volume("v6", &data)).await.is_ok());
+    tree.destroy().unwrap();
+    assert_eq!(scratch.mounted(), 0);
+}
+
+#[tokio::test]
 async fn mounts_are_made_and_undone_from_names_alone() {
     let Some(scratch) = Scratch::new() else { return };
     let tree = scratch.tree();

@@ -10,12 +10,12 @@ use std::time::Duration;
 use sandbox_core::host::{Bind, Host, Propagation, ReadOnly};
 use sandbox_core::{Id, RootfsMount};
 
-use super::ShareError;
+use super::{ShareError, Volume};
 
 /// How long the mounts of one container may take; a volume's server may not answer.
 const MOUNT_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Something to mount below a container's directory.
+/// A root file system to mount below a container's directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedMount {
     /// Its name there: letters and digits.
@@ -27,16 +27,19 @@ pub struct SharedMount {
 /// What is mounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shared {
-    /// A root file system as the snapshotter described it, each mount on the one before.
+    /// As the snapshotter described it, each mount on the one before.
     Rootfs(Vec<RootfsMount>),
-    /// A file or directory of the host.
+    /// A directory of the host where it is in place.
     Path {
-        /// The file or directory.
+        /// The directory.
         source: PathBuf,
         /// How it is bound.
         how: Bind,
     },
 }
+
+/// The directory of the volumes below the share; no container has such a name (see [`Id`]).
+pub(crate) const VOLUMES: &str = ".volumes";
 
 /// The shared directory of a Pod, below the Pod's own directory.
 #[derive(Debug, Clone)]
@@ -91,8 +94,18 @@ impl Tree {
     ///
     /// When a source is gone, the kernel refuses, or a file system does not answer in time.
     pub async fn mount(&self, container: &Id, mounts: Vec<SharedMount>) -> Result<(), ShareError> {
-        let (tree, id) = (self.clone(), container.clone());
-        let work = tokio::task::spawn_blocking(move || tree.mount_now(&id, &mounts));
+        let id = container.clone();
+        self.bounded(container, move |tree| tree.mount_now(&id, &mounts)).await
+    }
+
+    /// Does `work`, which may block on a file system, for `container`.
+    pub(super) async fn bounded<T: Send + 'static>(
+        &self,
+        container: &Id,
+        work: impl FnOnce(&Self) -> Result<T, ShareError> + Send + 'static,
+    ) -> Result<T, ShareError> {
+        let tree = self.clone();
+        let work = tokio::task::spawn_blocking(move || work(&tree));
         match tokio::time::timeout(MOUNT_DEADLINE, work).await {
             Ok(Ok(result)) => result,
             Ok(Err(join)) => Err(ShareError::io("mounting below", &self.served)(join.into())),
@@ -122,17 +135,40 @@ impl Tree {
                     }
                 }
             }
-            Shared::Path { source, how } => {
-                let sort = fs::metadata(source).map_err(ShareError::io("reading", source))?;
-                if sort.is_dir() {
-                    make_dir(&point)?;
-                } else {
-                    fs::File::create_new(&point).map_err(ShareError::io("making", &point))?;
-                }
-                self.host.bind(source, &target, *how)?;
-            }
+            Shared::Path { source, how } => self.bind(source, &place, *how)?,
         }
         Ok(())
+    }
+
+    /// Binds a file or directory at `place`, where nothing is yet.
+    fn bind(&self, source: &Path, place: &Path, how: Bind) -> Result<(), ShareError> {
+        let point = self.backing.join(place);
+        let sort = fs::metadata(source).map_err(ShareError::io("reading", source))?;
+        if sort.is_dir() {
+            make_dir(&point)?;
+        } else {
+            fs::File::create_new(&point).map_err(ShareError::io("making", &point))?;
+        }
+        Ok(self.host.bind(source, &self.served.join(place), how)?)
+    }
+
+    /// Mounts a volume. When it fails, nothing of it is left.
+    pub(super) fn add_volume(&self, volume: &Volume) -> Result<(), ShareError> {
+        match make_dir(&self.backing.join(VOLUMES)) {
+            Err(ShareError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
+            }
+            made => made?,
+        }
+        let place = Path::new(VOLUMES).join(&volume.name);
+        let bound = self.bind(&volume.source, &place, volume.how);
+        bound.map_err(|error| undone(error, self.remove_volume(&volume.name)))
+    }
+
+    /// Takes a volume down. Idempotent.
+    pub(super) fn remove_volume(&self, name: &str) -> Result<(), ShareError> {
+        let place = Path::new(VOLUMES).join(name);
+        self.host.unmount_all(&self.served.join(&place))?;
+        remove_point(&self.backing.join(&place))
     }
 
     /// Takes down what was mounted for `container`. Idempotent, and needs nothing but names.
@@ -172,18 +208,22 @@ fn as_bind(mount: &RootfsMount) -> Option<Bind> {
 /// were a mount still there, it would be somebody's data.
 fn remove_points(dir: &Path) -> Result<(), ShareError> {
     for point in entries(dir)? {
-        let empty = fs::symlink_metadata(&point).map(|meta| (meta.is_dir(), meta.len()));
-        match empty {
-            Ok((true, _)) => gone(fs::remove_dir(&point), &point)?,
-            Ok((false, 0)) => gone(fs::remove_file(&point), &point)?,
-            Ok((false, _)) => {
-                let error = io::Error::other("it is not empty, so no mount point");
-                return Err(ShareError::io("removing", &point)(error));
-            }
-            Err(error) => gone(Err(error), &point)?,
-        }
+        remove_point(&point)?;
     }
     gone(fs::remove_dir(dir), dir)
+}
+
+fn remove_point(point: &Path) -> Result<(), ShareError> {
+    let empty = fs::symlink_metadata(point).map(|meta| (meta.is_dir(), meta.len()));
+    match empty {
+        Ok((true, _)) => gone(fs::remove_dir(point), point),
+        Ok((false, 0)) => gone(fs::remove_file(point), point),
+        Ok((false, _)) => {
+            let error = io::Error::other("it is not empty, so no mount point");
+            Err(ShareError::io("removing", point)(error))
+        }
+        Err(error) => gone(Err(error), point),
+    }
 }
 
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, ShareError> {

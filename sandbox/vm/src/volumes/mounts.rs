@@ -2,15 +2,15 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use agent_api::GUEST_ROOT;
 use agent_api::agent::{Storage, Tmpfs as GuestTmpfs};
-use agent_api::{GUEST_ROOT, SHARE_MOUNT};
 use sandbox_core::host::{Bind, Propagation, ReadOnly};
 use serde_json::{Value, json};
 
 use super::devices::{add_block, guest_node};
 use super::facts::{Facts, Source, Tmpfs};
-use super::{ContainerPlan, MOUNTS_MAX, PlanError, Request, hash, invalid, unsupported};
-use crate::share::{Shared, SharedMount};
+use super::{ContainerPlan, MOUNTS_MAX, PlanError, Request, hash, invalid, shared_at, unsupported};
+use crate::share::Volume;
 
 /// Where a container sees shared memory, and where the guest has it.
 const SHM: &str = "/dev/shm";
@@ -220,14 +220,16 @@ impl BindMount<'_> {
 
     fn share(&self, plan: &mut ContainerPlan, request: &Request<'_>, source: PathBuf) -> String {
         let slave = self.has(&["slave", "rslave"]);
+        let own = in_empty_dir(&source);
         let how = Bind {
             recursive: self.has(&["rbind"]),
-            read_only: self.read_only(),
+            read_only: if own { ReadOnly::No } else { self.read_only() },
             propagation: if slave { Propagation::Slave } else { Propagation::Private },
         };
-        let name = format!("m{}", self.index);
-        let guest = format!("{SHARE_MOUNT}/{}/{name}", request.id);
-        plan.shared.push(SharedMount { name, what: Shared::Path { source, how } });
+        // No other container is called like this one, now or later.
+        let name = format!("v{:016x}x{}", hash(&request.id.as_str()), self.index);
+        let guest = shared_at(&name);
+        plan.volumes.push(Volume { name, source, how });
         guest
     }
 

@@ -169,9 +169,10 @@ fn the_first_container_shapes_the_guest() {
     assert_eq!(guest.sysctls["kernel.shm_rmid_forced"], "1");
     assert_eq!(guest.shm, Some((SHM.into(), 64 << 20)));
     assert_eq!(mount(&plan, "/dev/shm")["source"], "/dev/shm");
-    assert_eq!(plan.shared.len(), 2, "root file system and resolv.conf: {:?}", plan.shared);
+    assert_eq!(plan.shared.len(), 1, "the root file system: {:?}", plan.shared);
+    assert_eq!(plan.volumes.len(), 1, "resolv.conf: {:?}", plan.volumes);
     assert_eq!(plan.rootfs.path(), "/run/bulkhead/share/c1/rootfs");
-    assert_eq!(mount(&plan, "/etc/resolv.conf")["source"], "/run/bulkhead/share/c1/m5");
+    assert_eq!(mount(&plan, "/etc/resolv.conf")["source"], shared_at(&plan.volumes[0].name));
     assert_eq!(plan.spec["linux"].get("sysctl"), None);
     assert_eq!(plan.spec.get("hostname"), None);
     let namespaces = json!([{"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}]);
@@ -252,14 +253,29 @@ fn volumes_are_shared_as_they_were_asked_for() {
         for source in [Source::Directory, Source::File, Source::Tmpfs(TMPFS)] {
             let case = container().bind("/v", SECRET, options).source(SECRET, source);
             let plan = case.plan().unwrap();
-            let last = plan.shared.last().unwrap();
-            let path = Shared::Path { source: SECRET.into(), how: wanted };
-            assert_eq!((last.name.as_str(), &last.what), ("m7", &path), "{options:?}");
+            let last = plan.volumes.last().unwrap();
+            assert_eq!((last.source.to_str(), last.how), (Some(SECRET), wanted), "{options:?}");
             let told = mount(&plan, "/v");
             assert_eq!(told["options"], guest);
-            assert_eq!(told["source"], "/run/bulkhead/share/c1/m7");
+            assert_eq!(told["source"], shared_at(&last.name));
+            assert!(told["source"].as_str().unwrap().starts_with("/run/bulkhead/share/.volumes/v"));
         }
     }
+}
+
+#[test]
+fn an_empty_dir_is_one_mount_for_those_who_write_and_those_who_read() {
+    const CACHE: &str = "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/cache";
+    let plan = |options: &[&str]| {
+        container().bind("/v", CACHE, options).source(CACHE, Source::Directory).plan().unwrap()
+    };
+    let (writes, mut reads) = (plan(&["rbind", "rw"]), plan(&["rbind", "ro"]));
+    assert_eq!(writes.volumes.last().unwrap().how, reads.volumes.last().unwrap().how);
+    assert_eq!(mount(&reads, "/v")["options"], json!(["rbind", "rprivate", "ro"]));
+    let asked = reads.volumes.last().unwrap().name.clone();
+    rename(&mut reads.spec, &[("other".into(), "no".into()), (asked, "first".into())]);
+    assert_eq!(mount(&reads, "/v")["source"], "/run/bulkhead/share/.volumes/first");
+    assert_ne!(mount(&reads, "/etc/resolv.conf")["source"], "/run/bulkhead/share/.volumes/first");
 }
 
 #[test]
