@@ -85,6 +85,23 @@ impl Cgroup {
         devices::confine(&self.0, rules)
     }
 
+    /// Where one of its files is.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Writes one of its files.
+    pub(crate) fn set(&self, name: &str, value: &str) -> Result<()> {
+        let file = self.file(name);
+        fs::write(&file, value).doing(|| format!("writing {value:?} to {}", file.display()))
+    }
+
+    /// A group anywhere.
+    #[cfg(test)]
+    pub(crate) fn at(dir: &Path) -> Self {
+        Self(dir.to_owned())
+    }
+
     /// A file's text, `None` where it is not there.
     pub(crate) fn read(&self, file: &str) -> Option<String> {
         fs::read_to_string(self.0.join(file)).ok()
@@ -235,7 +252,8 @@ fn gone(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
-fn keyed(text: &str, key: &str) -> Option<u64> {
+/// The number after `key` in lines of `key value`.
+pub(crate) fn keyed(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
     line?.trim().parse().ok()
 }

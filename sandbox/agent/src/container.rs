@@ -18,7 +18,7 @@ use crate::launch::{Job, launch};
 use crate::process::Process;
 use crate::rootfs::Rootfs;
 use crate::storage::Held;
-use crate::{exec, spec};
+use crate::{exec, spec, thrash};
 
 /// Execs that are not deleted, running or not.
 const EXECS_MAX: usize = 512;
@@ -41,6 +41,8 @@ pub(crate) struct Container {
     spec: Spec,
     /// What it holds of the guest until it is deleted.
     mounts: Mutex<Option<(Rootfs, Held)>>,
+    /// Ended with it.
+    _pressure: thrash::Watch,
 }
 
 impl Container {
@@ -94,6 +96,7 @@ impl Container {
         Ok(Self {
             id,
             dir: ground.dir,
+            _pressure: thrash::watch(cgroup.clone()),
             cgroup,
             init: process,
             execs: Mutex::default(),

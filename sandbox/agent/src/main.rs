@@ -32,6 +32,7 @@ mod stats;
 mod stdio;
 mod storage;
 mod streams;
+mod thrash;
 mod uevent;
 
 fn main() {

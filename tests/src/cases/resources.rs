@@ -10,7 +10,7 @@ use super::{Case, cases};
 use crate::bed::process::until;
 use crate::bed::traces::cgroup_roots;
 use crate::client::pod::{Container, Pod, resources, shell};
-use crate::client::stage::{Stage, skip};
+use crate::client::stage::Stage;
 
 pub(super) const CASES: &[Case] = cases![
     stats_tell_cpu_and_memory,
@@ -120,12 +120,6 @@ fn pause_and_resume(stage: &Stage) -> Result<()> {
 }
 
 fn out_of_memory(stage: &Stage) -> Result<()> {
-    if stage.handler.is_vm() {
-        return skip(
-            "not solved: a guest at its container's memory limit does not come to its \
-             out-of-memory killer within minutes when it is emulated",
-        );
-    }
     let pod = Pod::run(stage)?;
     let hog = "exec awk 'BEGIN { for (i = 0; ; i++) a[i] = sprintf(\"%4096s\", i) }'";
     let mut config = shell(&format!("sleep 0.3; {hog}"));
