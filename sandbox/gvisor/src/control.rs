@@ -46,6 +46,14 @@ struct SignalArgs<'a> {
 }
 
 #[derive(Serialize)]
+struct PortForwardArgs<'a> {
+    #[serde(rename = "ContainerID")]
+    cid: &'a str,
+    #[serde(rename = "Port")]
+    port: u16,
+}
+
+#[derive(Serialize)]
 struct WaitPidArgs<'a> {
     #[serde(rename = "PID")]
     pid: i32,
@@ -250,6 +258,18 @@ impl Control {
         let method = "containerManager.ExecuteAsync";
         let pid = self.ask(method, args, &stdio).await?;
         pid.ok_or(UrpcError::Closed { method })
+    }
+
+    /// Connects `stream` to `port` of the sandbox's loopback; container `cid` must run.
+    pub(crate) async fn port_forward(
+        &self,
+        cid: &str,
+        port: u16,
+        stream: BorrowedFd<'_>,
+    ) -> Result<(), UrpcError> {
+        let args = PortForwardArgs { cid, port };
+        let method = "containerManager.PortForward";
+        self.ask::<_, serde_json::Value>(method, &args, &[stream]).await.map(drop)
     }
 
     /// Starts to wait for container `cid`'s first process. The returned future resolves to its

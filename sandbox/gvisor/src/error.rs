@@ -10,7 +10,7 @@ use sandbox_core::stdio::StdioError;
 use sandbox_core::teardown::StillRunning;
 use sandbox_core::{Classified, Kind, bundle::BundleError};
 
-use crate::netns::NetnsError;
+use crate::netns::AddressError;
 use crate::runsc::CallError;
 use crate::urpc::UrpcError;
 
@@ -34,7 +34,7 @@ pub(crate) enum GvisorError {
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]
-    Network(#[from] NetnsError),
+    Network(#[from] AddressError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error(transparent)]

@@ -9,13 +9,15 @@ use nix::libc;
 use sandbox_core::exit::ExitCell;
 use sandbox_core::stdio::{ProcessFds, Streams};
 use sandbox_core::{Exit, Kind, Process, Result};
+use sandbox_netns::Dial;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::Network;
 use crate::control::{Control, Target};
 use crate::error::GvisorError;
-use crate::netns;
+use crate::forward::{Inside, Outside};
+use crate::netns::{self, SavedNetwork};
 use crate::pod::Pod;
 use crate::record::Record;
 use crate::runsc::Runsc;
@@ -123,7 +125,7 @@ impl Init {
     }
 
     async fn run(&self, prepared: Prepared) -> Result<(), GvisorError> {
-        let mut mask = false;
+        let (mut mask, mut forward) = (false, None);
         if let (Some(NetworkNamespace::Path(path)), Network::Sandbox) =
             (&prepared.network, self.network)
         {
@@ -133,13 +135,26 @@ impl Init {
                 record.network = Some(saved.clone());
                 record.store(&self.bundle)?;
             }
+            forward = Some((path, self.dial(&saved)));
             self.pod.keep_network(saved);
         } else if prepared.network.is_some() {
             mask = self.network == Network::Sandbox && self.runsc.probe.mistakes_namespaces();
         }
         let image = prepared.image.as_deref();
         self.runsc.start(&self.id, &self.bundle, image, prepared.stdio, mask).await?;
+        if let Some((netns, dial)) = forward {
+            self.pod.forward_ports(netns, dial).await;
+        }
         Ok(())
+    }
+
+    /// How ports of the sandbox are connected to.
+    fn dial(&self, saved: &SavedNetwork) -> Arc<dyn Dial> {
+        if self.runsc.probe.panics_on_port_forward() {
+            return Arc::new(Outside(saved.addresses()));
+        }
+        let (control, sandbox) = (self.pod.control.clone(), self.pod.id.clone());
+        Arc::new(Inside { control, sandbox })
     }
 
     /// Ends a container whose process does not exist yet.

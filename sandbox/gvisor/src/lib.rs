@@ -13,6 +13,7 @@ mod container;
 mod control;
 mod error;
 mod exec;
+mod forward;
 mod group;
 mod init;
 mod limits;

@@ -5,18 +5,18 @@
 //!
 //! The kernel's own messages are kept and sent back as they are, as `ip address save` does.
 
-use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto,
     socket,
 };
 use sandbox_core::{Classified, Kind};
+use sandbox_netns::{Namespace, NetnsError};
 use serde::{Deserialize, Serialize};
 
 /// Netlink's message types, flags and lengths (`linux/netlink.h`, `linux/rtnetlink.h`).
@@ -47,22 +47,28 @@ pub(crate) struct SavedNetwork {
     routes: Vec<Vec<u8>>,
 }
 
+impl SavedNetwork {
+    /// The addresses that others reach the Pod by: those of a link alone are not among them.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        let of_link = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        self.addresses.iter().filter_map(|body| address(body)).filter(|ip| !of_link(ip)).collect()
+    }
+}
+
 /// Why addresses could not be kept.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum NetnsError {
-    #[error("entering network namespace {path}")]
-    Enter { path: PathBuf, source: io::Error },
+pub(crate) enum AddressError {
+    #[error(transparent)]
+    Enter(#[from] NetnsError),
     #[error("{verb} in network namespace {path}")]
     Netlink { verb: &'static str, path: PathBuf, source: io::Error },
 }
 
-impl Classified for NetnsError {
+impl Classified for AddressError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Enter { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Kind::InvalidArgument
-            }
-            Self::Enter { .. } | Self::Netlink { .. } => Kind::Internal,
+            Self::Enter(error) => error.kind(),
+            Self::Netlink { .. } => Kind::Internal,
         }
     }
 }
@@ -71,11 +77,11 @@ impl Classified for NetnsError {
 ///
 /// # Errors
 ///
-/// [`NetnsError`] names the namespace and what was refused.
-pub(crate) async fn save(netns: PathBuf) -> Result<SavedNetwork, NetnsError> {
+/// [`AddressError`] names the namespace and what was refused.
+pub(crate) async fn save(netns: PathBuf) -> Result<SavedNetwork, AddressError> {
     inside(netns, |netns| {
         let failed = |verb| {
-            move |source: io::Error| NetnsError::Netlink { verb, path: netns.to_owned(), source }
+            move |source: io::Error| AddressError::Netlink { verb, path: netns.to_owned(), source }
         };
         let mut addresses =
             dump(RTM_GETADDR, RTM_NEWADDR, 8).map_err(failed("reading addresses"))?;
@@ -93,14 +99,14 @@ pub(crate) async fn save(netns: PathBuf) -> Result<SavedNetwork, NetnsError> {
 ///
 /// # Errors
 ///
-/// [`NetnsError`] names the namespace and what was refused first; everything else was tried.
-pub(crate) async fn restore(saved: SavedNetwork) -> Result<(), NetnsError> {
+/// [`AddressError`] names the namespace and what was refused first; everything else was tried.
+pub(crate) async fn restore(saved: SavedNetwork) -> Result<(), AddressError> {
     if !saved.netns.exists() || (saved.addresses.is_empty() && saved.routes.is_empty()) {
         return Ok(());
     }
     inside(saved.netns.clone(), move |netns| {
         let failed = |verb| {
-            move |source: io::Error| NetnsError::Netlink { verb, path: netns.to_owned(), source }
+            move |source: io::Error| AddressError::Netlink { verb, path: netns.to_owned(), source }
         };
         let link = open().map_err(failed("opening netlink"))?;
         let mut first = Ok(());
@@ -124,25 +130,13 @@ fn already_so(error: io::Error) -> io::Result<()> {
     }
 }
 
-/// Runs `work` in the namespace, on a thread that ends with it: a thread's namespace is its own,
-/// and no other task may ever run in this one.
 async fn inside<T: Send + 'static>(
     netns: PathBuf,
-    work: impl FnOnce(&Path) -> Result<T, NetnsError> + Send + 'static,
-) -> Result<T, NetnsError> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
+    work: impl FnOnce(&Path) -> Result<T, AddressError> + Send + 'static,
+) -> Result<T, AddressError> {
+    let namespace = Namespace::open(&netns)?;
     let path = netns.clone();
-    let enter = move || {
-        let file = File::open(&path)
-            .and_then(|file| Ok(setns(file, CloneFlags::CLONE_NEWNET)?))
-            .map_err(|source| NetnsError::Enter { path: path.clone(), source });
-        // Nobody waits any more: the result has no use.
-        let _ = sender.send(file.and_then(|()| work(&path)));
-    };
-    let started = std::thread::Builder::new().name("netns".into()).spawn(enter);
-    let lost = |source| NetnsError::Enter { path: netns.clone(), source };
-    started.map_err(lost)?;
-    receiver.await.unwrap_or_else(|_| Err(lost(io::Error::other("the thread ended early"))))
+    sandbox_netns::inside(&netns, namespace, move |_| work(&path)).await
 }
 
 fn open() -> io::Result<OwnedFd> {
@@ -223,6 +217,9 @@ fn is_loopback_address(body: &[u8]) -> bool {
 }
 
 const RTA_GATEWAY: u16 = 5;
+/// `linux/if_addr.h`.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 
 /// Routes of the main table to other machines; the kernel makes the rest itself.
 fn is_worth_keeping(body: &[u8]) -> bool {
@@ -231,15 +228,29 @@ fn is_worth_keeping(body: &[u8]) -> bool {
 
 /// Whether the attributes after the first `start` bytes hold one of type `wanted`.
 fn has_attribute(body: &[u8], start: usize, wanted: u16) -> bool {
-    let mut rest = body.get(start..).unwrap_or(&[]);
-    while let (Some(length), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
+    attribute(body, start, wanted).is_some()
+}
+
+/// The value of the attribute of type `wanted` after the first `start` bytes.
+fn attribute(body: &[u8], start: usize, wanted: u16) -> Option<&[u8]> {
+    let mut rest = body.get(start..)?;
+    loop {
+        let (length, kind) = (u16_at(rest, 0)?.max(4), u16_at(rest, 2)?);
         if kind == wanted {
-            return true;
+            return rest.get(4..usize::from(length));
         }
-        let step = usize::from(length.max(4)).next_multiple_of(4);
-        rest = rest.get(step..).unwrap_or(&[]);
+        rest = rest.get(usize::from(length).next_multiple_of(4)..)?;
     }
-    false
+}
+
+/// The address in the body of an `RTM_NEWADDR` message.
+fn address(body: &[u8]) -> Option<IpAddr> {
+    let value = attribute(body, 8, IFA_LOCAL).or_else(|| attribute(body, 8, IFA_ADDRESS))?;
+    match value.len() {
+        4 => Some(<[u8; 4]>::try_from(value).ok()?.into()),
+        16 => Some(<[u8; 16]>::try_from(value).ok()?.into()),
+        _ => None,
+    }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

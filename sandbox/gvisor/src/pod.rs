@@ -1,16 +1,19 @@
 //! A running sandbox, shared by the containers in it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sandbox_core::exit::ExitCell;
 use sandbox_core::host::{ExitWatch, ProcessMark};
+use sandbox_netns::{Dial, PortForward};
 use tokio::task::JoinHandle;
 
 use crate::control::Control;
 use crate::error::GvisorError;
+use crate::forward;
 use crate::group::Group;
 use crate::netns::{self, SavedNetwork};
 
@@ -45,6 +48,8 @@ pub(crate) struct Pod {
     members: Mutex<BTreeSet<String>>,
     paused: AtomicBool,
     network: Arc<Mutex<Option<SavedNetwork>>>,
+    /// Dropped with the sandbox: nothing is forwarded any more.
+    forward: Arc<Mutex<Option<PortForward>>>,
     settling: JoinHandle<()>,
 }
 
@@ -58,10 +63,23 @@ impl Pod {
     /// Takes over a sandbox, whose end `exit` tells; `ended` is set when it is settled.
     pub(crate) fn new(sandbox: Launched, exit: ExitWatch, ended: ExitCell) -> Self {
         let Launched { id, process, control, shm, group } = sandbox;
-        let network = Arc::new(Mutex::new(None));
-        let settling = tokio::spawn(settle(exit, Arc::clone(&network), ended.clone()));
+        let (network, forward) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
+        let kept = (Arc::clone(&network), Arc::clone(&forward));
+        let settling = tokio::spawn(settle(exit, kept, ended.clone()));
         let (members, paused) = (Mutex::default(), AtomicBool::new(false));
-        Self { id, process, control, shm, ended, group, members, paused, network, settling }
+        Self {
+            id,
+            process,
+            control,
+            shm,
+            ended,
+            group,
+            members,
+            paused,
+            network,
+            forward,
+            settling,
+        }
     }
 
     /// Counts container `id` as one of the sandbox's.
@@ -85,6 +103,14 @@ impl Pod {
     /// Remembers what the Pod's interfaces must get back when the sandbox has ended.
     pub(crate) fn keep_network(&self, saved: SavedNetwork) {
         *self.network.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+    }
+
+    /// Has the ports of the Pod's loopback at `netns` forwarded until the sandbox has ended.
+    pub(crate) async fn forward_ports(&self, netns: &Path, dial: Arc<dyn Dial>) {
+        let forward = forward::ports(netns, dial).await;
+        let mut kept = self.forward.lock().unwrap_or_else(PoisonError::into_inner);
+        // It may have ended meanwhile, and whoever saw it found nothing to drop.
+        *kept = forward.filter(|_| self.ended.get().is_none());
     }
 
     /// Kills the sandbox and everything in it, and waits for the end.
@@ -129,9 +155,13 @@ impl Pod {
     }
 }
 
+/// What is kept for the time of a sandbox: the addresses to put back, and the ports' forwarder.
+type Kept = (Arc<Mutex<Option<SavedNetwork>>>, Arc<Mutex<Option<PortForward>>>);
+
 /// Waits for the sandbox's end and puts right what it leaves, before anybody hears of it.
-async fn settle(exit: ExitWatch, network: Arc<Mutex<Option<SavedNetwork>>>, ended: ExitCell) {
+async fn settle(exit: ExitWatch, (network, forward): Kept, ended: ExitCell) {
     let exit = exit.wait().await;
+    drop(forward.lock().unwrap_or_else(PoisonError::into_inner).take());
     let saved = network.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(saved) = saved {
         match tokio::time::timeout(NETWORK, netns::restore(saved)).await {

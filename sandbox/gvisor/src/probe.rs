@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +16,14 @@ const ASK: Duration = Duration::from_secs(20);
 /// The date from which runsc tells a Pod's network namespace from the host's by a file that
 /// newer kernels still have in the host's alone.
 const NAMESPACE_TEST_MENDED: u32 = 20_241_001;
+/// The date from which a forwarded port whose answer comes in large pieces does not end the
+/// sandbox (gVisor's pull request 12521 of 2026-01-21, and some weeks until it was released).
+const PORT_FORWARD_MENDED: u32 = 20_260_301;
+/// What stands before a build's date in a binary that was made from a Go module, which calls
+/// itself by no version (the build information of `go version -m`).
+const MODULE: &[u8] = b"gvisor.dev/gvisor\tv0.0.0-";
+/// How much of a binary is looked through at once.
+const CHUNK: usize = 1 << 20;
 
 /// What is known of a runsc binary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +87,11 @@ impl Probe {
         }
     }
 
+    /// Whether the sandbox may end with a panic when it forwards a port.
+    pub(crate) fn panics_on_port_forward(&self) -> bool {
+        self.date.is_none_or(|date| date < PORT_FORWARD_MENDED)
+    }
+
     /// The first of `wanted` that this build does not know.
     pub(crate) fn unknown_flag<'a>(
         &self,
@@ -125,11 +138,18 @@ pub(crate) async fn ask(binary: &Path, cache: &Path, host: &dyn Host) -> Result<
     if let Ok(Some(known)) = record::load(&key) {
         return Ok(known);
     }
-    let probe = Probe::from_answers(
+    let mut probe = Probe::from_answers(
         &answer(binary, "--version", host).await?,
         &answer(binary, "help", host).await?,
         &answer(binary, "flags", host).await?,
     );
+    if probe.date.is_none() {
+        let path = binary.to_owned();
+        let read = tokio::task::spawn_blocking(move || module_date(&path)).await;
+        let read = read.unwrap_or_else(|error| Err(error.into()));
+        probe.date =
+            read.map_err(|source| ProbeError::Unusable { path: binary.to_owned(), source })?;
+    }
     if let Err(e) = fs::create_dir_all(cache).map_err(|e| e.to_string()).and_then(|()| {
         record::store(&key, &probe).map_err(|e| sandbox_core::Error::from(e).to_string())
     }) {
@@ -179,6 +199,25 @@ impl Probe {
     }
 }
 
+/// The date of the module that the Go binary at `path` was made from. Blocks.
+fn module_date(path: &Path) -> io::Result<Option<u32>> {
+    let mut file = fs::File::open(path)?;
+    let finder = memchr::memmem::Finder::new(MODULE);
+    let mut window = Vec::with_capacity(2 * CHUNK);
+    loop {
+        let read = (&mut file).take(CHUNK as u64).read_to_end(&mut window)?;
+        let found = finder.find_iter(&window).find_map(|at| {
+            let digits = window.get(at + MODULE.len()..at + MODULE.len() + 8)?;
+            std::str::from_utf8(digits).ok().and_then(date)
+        });
+        if found.is_some() || read == 0 {
+            return Ok(found);
+        }
+        // What is looked for may lie across two chunks.
+        window.drain(..window.len().saturating_sub(MODULE.len() + 8));
+    }
+}
+
 /// The first eight digits in a row that start with 20.
 fn date(version: &str) -> Option<u32> {
     version
@@ -223,6 +262,26 @@ mod tests {
         assert!(older.mistakes_namespaces());
         let release = Probe::from_answers("runsc version release-20250319.0\n", "", "");
         assert!(!release.mistakes_namespaces());
+    }
+
+    #[test]
+    fn a_build_without_a_version_is_dated_by_its_module() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("runsc");
+        let dated = |before: usize, text: &str| {
+            let bytes = [&vec![b'x'; before][..], text.as_bytes(), b" tail"].concat();
+            fs::write(&path, bytes).unwrap();
+            module_date(&path).unwrap()
+        };
+        let line = "dep\tgvisor.dev/gvisor\tv0.0.0-20260905035102-160fafc42237\t";
+        for before in [0, 7, CHUNK - 30, CHUNK - 20, CHUNK, 2 * CHUNK - 5] {
+            assert_eq!(dated(before, line), Some(20_260_905), "{before}");
+        }
+        assert_eq!(dated(10, "gvisor.dev/gvisor\tv0.0.0-none"), None);
+        let probe = |date| Probe { date, ..Probe::from_answers(OLD, HELP, FLAGS) };
+        assert!(probe(Some(20_240_729)).panics_on_port_forward());
+        assert!(probe(None).panics_on_port_forward(), "nothing is known of it");
+        assert!(!probe(Some(20_260_905)).panics_on_port_forward());
     }
 
     #[test]

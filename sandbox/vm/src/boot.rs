@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use agent_api::agent::{self, ConfigureRequest, ConfigureResponse};
 use agent_api::{CONTROL_PORT, SHARE_MOUNT, SHARE_TAG};
 use sandbox_core::{Error, Result};
+use sandbox_netns::PortForward;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::backend::Means;
@@ -239,7 +240,7 @@ async fn connect(
     means: &Means,
     (parts, told, listener): (&Parts, &GuestNetwork, &UnixListener),
     timings: &mut Timings,
-) -> Result<(Guest, Option<network::PortForward>), VmError> {
+) -> Result<(Guest, Option<PortForward>), VmError> {
     let (config, begun) = (&means.config, timings.begun);
     parts.vmm.boot().await?;
     timings.booted = begun.elapsed();
@@ -250,14 +251,22 @@ async fn connect(
     let request = configuration(planned, means, told)?;
     let answer = guest.configure(request, config.timeouts.create()).await?;
     let forward = match &parts.network {
-        Some(network) => {
-            let vsock = parts.vmm.vsock().to_owned();
-            Some(network.forward_ports(vsock).await.map_err(Error::from)?)
-        }
+        Some(network) => forward_ports(network, parts.vmm.vsock()).await,
         None => None,
     };
     report(timings, begun.elapsed(), &answer);
     Ok((guest, forward))
+}
+
+/// A Pod runs without what only `kubectl port-forward` needs.
+async fn forward_ports(network: &network::Network, vsock: &Path) -> Option<PortForward> {
+    match network.forward_ports(vsock.to_owned()).await {
+        Ok(forward) => Some(forward),
+        Err(error) => {
+            log::warn!("ports of this Pod cannot be forwarded: {}", Error::from(error));
+            None
+        }
+    }
 }
 
 /// Waits for the agent's call. Only the first connection counts; the socket goes with the listener.

@@ -9,6 +9,7 @@ use sandbox_core::exit::ExitCell;
 use sandbox_core::host::ProcessMark;
 use sandbox_core::teardown::Steps;
 use sandbox_core::{Error, Exit, Id};
+use sandbox_netns::PortForward;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -16,7 +17,7 @@ use crate::config::VmConfig;
 use crate::driver::{Capabilities, Device, Disk, Vmm};
 use crate::error::VmError;
 use crate::guest::Guest;
-use crate::network::{Network, PortForward};
+use crate::network::Network;
 use crate::share::{Share, SharedMount, Tree, Volume, Volumes};
 use crate::size::{Demand, Limit, Size};
 use crate::volumes::PodState;

@@ -25,9 +25,7 @@
 
 mod bpf;
 mod error;
-mod forward;
 mod guest;
-mod namespace;
 mod netlink;
 mod snapshot;
 mod sys;
@@ -39,21 +37,28 @@ mod tests;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use agent_api::FORWARD_PORT;
+use async_trait::async_trait;
+use sandbox_netns::bpf::{ProgramKind, load_program};
+use sandbox_netns::{Dial, Namespace, PortForward, Stream, inside, inside_blocking};
 use serde::{Deserialize, Serialize};
 
 pub use error::NetworkError;
-pub use forward::PortForward;
 pub use guest::GuestNetwork;
 
+use crate::dial::dial;
 use crate::driver::Nic;
 use guest::Seat;
-use namespace::{Namespace, inside, inside_blocking};
 use netlink::Netlink;
 use snapshot::Snapshot;
-use sys::ProgramKind;
 use tc::Direction;
+
+/// How long a guest may take to accept a forwarded connection.
+const FORWARD_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A Pod's network, joined to a guest that is yet to come.
 #[derive(Debug)]
@@ -122,6 +127,20 @@ pub async fn join(netns: &Path) -> Result<Joined, NetworkError> {
     .await
 }
 
+/// The ports of a guest's loopback, behind the machine's hybrid vsock.
+#[derive(Debug)]
+struct GuestPorts {
+    vsock: PathBuf,
+}
+
+#[async_trait]
+impl Dial for GuestPorts {
+    async fn dial(&self, port: u16) -> io::Result<Box<dyn Stream>> {
+        let dialled = dial(&self.vsock, FORWARD_PORT, &port.to_string(), FORWARD_DEADLINE).await;
+        Ok(Box::new(dialled.map_err(io::Error::other)?))
+    }
+}
+
 /// Undoes what `record` tells of: removes the taps and the programs. Idempotent; a namespace or
 /// an interface that is gone needs nothing.
 ///
@@ -159,8 +178,7 @@ impl Network {
     ///
     /// [`NetworkError`] names what was refused.
     pub async fn forward_ports(&self, vsock: PathBuf) -> Result<PortForward, NetworkError> {
-        let netns = &self.record.netns;
-        PortForward::start(netns, Namespace::open(netns)?, vsock).await
+        Ok(PortForward::start(&self.record.netns, Arc::new(GuestPorts { vsock })).await?)
     }
 
     fn undo_blocking(&self) -> Result<(), NetworkError> {
@@ -218,7 +236,7 @@ fn join_seat(
 }
 
 fn load(name: &'static str, code: &[u64]) -> Result<OwnedFd, NetworkError> {
-    let loaded = sys::load_program(ProgramKind::TRAFFIC, name, code);
+    let loaded = load_program(ProgramKind::TRAFFIC, name, code);
     loaded.map_err(|source| match source.raw_os_error() {
         Some(libc::ENOSYS) => {
             NetworkError::Kernel { part: "bpf(2)", mend: "CONFIG_BPF_SYSCALL", source }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use sandbox_core::{Classified, Kind};
+use sandbox_netns::NetnsError;
 
 /// What went wrong with a Pod's network.
 #[derive(Debug, thiserror::Error)]
@@ -71,13 +72,19 @@ pub enum NetworkError {
         source: io::Error,
     },
     /// Port forwarding could not be set up.
-    #[error("{verb} for port forwarding")]
-    Forward {
-        /// What was tried.
-        verb: &'static str,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Forward(NetnsError),
+}
+
+impl From<NetnsError> for NetworkError {
+    fn from(error: NetnsError) -> Self {
+        match error {
+            NetnsError::Own => Self::HostNetwork,
+            NetnsError::Enter { path, source } => Self::Enter { path, source },
+            NetnsError::Kernel { part, mend, source } => Self::Kernel { part, mend, source },
+            NetnsError::Forward { .. } => Self::Forward(error),
+        }
+    }
 }
 
 impl Classified for NetworkError {
@@ -89,11 +96,11 @@ impl Classified for NetworkError {
             }
             Self::NotEthernet { .. } => Kind::Unimplemented,
             Self::Kernel { .. } => Kind::FailedPrecondition,
+            Self::Forward(error) => error.kind(),
             Self::Enter { source, .. }
             | Self::Read { source, .. }
             | Self::Link { source, .. }
-            | Self::Program { source, .. }
-            | Self::Forward { source, .. } => match source.kind() {
+            | Self::Program { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => Kind::PermissionDenied,
                 io::ErrorKind::TimedOut => Kind::DeadlineExceeded,
                 _ => Kind::Internal,

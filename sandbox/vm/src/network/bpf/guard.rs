@@ -11,8 +11,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::assembler::{Assembler, Helper, Label, Reg, Size, When};
 use super::redirect::{DROP, Rewrite, send};
+use sandbox_netns::bpf::{Assembler, Helper, Label, Reg, Size, When};
 
 /// `struct __sk_buff`: whether the frame had a VLAN tag.
 const VLAN_PRESENT: i16 = 20;

@@ -1,6 +1,6 @@
 //! The Pod's interface: what comes in goes to the guest, what leaves comes from the guest.
 
-use super::assembler::{Assembler, Helper, Reg, Size, When};
+use sandbox_netns::bpf::{Assembler, Helper, Reg, Size, When};
 
 /// Verdicts of traffic control (`linux/pkt_cls.h`): drop, and go on as if the program were not
 /// there.

@@ -2,7 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::super::sys::{self, ProgramKind, run_program};
+use sandbox_netns::bpf::{ProgramKind, load_program, run_program};
+
 use super::*;
 
 /// Verdicts (`linux/pkt_cls.h`).
@@ -30,7 +31,7 @@ fn root() -> bool {
 }
 
 fn verdict(code: &[u64], frame: &[u8]) -> (u32, Vec<u8>) {
-    let program = sys::load_program(ProgramKind::TRAFFIC, "test", code).unwrap();
+    let program = load_program(ProgramKind::TRAFFIC, "test", code).unwrap();
     run_program(&program, frame).unwrap()
 }
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use sandbox_core::host::{Command, Host, RealHost, spawn_detached};
 
-use super::super::namespace::{Namespace, inside};
 use super::super::netlink::Netlink;
 use super::super::{Network, snapshot};
+use sandbox_netns::{Namespace, NetnsError, inside};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -140,7 +140,9 @@ impl Bed {
         path: &Path,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        inside(path, Namespace::open(path).unwrap(), move |_| Ok(work())).await.unwrap()
+        inside(path, Namespace::open(path).unwrap(), move |_| Ok::<_, NetnsError>(work()))
+            .await
+            .unwrap()
     }
 
     /// Everything in the Pod's namespace that joining could change.

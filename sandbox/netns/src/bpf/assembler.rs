@@ -3,7 +3,8 @@
 /// A register. R0 is a call's answer, R1 to R5 its arguments, R6 to R9 survive it, R10 is the
 /// end of the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reg {
+#[allow(missing_docs, reason = "numbers")]
+pub enum Reg {
     R0 = 0,
     R1 = 1,
     R2 = 2,
@@ -18,7 +19,8 @@ pub(super) enum Reg {
 
 /// How much is loaded or stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Size {
+#[allow(missing_docs, reason = "bits")]
+pub enum Size {
     U8 = 0x10,
     U16 = 0x08,
     U32 = 0x00,
@@ -26,7 +28,8 @@ pub(super) enum Size {
 
 /// A helper function of the kernel, by its number in `linux/bpf.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Helper {
+#[allow(missing_docs, reason = "the kernel's names")]
+pub enum Helper {
     MapLookup = 1,
     StoreBytes = 9,
     Redirect = 23,
@@ -37,13 +40,14 @@ pub(super) enum Helper {
 
 /// A comparison of a register's lower 32 bits with a constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum When {
+#[allow(missing_docs, reason = "words for themselves")]
+pub enum When {
     Equal = 0x10,
     NotEqual = 0x50,
 }
 
 /// A place in the program to jump to. Jumps lead forward only.
-pub(super) type Label = &'static str;
+pub type Label = &'static str;
 
 const LDX_MEM: u8 = 0x61;
 const ST_MEM: u8 = 0x62;
@@ -63,7 +67,7 @@ const EXIT: u8 = 0x95;
 
 /// A program in the making.
 #[derive(Debug, Default)]
-pub(super) struct Assembler {
+pub struct Assembler {
     code: Vec<u64>,
     /// Jumps whose distance is not known yet.
     jumps: Vec<(usize, Label)>,
@@ -83,95 +87,83 @@ impl Assembler {
     }
 
     /// `dst = *(size *)(src + offset)`
-    pub(super) fn load(&mut self, size: Size, dst: Reg, src: Reg, offset: i16) -> &mut Self {
+    pub fn load(&mut self, size: Size, dst: Reg, src: Reg, offset: i16) -> &mut Self {
         self.push(LDX_MEM | size as u8, dst, src as u8, offset, 0)
     }
 
     /// `*(size *)(dst + offset) = value`
-    pub(super) fn store_value(
-        &mut self,
-        size: Size,
-        dst: Reg,
-        offset: i16,
-        value: i32,
-    ) -> &mut Self {
+    pub fn store_value(&mut self, size: Size, dst: Reg, offset: i16, value: i32) -> &mut Self {
         self.push(ST_MEM | size as u8, dst, 0, offset, value)
     }
 
     /// `dst = src`
-    pub(super) fn copy(&mut self, dst: Reg, src: Reg) -> &mut Self {
+    pub fn copy(&mut self, dst: Reg, src: Reg) -> &mut Self {
         self.push(MOV64_REG, dst, src as u8, 0, 0)
     }
 
     /// `dst = value`
-    pub(super) fn set(&mut self, dst: Reg, value: i32) -> &mut Self {
+    pub fn set(&mut self, dst: Reg, value: i32) -> &mut Self {
         self.push(MOV64, dst, 0, 0, value)
     }
 
     /// `dst += value`
-    pub(super) fn add(&mut self, dst: Reg, value: i32) -> &mut Self {
+    pub fn add(&mut self, dst: Reg, value: i32) -> &mut Self {
         self.push(ADD64, dst, 0, 0, value)
     }
 
     /// `dst += src`
-    pub(super) fn add_reg(&mut self, dst: Reg, src: Reg) -> &mut Self {
+    pub fn add_reg(&mut self, dst: Reg, src: Reg) -> &mut Self {
         self.push(ADD64_REG, dst, src as u8, 0, 0)
     }
 
     /// `dst <<= bits`
-    pub(super) fn shift_left(&mut self, dst: Reg, bits: i32) -> &mut Self {
+    pub fn shift_left(&mut self, dst: Reg, bits: i32) -> &mut Self {
         self.push(LSH64, dst, 0, 0, bits)
     }
 
     /// `dst = (u32)dst & value`
-    pub(super) fn and(&mut self, dst: Reg, value: u32) -> &mut Self {
+    pub fn and(&mut self, dst: Reg, value: u32) -> &mut Self {
         self.push(AND32, dst, 0, 0, value as i32)
     }
 
     /// `dst = ` the map open as `fd`
-    pub(super) fn map(&mut self, dst: Reg, fd: i32) -> &mut Self {
+    pub fn map(&mut self, dst: Reg, fd: i32) -> &mut Self {
         self.push(LD_IMM64, dst, PSEUDO_MAP_FD, 0, fd);
         self.code.push(0);
         self
     }
 
     /// Calls `helper`, which leaves its answer in R0.
-    pub(super) fn call(&mut self, helper: Helper) -> &mut Self {
+    pub fn call(&mut self, helper: Helper) -> &mut Self {
         self.push(CALL, Reg::R0, 0, 0, helper as i32)
     }
 
     /// Ends the program with the verdict in R0.
-    pub(super) fn exit(&mut self) -> &mut Self {
+    pub fn exit(&mut self) -> &mut Self {
         self.push(EXIT, Reg::R0, 0, 0, 0)
     }
 
     /// Goes to `label` when the lower half of `reg` compares so with `value`.
-    pub(super) fn jump_if(&mut self, reg: Reg, when: When, value: u32, to: Label) -> &mut Self {
+    pub fn jump_if(&mut self, reg: Reg, when: When, value: u32, to: Label) -> &mut Self {
         self.jumps.push((self.code.len(), to));
         self.push(JMP32 | when as u8, reg, 0, 0, value as i32)
     }
 
     /// Goes to `label` when the pointer in `reg` is null.
-    pub(super) fn jump_if_null(&mut self, reg: Reg, to: Label) -> &mut Self {
+    pub fn jump_if_null(&mut self, reg: Reg, to: Label) -> &mut Self {
         self.jumps.push((self.code.len(), to));
         self.push(JEQ64, reg, 0, 0, 0)
     }
 
     /// Goes to `label`.
-    pub(super) fn jump(&mut self, to: Label) -> &mut Self {
+    pub fn jump(&mut self, to: Label) -> &mut Self {
         self.jumps.push((self.code.len(), to));
         self.push(JA, Reg::R0, 0, 0, 0)
     }
 
     /// Goes to `label` when the bytes at `at` are not `bytes`: both even. Uses R0. Loads must be
     /// aligned.
-    pub(super) fn jump_unless_bytes(
-        &mut self,
-        base: Reg,
-        at: i16,
-        bytes: &[u8],
-        to: Label,
-    ) -> &mut Self {
+    pub fn jump_unless_bytes(&mut self, base: Reg, at: i16, bytes: &[u8], to: Label) -> &mut Self {
         let (mut offset, mut rest) = (at, bytes);
         while let [a, b, after @ ..] = rest {
             let (size, value, step) = match after {
@@ -195,7 +187,7 @@ impl Assembler {
     /// # Panics
     ///
     /// When a jump is longer than an instruction can say; the programs are far below it.
-    pub(super) fn label(&mut self, label: Label) -> &mut Self {
+    pub fn label(&mut self, label: Label) -> &mut Self {
         let here = self.code.len();
         let code = &mut self.code;
         self.jumps.retain(|(from, to)| {
@@ -216,7 +208,7 @@ impl Assembler {
     /// # Panics
     ///
     /// When a jump's label was never placed: a fault of the program's author.
-    pub(super) fn finish(self) -> Vec<u64> {
+    pub fn finish(self) -> Vec<u64> {
         assert!(self.jumps.is_empty(), "labels without a place: {:?}", self.jumps);
         self.code
     }

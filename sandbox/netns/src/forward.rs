@@ -1,7 +1,7 @@
-//! Port forwarding: connections to the loopback of the Pod's namespace are taken to the guest.
+//! Port forwarding: connections to the loopback of the Pod's namespace are taken to the sandbox.
 //!
 //! `kubectl port-forward` ends in containerd, which dials `localhost` inside the Pod's network
-//! namespace, where nobody listens: the containers are in the guest. A program there gives
+//! namespace, where nobody listens: the containers have another network stack. A program there gives
 //! every such connection to a listener of the shim, whatever the port; the port that was meant
 //! is the accepted connection's own. No port is known before, and no rule of a packet filter is
 //! needed, which a node may not have or a mesh may own.
@@ -9,37 +9,50 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_api::{ACCEPTED, FORWARD_PORT, REFUSED};
+use async_trait::async_trait;
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional_with_sizes};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use super::bpf::{self, SLOT_V4, SLOT_V6};
-use super::error::NetworkError;
-use super::namespace::{Namespace, inside};
-use super::sys::{self, ProgramKind};
+use crate::NetnsError;
+use crate::bpf::{self, ProgramKind};
+use crate::namespace::{Namespace, inside};
+use crate::steer::{SLOT_V4, SLOT_V6, steer};
 
 /// How many connections a Pod can have forwarded at once.
 const CONNECTIONS: usize = 256;
 
-/// How long the guest may take to accept a connection.
+/// How long the sandbox may take to accept a connection.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// What is read at once in each direction.
 const BUFFER: usize = 16 * 1024;
 
-/// The longest answer of the hybrid vsock: `OK `, a number of 32 bits, and a line's end.
-const ANSWER_MAX: usize = 16;
-
 /// How long accepting rests when it fails, as it does when descriptors run out.
 const REST: Duration = Duration::from_millis(100);
+
+/// A connection, of whatever kind.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// What connects to ports of a sandbox.
+#[async_trait]
+pub trait Dial: std::fmt::Debug + Send + Sync {
+    /// Connects to `port` of the sandbox's loopback. It is given up after some seconds.
+    ///
+    /// # Errors
+    ///
+    /// Why not; the connection that was to be forwarded is reset.
+    async fn dial(&self, port: u16) -> io::Result<Box<dyn Stream>>;
+}
 
 /// Forwards for as long as it lives; connections end with it.
 #[derive(Debug)]
@@ -58,15 +71,16 @@ impl Drop for PortForward {
 }
 
 impl PortForward {
-    /// Forwards from the namespace at `netns` to the guest behind the hybrid `vsock`.
-    pub(super) async fn start(
-        netns: &Path,
-        namespace: Namespace,
-        vsock: PathBuf,
-    ) -> Result<Self, NetworkError> {
-        let set_up = inside(netns, namespace, set_up).await;
+    /// Forwards from the namespace at `netns` to the sandbox that `dial` connects to. Where the
+    /// kernel cannot do it, a warning says so and nothing is forwarded.
+    ///
+    /// # Errors
+    ///
+    /// [`NetnsError`] names what was refused.
+    pub async fn start(netns: &Path, dial: Arc<dyn Dial>) -> Result<Self, NetnsError> {
+        let set_up = inside(netns, Namespace::open(netns)?, set_up).await;
         let (attached, listeners) = match set_up {
-            Err(error @ NetworkError::Kernel { .. }) => {
+            Err(error @ NetnsError::Kernel { .. }) => {
                 let error = sandbox_core::Error::from(error);
                 log::warn!("ports of this Pod cannot be forwarded: {error}");
                 return Ok(Self { _attached: None, listeners: Vec::new() });
@@ -74,12 +88,11 @@ impl PortForward {
             set_up => set_up?,
         };
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        let vsock: Arc<Path> = vsock.into();
         let mut forward = Self { _attached: Some(attached), listeners: Vec::new() };
         for listener in listeners {
             let listener = TcpListener::from_std(listener)
-                .map_err(|source| NetworkError::Forward { verb: "listening", source })?;
-            let serve = serve(listener, vsock.clone(), permits.clone());
+                .map_err(|source| NetnsError::Forward { verb: "listening", source })?;
+            let serve = serve(listener, Arc::clone(&dial), permits.clone());
             forward.listeners.push(tokio::spawn(serve));
         }
         Ok(forward)
@@ -92,9 +105,9 @@ impl PortForward {
 }
 
 /// In the namespace: the listeners, and the program that gives connections to them.
-fn set_up(namespace: &Namespace) -> Result<(OwnedFd, Vec<StdListener>), NetworkError> {
-    let failed = |verb| move |source| NetworkError::Forward { verb, source };
-    let map = sys::socket_map(2).map_err(unknown)?;
+fn set_up(namespace: &Namespace) -> Result<(OwnedFd, Vec<StdListener>), NetnsError> {
+    let failed = |verb| move |source| NetnsError::Forward { verb, source };
+    let map = bpf::socket_map(2).map_err(unknown)?;
     let mut listeners = Vec::new();
     let places = [
         (SLOT_V4, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
@@ -107,23 +120,23 @@ fn set_up(namespace: &Namespace) -> Result<(OwnedFd, Vec<StdListener>), NetworkE
             listener => listener.map_err(failed("listening"))?,
         };
         listener.set_nonblocking(true).map_err(failed("listening"))?;
-        sys::put_socket(&map, slot, &listener).map_err(failed("keeping a socket"))?;
+        bpf::put_socket(&map, slot, &listener).map_err(failed("keeping a socket"))?;
         listeners.push(listener);
     }
-    let code = bpf::steer(map.as_raw_fd());
-    let program = sys::load_program(ProgramKind::LOOKUP, "steer", &code).map_err(unknown)?;
-    let attached = sys::attach(&program, namespace.file(), ProgramKind::LOOKUP);
+    let code = steer(map.as_raw_fd());
+    let program = bpf::load_program(ProgramKind::LOOKUP, "steer", &code).map_err(unknown)?;
+    let attached = bpf::attach(&program, namespace.file(), ProgramKind::LOOKUP);
     Ok((attached.map_err(unknown)?, listeners))
 }
 
 /// `EINVAL` is the kernel's answer for a kind of map, program or attachment it does not know.
-fn unknown(source: io::Error) -> NetworkError {
+fn unknown(source: io::Error) -> NetnsError {
     match source.raw_os_error() {
         Some(libc::EINVAL | libc::E2BIG | libc::ENOSYS | libc::EOPNOTSUPP) => {
             let mend = "Linux 5.9 or later with CONFIG_BPF_SYSCALL";
-            NetworkError::Kernel { part: "BPF programs for socket lookup", mend, source }
+            NetnsError::Kernel { part: "BPF programs for socket lookup", mend, source }
         }
-        _ => NetworkError::Forward { verb: "attaching a program", source },
+        _ => NetnsError::Forward { verb: "attaching a program", source },
     }
 }
 
@@ -132,7 +145,7 @@ fn lacks_family(error: &io::Error) -> bool {
 }
 
 /// Takes connections until it is aborted, and ends them with itself.
-async fn serve(listener: TcpListener, vsock: Arc<Path>, permits: Arc<Semaphore>) {
+async fn serve(listener: TcpListener, dial: Arc<dyn Dial>, permits: Arc<Semaphore>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -143,9 +156,9 @@ async fn serve(listener: TcpListener, vsock: Arc<Path>, permits: Arc<Semaphore>)
                         reset(stream);
                         continue;
                     };
-                    let vsock = vsock.clone();
+                    let dial = Arc::clone(&dial);
                     connections.spawn(async move {
-                        relay(stream, &vsock).await;
+                        relay(stream, &*dial).await;
                         drop(permit);
                     });
                 }
@@ -160,7 +173,7 @@ async fn serve(listener: TcpListener, vsock: Arc<Path>, permits: Arc<Semaphore>)
 }
 
 /// Forwards one connection to its end.
-async fn relay(mut stream: TcpStream, vsock: &Path) {
+async fn relay(mut stream: TcpStream, dial: &dyn Dial) {
     let port = match stream.local_addr() {
         Ok(address) => address.port(),
         Err(error) => {
@@ -168,10 +181,10 @@ async fn relay(mut stream: TcpStream, vsock: &Path) {
             return reset(stream);
         }
     };
-    let dialled = timeout(HANDSHAKE, dial(vsock, port)).await;
+    let dialled = timeout(HANDSHAKE, dial.dial(port)).await;
     let dialled = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    let mut guest = match dialled {
-        Ok(guest) => guest,
+    let mut sandbox = match dialled {
+        Ok(sandbox) => sandbox,
         Err(error) => {
             log::debug!("forwarding a connection to port {port}: {error}");
             return reset(stream);
@@ -179,34 +192,10 @@ async fn relay(mut stream: TcpStream, vsock: &Path) {
     };
     // Small packets are not held back; the connection works without it too.
     let _ = stream.set_nodelay(true);
-    let copied = copy_bidirectional_with_sizes(&mut stream, &mut guest, BUFFER, BUFFER).await;
+    let copied = copy_bidirectional_with_sizes(&mut stream, &mut sandbox, BUFFER, BUFFER).await;
     if let Err(error) = copied {
         log::debug!("a connection forwarded to port {port} ended: {error}");
         reset(stream);
-    }
-}
-
-/// Connects to `port` of the guest's loopback.
-async fn dial(vsock: &Path, port: u16) -> io::Result<UnixStream> {
-    let mut guest = UnixStream::connect(vsock).await?;
-    guest.write_all(format!("CONNECT {FORWARD_PORT}\n").as_bytes()).await?;
-    // Byte by byte: what comes after the line is the stream's.
-    let mut answer = Vec::new();
-    while answer.last() != Some(&b'\n') {
-        if answer.len() == ANSWER_MAX {
-            return Err(io::Error::other("the machine's vsock gave no answer that ends"));
-        }
-        answer.push(guest.read_u8().await?);
-    }
-    if !answer.starts_with(b"OK ") {
-        let answer = String::from_utf8_lossy(&answer).trim_end().to_owned();
-        return Err(io::Error::other(format!("the machine's vsock answered {answer:?}")));
-    }
-    guest.write_all(format!("{port}\n").as_bytes()).await?;
-    match guest.read_u8().await? {
-        ACCEPTED => Ok(guest),
-        REFUSED => Err(io::ErrorKind::ConnectionRefused.into()),
-        other => Err(io::Error::other(format!("the guest's agent answered {other}"))),
     }
 }
 
@@ -227,36 +216,8 @@ mod tests {
     fn tells_an_old_kernel_from_a_refusal() {
         let error = |code| unknown(io::Error::from_raw_os_error(code));
         for code in [libc::EINVAL, libc::E2BIG, libc::ENOSYS] {
-            assert!(matches!(error(code), NetworkError::Kernel { .. }), "{code}");
+            assert!(matches!(error(code), NetnsError::Kernel { .. }), "{code}");
         }
         assert_eq!(error(libc::EPERM).kind(), Kind::PermissionDenied);
-    }
-
-    async fn dialled(answer: &'static [u8]) -> io::Result<UnixStream> {
-        let dir = tempfile::tempdir()?;
-        let path = dir.path().join("vsock");
-        let listener = tokio::net::UnixListener::bind(&path)?;
-        let guest = async move {
-            let (mut stream, _) = listener.accept().await?;
-            stream.write_all(answer).await?;
-            // Kept open, so that no end of file helps the host.
-            sleep(Duration::from_millis(200)).await;
-            io::Result::Ok(())
-        };
-        let (dialled, _) = tokio::join!(dial(&path, 80), guest);
-        dialled
-    }
-
-    #[tokio::test]
-    async fn takes_nothing_but_the_vsocks_answer_and_the_agents() {
-        let mut stream = dialled(b"OK 1026\n\0rest").await.unwrap();
-        let mut rest = [0; 4];
-        stream.read_exact(&mut rest).await.unwrap();
-        assert_eq!(&rest, b"rest", "what follows is the stream's");
-        for wrong in [&b"NO 1\n"[..], b"OK 11111111111111111111\n", b"OK 1\n\x02"] {
-            assert_eq!(dialled(wrong).await.unwrap_err().kind(), io::ErrorKind::Other);
-        }
-        let refused = dialled(b"OK 1\n\x01").await.unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -1,11 +1,11 @@
 //! The Pod's loopback: every connection to it is taken by one listener, whatever its port.
 
-use super::assembler::{Assembler, Helper, Reg, Size, When};
+use crate::bpf::{Assembler, Helper, Reg, Size, When};
 
 /// Where in the map the listener for 127.0.0.0/8 is.
-pub(in super::super) const SLOT_V4: u32 = 0;
+pub(crate) const SLOT_V4: u32 = 0;
 /// Where in the map the listener for ::1 is.
-pub(in super::super) const SLOT_V6: u32 = 1;
+pub(crate) const SLOT_V6: u32 = 1;
 
 /// `struct bpf_sk_lookup` (`linux/bpf.h`).
 const FAMILY: i16 = 8;
@@ -18,7 +18,7 @@ const PASS: i32 = 1;
 
 /// Gives new TCP connections to a loopback address to the listeners in `map`, an array of
 /// sockets. Where a slot is empty the kernel looks for a listener as ever.
-pub(in super::super) fn steer(map: i32) -> Vec<u64> {
+pub(crate) fn steer(map: i32) -> Vec<u64> {
     let mut program = Assembler::default();
     program
         .copy(Reg::R6, Reg::R1)

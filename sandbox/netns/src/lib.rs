@@ -1,0 +1,14 @@
+//! Work in a Pod's network namespace on the host, for backends whose containers have a network
+//! stack of their own behind it.
+
+#![deny(unsafe_code)]
+
+pub mod bpf;
+mod error;
+mod forward;
+mod namespace;
+mod steer;
+
+pub use error::NetnsError;
+pub use forward::{Dial, PortForward, Stream};
+pub use namespace::{Namespace, inside, inside_blocking};
