@@ -7,6 +7,8 @@ mod backend;
 mod boot;
 mod config;
 mod container;
+#[cfg(test)]
+mod contract;
 mod dial;
 pub mod driver;
 mod error;
