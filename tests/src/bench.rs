@@ -18,6 +18,7 @@ use crate::client::stage::Stage;
 use crate::runner::{Supplies, Wants};
 
 mod bare;
+mod boot;
 mod life;
 mod memory;
 mod report;
@@ -52,6 +53,7 @@ pub struct Report {
     pub failed: Vec<String>,
     handlers: Vec<&'static str>,
     calls: Samples,
+    boots: Samples,
     bare: Samples,
     memory: Memories,
     stdio: Samples,
@@ -66,6 +68,11 @@ impl Report {
         parts.push(report::table("CRI call", &self.calls, &self.handlers, true));
         let runscs: Vec<_> = self.handlers.iter().copied().filter(|h| is_bare(h)).collect();
         parts.push(report::table("bare, the runsc of", &self.bare, &runscs, false));
+        let vms: Vec<_> = self.handlers.iter().copied().filter(|h| is_vm(h)).collect();
+        if !vms.is_empty() {
+            parts.push("Where RunPodSandbox goes under a virtual machine, in ms.".to_owned());
+            parts.push(report::table("boot", &self.boots, &vms, false));
+        }
         parts.push("An idle Pod of one container.".to_owned());
         parts.push(report::memory_table(&self.memory));
         parts.push("Output of a container through `ctr run`.".to_owned());
@@ -80,6 +87,7 @@ impl Report {
         json!({
             "facts": self.facts, "skipped": self.skipped, "failed": self.failed,
             "cri_ms": report::json(&self.calls, &self.handlers),
+            "boot_ms": report::json(&self.boots, &self.handlers),
             "bare_ms": report::json(&self.bare, &self.handlers),
             "idle_pod_kib": report::memory_json(&self.memory),
             "stdio_mb_per_s": report::json(&self.stdio, &self.handlers),
@@ -116,7 +124,7 @@ impl Report {
 
     fn measure(&mut self, rounds: u32, stages: &[Stage]) {
         self.rounds("CRI calls and bare runsc", rounds, stages, |report, stage| {
-            life::measure(stage, &mut report.calls)?;
+            life::measure(stage, &mut report.calls, &mut report.boots)?;
             if is_bare(stage.handler.name()) {
                 bare::measure(stage, &mut report.bare)?;
             }
@@ -131,6 +139,10 @@ impl Report {
             Ok(())
         });
     }
+}
+
+fn is_vm(name: &str) -> bool {
+    Handler::named(name).is_some_and(Handler::is_vm)
 }
 
 /// Each runsc is measured once, under the name of Bulkhead's handler on it.

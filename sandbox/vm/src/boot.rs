@@ -55,6 +55,8 @@ struct Launched {
 #[derive(Debug)]
 struct Timings {
     begun: Instant,
+    /// Monitor, share and network, which are made side by side.
+    sides: [Duration; 3],
     launched: Duration,
     booted: Duration,
     connected: Duration,
@@ -102,11 +104,12 @@ async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
     let made = builder.recursive(true).mode(0o700).create(&planned.dir);
     made.map_err(VmError::file("making", &planned.dir))?;
     let machine = machine(planned, means);
-    let (vmm, share, joined) = tokio::join!(
-        means.driver.launch(&machine),
-        serve(&planned.dir, means),
-        join(planned.netns.as_deref()),
+    let ((vmm, monitor), (share, served), (joined, network)) = tokio::join!(
+        timed(means.driver.launch(&machine)),
+        timed(serve(&planned.dir, means)),
+        timed(join(planned.netns.as_deref())),
     );
+    let sides = [monitor, served, network];
     let (vmm, (tree, share), joined) = match (vmm, share, joined) {
         (Ok(vmm), Ok(served), Ok(joined)) => (vmm, served, joined),
         (vmm, share, joined) => return Err(undo(vmm, share, joined).await),
@@ -123,7 +126,7 @@ async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
     match plug(&*parts.vmm, devices).await {
         Ok(listener) => {
             let launched = begun.elapsed();
-            let timings = Timings { begun, launched, booted: launched, connected: launched };
+            let timings = Timings { begun, sides, launched, booted: launched, connected: launched };
             Ok(Launched { parts, told, listener, timings })
         }
         Err(error) => {
@@ -133,6 +136,11 @@ async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
             Err(error)
         }
     }
+}
+
+async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let begun = Instant::now();
+    (work.await, begun.elapsed())
 }
 
 /// Plugs the devices in, and listens where the agent will dial.
@@ -332,9 +340,13 @@ fn short(id: &str) -> String {
 fn report(timings: &Timings, whole: Duration, answer: &ConfigureResponse) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     log::info!(
-        "boot: host preparation and VMM start {:.1} ms, machine started {:.1} ms, kernel to agent \
-         {:.1} ms (by the guest's clock {:.1} ms), configure {:.1} ms, in all {:.1} ms",
+        "boot: host preparation and VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, network \
+         {:.1} ms), machine started {:.1} ms, kernel to agent {:.1} ms (by the guest's clock \
+         {:.1} ms), configure {:.1} ms, in all {:.1} ms",
         ms(timings.launched),
+        ms(timings.sides[0]),
+        ms(timings.sides[1]),
+        ms(timings.sides[2]),
         ms(timings.booted.saturating_sub(timings.launched)),
         ms(timings.connected.saturating_sub(timings.booted)),
         ms(Duration::from_nanos(answer.agent_started_ns)),

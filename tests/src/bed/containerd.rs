@@ -260,11 +260,16 @@ impl Node {
         fs::metadata(self.log()).map_or(0, |m| m.len())
     }
 
-    /// The last telling lines that the log got after `offset`.
-    pub fn log_tail(&self, offset: u64) -> String {
+    /// What the log got after `offset`.
+    pub fn log_since(&self, offset: u64) -> String {
         let bytes = fs::read(self.log()).unwrap_or_default();
         let from = usize::try_from(offset).unwrap_or(0).min(bytes.len());
-        let text = String::from_utf8_lossy(&bytes[from..]);
+        String::from_utf8_lossy(&bytes[from..]).into_owned()
+    }
+
+    /// The last telling lines that the log got after `offset`.
+    pub fn log_tail(&self, offset: u64) -> String {
+        let text = self.log_since(offset);
         let telling =
             |line: &&str| !line.contains("level=debug") && !line.contains("loading plugin");
         let lines: Vec<String> =

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
+use super::boot;
 use super::stats::Samples;
 use crate::client::pod::{Pod, pod_config, shell};
 use crate::client::stage::Stage;
@@ -14,13 +15,18 @@ const SCRIPT: &str = "trap 'exit 0' TERM; echo ready; sleep 100000 & wait";
 /// How long StopContainer waits before it kills; reached only when the trap is broken.
 const GRACE: i64 = 20;
 
-/// The calls of one life go to `into`, in milliseconds.
-pub(super) fn measure(stage: &Stage, into: &mut Samples) -> Result<()> {
+/// The calls of one life go to `into`, the phases of a virtual machine's boot to `boots`, in
+/// milliseconds.
+pub(super) fn measure(stage: &Stage, into: &mut Samples, boots: &mut Samples) -> Result<()> {
     let column = stage.handler.name();
     let cri = &stage.cri;
     let mut clock = Clock { into, column };
     let config = pod_config(stage)?;
+    let offset = stage.node.log_len();
     let pod = clock.time("RunPodSandbox", || Pod::run_config(stage, config))?;
+    if stage.handler.is_vm() {
+        boot::measure(stage, &pod.id, offset, boots)?;
+    }
     let container = clock.time("CreateContainer", || pod.create(shell(SCRIPT)))?;
     clock.time("StartContainer", || cri.start(&container.id))?;
     container.logged("ready")?;

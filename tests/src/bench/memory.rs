@@ -25,7 +25,18 @@ pub(super) struct Memory {
 }
 
 /// What plays which part in a Pod, in the order of a report.
-pub(super) const PARTS: [&str; 6] = ["shim", "helper", "sandbox", "gofer", "stub", "workload"];
+pub(super) const PARTS: [&str; 10] = [
+    "shim",
+    "helper",
+    "sandbox",
+    "gofer",
+    "stub",
+    "monitor",
+    "virtiofsd",
+    "vsock device",
+    "guest memory touched",
+    "workload",
+];
 
 /// The memory of an idle Pod under the stage's handler, by part.
 pub(super) fn measure(stage: &Stage) -> Result<BTreeMap<&'static str, Memory>> {
@@ -47,6 +58,12 @@ pub(super) fn measure(stage: &Stage) -> Result<BTreeMap<&'static str, Memory>> {
         memory.processes += 1;
         memory.pss += pss;
         memory.private += private;
+        if part(words) == "monitor" {
+            let maps = format!("/proc/{pid}/smaps");
+            let touched = guest_memory(&fs::read_to_string(&maps).context(maps)?);
+            let guest = parts.entry("guest memory touched").or_default();
+            *guest = Memory { processes: 0, pss: touched, private: touched };
+        }
     }
     ensure!(parts.contains_key("shim"), "no shim among the Pod's processes: {parts:?}");
     Ok(parts)
@@ -64,8 +81,29 @@ fn part(line: &str) -> &'static str {
         _ if program.starts_with("runsc") && verb("boot") => "sandbox",
         _ if program.starts_with("runsc") && verb("gofer") => "gofer",
         _ if program.starts_with("runsc") || program == "runc" => "helper",
+        _ if program.starts_with("qemu-system") || program == "cloud-hypervisor" => "monitor",
+        "virtiofsd" => "virtiofsd",
+        "vhost-device-vsock" => "vsock device",
         _ => "workload",
     }
+}
+
+/// What of a guest's memory a monitor's `smaps` has resident, in KiB. virtiofsd maps the same
+/// memory, so that the processes' own figures have a part of it each.
+fn guest_memory(smaps: &str) -> u64 {
+    let mut shared = false;
+    let mut sum = 0;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") if shared => {
+                sum += words.next().and_then(|kib| kib.parse().ok()).unwrap_or(0);
+            }
+            Some(first) if !first.ends_with(':') => shared = line.contains("/memfd:"),
+            _ => {}
+        }
+    }
+    sum
 }
 
 /// PSS and private memory of a `smaps_rollup`, in KiB.
@@ -92,12 +130,21 @@ mod tests {
     }
 
     #[test]
+    fn guest_memory_is_what_is_shared() {
+        let smaps = "7f00-7f10 rw-s 00000000 00:01 12  /memfd:ram (deleted)\nSize: 99 kB\n\
+            Rss:   2048 kB\nPss: 1024 kB\n7f20-7f30 rw-p 00000000 00:00 0 [heap]\nRss: 7 kB\n";
+        assert_eq!(guest_memory(smaps), 2048);
+    }
+
+    #[test]
     fn tells_the_parts() {
         let lines = [
             ("/run/bh-x/21/bin/containerd-shim-bulkhead-v2 -namespace k8s.io -id x", "shim"),
             ("runsc-sandbox --root=/r boot --bundle=/b x", "sandbox"),
             ("runsc-gofer --root=/r gofer --bundle /b", "gofer"),
             ("/usr/bin/runsc --root=/r wait x", "helper"),
+            ("/usr/bin/qemu-system-x86_64 -nodefaults -S", "monitor"),
+            ("/usr/lib/qemu/virtiofsd -f --fd=3 -o source=/run/x/share", "virtiofsd"),
             ("/busybox sleep 2147483647", "workload"),
             ("", "stub"),
         ];
