@@ -75,6 +75,31 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Where in the directory `cache` what is known of `file` is kept: under another name once
+/// another file is in its place.
+///
+/// # Errors
+///
+/// When the file cannot be looked at.
+pub fn about(cache: &Path, prefix: &str, file: &Path) -> io::Result<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = fs::metadata(file)?;
+    let (changed, nanos) = (meta.mtime(), meta.mtime_nsec());
+    let name =
+        format!("{prefix}-{}-{}-{changed}.{nanos}-{}.json", meta.dev(), meta.ino(), meta.size());
+    Ok(cache.join(name))
+}
+
+/// As [`store`], into a directory that is made if it is not there. What cannot be kept is found
+/// out again next time; the log says why.
+pub fn keep<T: Serialize>(path: &Path, value: &T) {
+    let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+    let failed = |source| RecordError::Io { verb: "writing", path: path.to_owned(), source };
+    if let Err(error) = made.map_err(failed).and_then(|()| store(path, value)) {
+        log::warn!("asked again next time: {}", crate::Error::from(error));
+    }
+}
+
 /// Reads what [`store`] wrote; `None` if the file is not there.
 ///
 /// # Errors

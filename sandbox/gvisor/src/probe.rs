@@ -125,16 +125,8 @@ pub(crate) fn find(wanted: &Path, path: &str) -> Result<PathBuf, ProbeError> {
 
 /// Asks the runsc at `binary`, or reads what it answered before from the directory `cache`.
 pub(crate) async fn ask(binary: &Path, cache: &Path, host: &dyn Host) -> Result<Probe, ProbeError> {
-    let file = fs::metadata(binary)
+    let key = record::about(cache, "runsc", binary)
         .map_err(|source| ProbeError::Unusable { path: binary.to_owned(), source })?;
-    let key = cache.join(format!(
-        "runsc-{}-{}-{}.{}-{}.json",
-        file.dev(),
-        file.ino(),
-        file.mtime(),
-        file.mtime_nsec(),
-        file.size()
-    ));
     if let Ok(Some(known)) = record::load(&key) {
         return Ok(known);
     }
@@ -150,11 +142,7 @@ pub(crate) async fn ask(binary: &Path, cache: &Path, host: &dyn Host) -> Result<
         probe.date =
             read.map_err(|source| ProbeError::Unusable { path: binary.to_owned(), source })?;
     }
-    if let Err(e) = fs::create_dir_all(cache).map_err(|e| e.to_string()).and_then(|()| {
-        record::store(&key, &probe).map_err(|e| sandbox_core::Error::from(e).to_string())
-    }) {
-        log::warn!("what {} can do is asked again next time: {e}", binary.display());
-    }
+    record::keep(&key, &probe);
     Ok(probe)
 }
 

@@ -65,7 +65,7 @@ impl VmBackend {
                 ..QemuSettings::default()
             },
         };
-        choose(Arc::clone(&self.host), choice).await
+        choose(Arc::clone(&self.host), choice, config.known().join("kvm.json")).await
     }
 
     /// The guest's kernel and initramfs, unchanged since they were built.
@@ -73,7 +73,7 @@ impl VmBackend {
         let image = Guest::open(&self.config.guest)?;
         image.expect_protocol(agent_api::PROTOCOL)?;
         // Hashing tens of megabytes: not on the thread that serves.
-        let (state, checked) = (self.config.root.join("verified"), image.clone());
+        let (state, checked) = (self.config.known(), image.clone());
         let check = tokio::task::spawn_blocking(move || checked.verify_cached(&state));
         let lost = |e: tokio::task::JoinError| {
             let message = format!("checking the guest image: {e}");

@@ -159,7 +159,8 @@ async fn plug(
 /// Makes the Pod's shared directory and has it served.
 async fn serve(dir: &Path, means: &Means) -> Result<(Tree, Share)> {
     let host = &*means.host;
-    let program = Virtiofsd::find(host, means.config.virtiofsd.as_deref()).await?;
+    let program =
+        Virtiofsd::find(host, means.config.virtiofsd.as_deref(), &means.config.known()).await?;
     let tree = Tree::create(Arc::clone(&means.host), dir)?;
     match Share::start(host, &program, &tree) {
         Ok(share) => Ok((tree, share)),

@@ -110,6 +110,13 @@ pub struct VmConfig {
     pub timeouts: Timeouts,
 }
 
+impl VmConfig {
+    /// Where what is found out about this host is kept until it boots again.
+    pub(crate) fn known(&self) -> PathBuf {
+        self.root.join("known")
+    }
+}
+
 impl Default for VmConfig {
     fn default() -> Self {
         Self {

@@ -1,10 +1,10 @@
 //! Which driver a host gets.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sandbox_core::Result;
 use sandbox_core::host::{Host, find_program};
+use sandbox_core::{Result, record};
 
 use super::Driver;
 use super::cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};
@@ -12,6 +12,9 @@ use super::error::DriverError;
 use super::kvm::probe_kvm;
 use super::qemu::{Accel, Qemu, QemuSettings};
 use crate::config::Hypervisor;
+
+/// Another one after each boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What the configuration says of drivers.
 #[derive(Debug, Clone)]
@@ -34,13 +37,18 @@ enum Chosen {
 }
 
 /// The driver for this host: cloud-hypervisor where KVM really runs guests, else QEMU with KVM,
-/// and QEMU with emulated processors only where that is allowed.
+/// and QEMU with emulated processors only where that is allowed. That KVM does is kept in the file
+/// `known` until the host boots again.
 ///
 /// # Errors
 ///
 /// What is missing, and the mend.
-pub async fn choose(host: Arc<dyn Host>, choice: Choice) -> Result<Arc<dyn Driver>> {
-    let kvm = tokio::task::spawn_blocking(probe_kvm).await;
+pub async fn choose(
+    host: Arc<dyn Host>,
+    choice: Choice,
+    known: PathBuf,
+) -> Result<Arc<dyn Driver>> {
+    let kvm = tokio::task::spawn_blocking(move || kvm_once(&known)).await;
     let kvm = kvm.unwrap_or_else(|error| Err(format!("its probe failed: {error}")));
     let installed = |program: &Path| find_program(program).is_some();
     Ok(match pick(&choice, kvm, installed)? {
@@ -52,6 +60,18 @@ pub async fn choose(host: Arc<dyn Host>, choice: Choice) -> Result<Arc<dyn Drive
             Arc::new(Qemu::new(host, QemuSettings { accel, ..choice.qemu }))
         }
     })
+}
+
+/// Asks KVM, unless it is known to run guests since this host's boot. One that does not may be
+/// mended meanwhile: it is asked each time.
+fn kvm_once(known: &Path) -> std::result::Result<(), String> {
+    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+    if !boot.is_empty() && matches!(record::load::<String>(known), Ok(Some(then)) if then == boot) {
+        return Ok(());
+    }
+    probe_kvm()?;
+    record::keep(known, &boot);
+    Ok(())
 }
 
 fn pick(
@@ -140,6 +160,16 @@ mod tests {
             picked(Hypervisor::CloudHypervisor, false, true, &only),
             Ok(Chosen::CloudHypervisor)
         );
+    }
+
+    #[test]
+    fn a_kvm_that_is_known_is_not_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let known = dir.path().join("known/kvm.json");
+        record::keep(&known, &std::fs::read_to_string(BOOT_ID).unwrap());
+        assert_eq!(kvm_once(&known), Ok(()));
+        record::keep(&known, &"another boot's".to_owned());
+        assert_eq!(kvm_once(&known).is_ok(), probe_kvm().is_ok());
     }
 
     #[test]

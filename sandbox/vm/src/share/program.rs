@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
 use sandbox_core::host::{Command, Host, HostError};
+use sandbox_core::record;
+use serde::{Deserialize, Serialize};
 
 use super::ShareError;
 
@@ -36,7 +38,7 @@ pub struct Virtiofsd {
 }
 
 /// How its options are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Dialect {
     /// The virtio-fs project's, in Rust: `--shared-dir`.
     Rust,
@@ -45,13 +47,17 @@ enum Dialect {
 }
 
 impl Virtiofsd {
-    /// Finds the program, at `configured` or in the known places, and asks it once for its
-    /// options.
+    /// Finds the program, at `configured` or in the known places, and asks it for its options,
+    /// unless the directory `cache` has its answer.
     ///
     /// # Errors
     ///
     /// [`ShareError::Missing`] names the places, [`ShareError::Unfit`] what the program lacks.
-    pub async fn find(host: &dyn Host, configured: Option<&Path>) -> Result<Self, ShareError> {
+    pub async fn find(
+        host: &dyn Host,
+        configured: Option<&Path>,
+        cache: &Path,
+    ) -> Result<Self, ShareError> {
         let places: Vec<&Path> = match configured {
             Some(path) => vec![path],
             None => PLACES.iter().map(Path::new).collect(),
@@ -60,6 +66,12 @@ impl Virtiofsd {
             let looked: Vec<_> = places.iter().map(|p| p.display().to_string()).collect();
             return Err(ShareError::Missing(looked.join(", ")));
         };
+        let found = |dialect| Self { program: program.to_path_buf(), dialect };
+        let key = record::about(cache, "virtiofsd", program);
+        let key = key.map_err(ShareError::io("reading", program))?;
+        if let Ok(Some(dialect)) = record::load(&key) {
+            return Ok(found(dialect));
+        }
         let help = Command::new(*program).arg("--help");
         let output = match host.run(help, HELP_DEADLINE).await {
             Err(HostError::Spawn { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -73,7 +85,8 @@ impl Virtiofsd {
         }
         let text = [output.stdout, output.stderr].concat();
         let dialect = classify(&String::from_utf8_lossy(&text)).map_err(unfit)?;
-        Ok(Self { program: program.to_path_buf(), dialect })
+        record::keep(&key, &dialect);
+        Ok(found(dialect))
     }
 
     /// The program's path.
@@ -166,15 +179,22 @@ mod tests {
         let host = FakeHost::new([
             Scripted::Ends(0, b"usage: sh".to_vec()),
             Scripted::Ends(137, RUST_1_14.into()),
+            Scripted::Ends(0, QEMU_7_2.into()),
         ]);
-        let missing = Virtiofsd::find(&host, Some(Path::new("/no/virtiofsd"))).await.unwrap_err();
+        let cache = tempfile::tempdir().unwrap();
+        let find = |path| Virtiofsd::find(&host, Some(Path::new(path)), cache.path());
+        let missing = find("/no/virtiofsd").await.unwrap_err();
         assert_eq!(missing.kind(), Kind::Unavailable);
         assert!(missing.to_string().starts_with("no virtiofsd at /no/virtiofsd;"), "{missing}");
-        let foreign = Virtiofsd::find(&host, Some(Path::new("/bin/sh"))).await.unwrap_err();
+        let foreign = find("/bin/sh").await.unwrap_err();
         assert_eq!(foreign.kind(), Kind::FailedPrecondition);
         assert!(foreign.to_string().starts_with("/bin/sh cannot serve"), "{foreign}");
-        let killed = Virtiofsd::find(&host, Some(Path::new("/bin/sh"))).await.unwrap_err();
+        let killed = find("/bin/sh").await.unwrap_err();
         assert!(killed.to_string().ends_with("its --help ended with status 137"), "{killed}");
+        let asked = find("/bin/sh").await.unwrap();
+        assert_eq!(find("/bin/sh").await.unwrap(), asked, "it is asked once");
+        assert_eq!(asked.dialect, Dialect::Qemu);
+        assert_eq!(host.commands().len(), 3);
     }
 
     #[test]

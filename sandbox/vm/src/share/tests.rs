@@ -109,7 +109,8 @@ async fn programs(scratch: &Scratch) -> Vec<Virtiofsd> {
     let known = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
     let mut found = Vec::new();
     for path in more.split(':').chain(known).filter(|path| Path::new(path).is_file()) {
-        found.push(Virtiofsd::find(&*scratch.host, Some(Path::new(path))).await.unwrap());
+        let cache = scratch.path("cache");
+        found.push(Virtiofsd::find(&*scratch.host, Some(Path::new(path)), &cache).await.unwrap());
     }
     if found.is_empty() {
         eprintln!("skipped: no virtiofsd is installed, and BULKHEAD_VIRTIOFSD names none");
