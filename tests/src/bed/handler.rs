@@ -36,7 +36,7 @@ impl Handler {
         (Self::Runc, &Version::ALL),
         (Self::Gvisor, &Version::ALL),
         (Self::GvisorNew, &Version::ALL),
-        (Self::KataContainers, &[Version::V21]),
+        (Self::KataContainers, &[Version::V17, Version::V21]),
     ];
 
     /// The name that containerd and RuntimeClasses know.
