@@ -5,6 +5,7 @@
 
 mod bind;
 mod command;
+mod confine;
 mod fake;
 mod mark;
 mod mount;
@@ -21,6 +22,7 @@ use async_trait::async_trait;
 
 pub use bind::{Bind, Propagation, ReadOnly};
 pub use command::{Command, Output, Resource};
+pub use confine::{Paths, can_confine};
 pub use fake::{FakeHost, Scripted};
 pub use mark::ProcessMark;
 pub use mount::MountError;

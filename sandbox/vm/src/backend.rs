@@ -46,14 +46,11 @@ impl VmBackend {
         let config = &self.config;
         let (launch_deadline, command_deadline) =
             (config.timeouts.launch(), config.timeouts.launch());
-        let mut open = vec![config.root.clone(), config.guest.clone()];
-        open.extend(config.disk_dirs.iter().cloned());
         let choice = Choice {
             hypervisor: config.hypervisor,
             allow_emulation: config.allow_emulation,
             cloud_hypervisor: CloudHypervisorSettings {
                 program: config.cloud_hypervisor.clone(),
-                landlock: Some(open),
                 launch_deadline,
                 command_deadline,
             },

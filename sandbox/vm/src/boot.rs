@@ -18,7 +18,7 @@ use crate::error::VmError;
 use crate::guest::Guest;
 use crate::machine::{Connected, Parts};
 use crate::network::{self, GuestNetwork, Joined};
-use crate::share::{Share, Tree, Virtiofsd};
+use crate::share::{Share, Tree, Virtiofsd, disks};
 use crate::size::Size;
 use crate::volumes::GuestPlan;
 
@@ -101,8 +101,10 @@ pub(crate) async fn boot(
 async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
     let begun = Instant::now();
     let mut builder = std::fs::DirBuilder::new();
-    let made = builder.recursive(true).mode(0o700).create(&planned.dir);
-    made.map_err(VmError::file("making", &planned.dir))?;
+    builder.recursive(true).mode(0o700);
+    for dir in [monitor_dir(&planned.dir), disks::dir(&planned.dir)] {
+        builder.create(&dir).map_err(VmError::file("making", dir))?;
+    }
     let machine = machine(planned, means);
     let ((vmm, monitor), (share, served), (joined, network)) = tokio::join!(
         timed(means.driver.launch(&machine)),
@@ -136,6 +138,11 @@ async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
             Err(error)
         }
     }
+}
+
+/// Where the monitor may make files, which nobody else takes for anything.
+fn monitor_dir(machine: &Path) -> PathBuf {
+    machine.join("vmm")
 }
 
 async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
@@ -213,7 +220,7 @@ async fn undo(
 fn machine(planned: &Planned, means: &Means) -> MachinePlan {
     let capabilities = means.driver.capabilities();
     MachinePlan {
-        dir: planned.dir.clone(),
+        dir: monitor_dir(&planned.dir),
         netns: planned.netns.clone(),
         kernel: means.image.kernel(),
         initramfs: means.image.initramfs(),
@@ -223,6 +230,7 @@ fn machine(planned: &Planned, means: &Means) -> MachinePlan {
         memory: planned.size.memory,
         max_memory: planned.most.memory,
         shared_memory: true,
+        open: vec![disks::dir(&planned.dir)],
         console: means.config.console.then(|| planned.dir.join("console")),
     }
 }

@@ -84,9 +84,6 @@ pub struct VmConfig {
     pub guest: PathBuf,
     /// Directory of the machines' sockets and shared directories; each machine has one in it.
     pub root: PathBuf,
-    /// Directories below which the disks of Pods lie: cloud-hypervisor, which Landlock confines,
-    /// opens no disk elsewhere.
-    pub disk_dirs: Vec<PathBuf>,
     /// More parameters for the guest's kernel, in front of those that it needs.
     pub kernel_params: String,
     /// Processors of a Pod that sets no CPU limit.
@@ -128,9 +125,6 @@ impl Default for VmConfig {
             virtiofsd: None,
             guest: PathBuf::from("/usr/share/bulkhead/guest"),
             root: PathBuf::from("/run/bulkhead/vm"),
-            disk_dirs: ["/dev", "/var/lib/containerd", "/var/lib/kubelet"]
-                .map(PathBuf::from)
-                .into(),
             kernel_params: String::new(),
             vcpus: 1,
             max_vcpus: 0,
@@ -170,9 +164,6 @@ impl VmConfig {
         }
         if !self.guest.is_absolute() {
             faults.add("guest", self.guest.display(), "must be an absolute path");
-        }
-        for dir in self.disk_dirs.iter().filter(|dir| !dir.is_absolute()) {
-            faults.add("disk_dirs", dir.display(), "must be absolute paths");
         }
         self.size_faults(&mut faults);
         self.kernel_faults(&mut faults);

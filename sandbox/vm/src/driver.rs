@@ -58,6 +58,9 @@ pub struct Machine {
     pub max_memory: u64,
     /// Whether a vhost-user device (virtio-fs) will need the memory shared.
     pub shared_memory: bool,
+    /// Where disks are: the monitor opens files below these and in its own directory, and no
+    /// other but those of the system.
+    pub open: Vec<PathBuf>,
     /// The kernel's console goes to this file; without one there is no console.
     pub console: Option<PathBuf>,
 }

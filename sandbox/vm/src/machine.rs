@@ -201,7 +201,7 @@ impl Machine {
                         Ok(())
                     }
                     None => {
-                        let attached = self.vmm.attach(Device::Disk(disk.clone())).await;
+                        let attached = self.attach(disk).await;
                         if attached.is_ok() {
                             users.insert(disk.id.clone(), 1);
                         }
@@ -211,7 +211,7 @@ impl Machine {
             };
             if let Err(error) = result {
                 self.unplug(&plugged).await?;
-                return Err(error.into());
+                return Err(error);
             }
             plugged.push(disk.id.clone());
         }
@@ -228,9 +228,22 @@ impl Machine {
                 users.insert(disk.clone(), left);
             } else if users.remove(disk).is_some() {
                 steps.take(self.vmm.detach(disk).await);
+                steps.take(self.tree().take_disk_back(disk).map_err(Error::from));
             }
         }
         steps.result()
+    }
+
+    /// Plugs a disk in by the path that the monitor may open.
+    async fn attach(&self, disk: &Disk) -> Result<(), VmError> {
+        let path = self.tree().lend_disk(&disk.id, &disk.path).map_err(Error::from)?;
+        let attached = self.vmm.attach(Device::Disk(Disk { path, ..disk.clone() })).await;
+        if attached.is_err() {
+            if let Err(left) = self.tree().take_disk_back(&disk.id) {
+                log::warn!("after a disk that could not be plugged in: {}", Error::from(left));
+            }
+        }
+        Ok(attached?)
     }
 
     /// Fails when nothing can run in it any more.

@@ -6,6 +6,8 @@
 //! <dir>/share/<container>/rootfs   a container's root file system
 //! <dir>/share/.volumes/<name>       a volume, the same for all containers that have it
 //! <dir>/fs.sock, <dir>/virtiofsd.log
+//! <dir>/disks/<id>                a disk that the machine's monitor may open
+//! <dir>/vmm/...                   the monitor's own
 //! ```
 //!
 //! * The guest is hostile, and virtiofsd lets it write wherever a mount lets it. Mount points are
@@ -24,6 +26,7 @@
 //! * When a container is gone the guest still knows its directories until it looks at
 //!   `<share>/<container>` again; a look there lets virtiofsd drop what it holds of them.
 
+pub(crate) mod disks;
 mod leftover;
 mod program;
 mod stderr;

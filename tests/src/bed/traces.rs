@@ -14,9 +14,9 @@ use super::process::{Run, patience};
 /// How long the last clean-up of a Pod may take after the call that asked for it returned.
 const SETTLE: Duration = Duration::from_secs(6);
 
-/// What is kept for every sandbox to come: the newest runsc's empty network namespace, and which
-/// image of the virtual machines was read through already.
-const KEPT: [&str; 3] = ["/null-netns", "/verified", "/guest-verified.json"];
+/// What is kept for every sandbox to come: the newest runsc's empty network namespace, and what is
+/// known of this host and of the virtual machines' image.
+const KEPT: [&str; 2] = ["/null-netns", "/known"];
 
 /// Everything that belongs to a bed at one moment, one line each, sorted by kind.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -53,7 +53,10 @@ impl Traces {
         kinds.insert("/dev/shm", entries(Path::new("/dev/shm")));
         kinds.insert("SysV object", sysv());
         for found in kinds.values_mut() {
-            found.retain(|item: &String| !KEPT.iter().any(|kept| item.ends_with(kept)));
+            let is_kept = |item: &str| {
+                KEPT.iter().any(|kept| item.ends_with(kept) || item.contains(&format!("{kept}/")))
+            };
+            found.retain(|item: &String| !is_kept(item));
         }
         Self(kinds)
     }

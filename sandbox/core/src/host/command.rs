@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 pub use nix::sys::resource::Resource;
 
+use super::confine::Paths;
 use crate::exit::Exit;
 
 /// A process to start. Its environment is empty but for what is given here and a `PATH`.
@@ -23,6 +24,7 @@ pub struct Command {
     pub(super) netns: Option<OwnedFd>,
     pub(super) without_privileges: bool,
     pub(super) limits: Vec<(Resource, u64)>,
+    pub(super) paths: Option<Paths>,
 }
 
 impl Command {
@@ -41,6 +43,7 @@ impl Command {
             netns: None,
             without_privileges: false,
             limits: Vec::new(),
+            paths: None,
         }
     }
 
@@ -134,6 +137,14 @@ impl Command {
     #[must_use]
     pub fn without_privileges(mut self) -> Self {
         self.without_privileges = true;
+        self
+    }
+
+    /// Leaves the process nothing of the file system but `paths`, by any name. A kernel without
+    /// Landlock holds it to nothing: see [`super::can_confine`]. What it is given open it keeps.
+    #[must_use]
+    pub fn confined(mut self, paths: Paths) -> Self {
+        self.paths = Some(paths);
         self
     }
 

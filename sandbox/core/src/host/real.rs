@@ -171,6 +171,9 @@ async fn read(
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use super::super::{Paths, can_confine};
     use super::*;
     use crate::host::Resource;
 
@@ -251,6 +254,36 @@ mod tests {
         let none = "0000000000000000";
         assert_eq!(values.iter().filter(|value| **value == none).count(), 5, "{text}");
         assert_eq!(&values[values.len() - 3..], ["NoNewPrivs:", "1", "0"], "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_confined_process_reaches_what_it_is_left_and_no_more() {
+        if !can_confine() {
+            println!("skipped: this kernel has no Landlock");
+            return;
+        }
+        let host = RealHost::new().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["own", "other", "files"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+            std::fs::write(dir.path().join(name).join("f"), name).unwrap();
+        }
+        let system = ["/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache"].map(PathBuf::from);
+        let write = vec![dir.path().join("own"), "/not/there".into(), "/dev/null".into()];
+        let files = vec![dir.path().join("files")];
+        let paths = Paths { read: system.into(), files, write };
+        let script = "cat own/f; echo new > own/g; cat other/f 2>/dev/null || echo :refused; \
+            (echo x > other/f) 2>/dev/null || echo :refused; cat files/f; echo y > files/f; \
+            (echo z > files/g) 2>/dev/null || echo :refused";
+        let command = sh(script).cwd(dir.path()).confined(paths).without_privileges();
+        let output = host.run(command, SOON).await.unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            "own:refused\n:refused\nfiles:refused\n"
+        );
+        assert_eq!(std::fs::read_to_string(dir.path().join("files/f")).unwrap(), "y\n");
+        assert_eq!(std::fs::read_to_string(dir.path().join("own/g")).unwrap(), "new\n");
+        assert_eq!(std::fs::read_to_string(dir.path().join("other/f")).unwrap(), "other");
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use nix::sys::resource::setrlimit;
 use nix::sys::signal::Signal;
 use nix::unistd::{getppid, setsid};
 
-use super::{Command, privileges};
+use super::{Command, confine, privileges};
 
 /// The search path of started programs when the command names none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -40,7 +40,8 @@ pub(super) fn find(program: &Path) -> Option<PathBuf> {
 pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
     let Command { program, args, env, cwd, stdio, fds, .. } = command;
     let Command { mask_proc_sys_net, dies_with_parent, new_session, .. } = command;
-    let Command { netns, without_privileges, limits, .. } = command;
+    let Command { netns, without_privileges, limits, paths, .. } = command;
+    let mut confinement = paths.as_ref().map(confine::prepare).transpose()?;
     #[expect(clippy::disallowed_methods, reason = "this is the door")]
     let mut process = std::process::Command::new(&program);
     process.args(args).env_clear().env("PATH", PATH).envs(env);
@@ -66,6 +67,9 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
             }
             if mask_proc_sys_net {
                 mask_net()?;
+            }
+            if let Some(confinement) = confinement.take() {
+                confine::enforce(confinement)?;
             }
             if without_privileges {
                 privileges::give_up()?;

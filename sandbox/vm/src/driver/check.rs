@@ -115,6 +115,7 @@ pub(super) mod tests {
             memory: 2 * SECTION,
             max_memory: 4 * SECTION,
             shared_memory: false,
+            open: Vec::new(),
             console: None,
         }
     }

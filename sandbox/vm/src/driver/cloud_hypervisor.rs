@@ -3,7 +3,6 @@
 mod config;
 mod devices;
 mod events;
-pub(super) mod landlock;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -59,10 +58,6 @@ mod fd {
 pub struct CloudHypervisorSettings {
     /// The program: an absolute path, or a name in the search path.
     pub program: PathBuf,
-    /// With `Some`, Landlock confines it to the machine's own files and to these directories,
-    /// below which every disk and share of its machines must lie. Where the host's kernel has
-    /// none (before Linux 6.2) it runs without, and the log says so.
-    pub landlock: Option<Vec<PathBuf>>,
     /// How long it may take until the machine is made.
     pub launch_deadline: Duration,
     /// How long it may take for a call, the guest's part in it included.
@@ -73,7 +68,6 @@ impl Default for CloudHypervisorSettings {
     fn default() -> Self {
         Self {
             program: NAME.into(),
-            landlock: None,
             launch_deadline: Duration::from_secs(20),
             command_deadline: Duration::from_secs(20),
         }
@@ -127,16 +121,6 @@ impl CloudHypervisor {
         Ok(Started { pid, rest: Rest::new(socket, self.settings.command_deadline), events })
     }
 
-    /// What Landlock is to leave open, where there is Landlock.
-    fn landlock(&self) -> Option<&[PathBuf]> {
-        let open = self.settings.landlock.as_deref();
-        if open.is_some() && !landlock::available() {
-            log::warn!("cloud-hypervisor runs without Landlock: it takes Linux 6.2 or later");
-            return None;
-        }
-        open
-    }
-
     async fn make(&self, crew: &mut Crew, machine: &Machine) -> Result<Started, DriverError> {
         let started = self.start(crew, &machine.dir)?;
         let console = machine.console.as_ref().map(|_| machine.dir.join("console.fifo"));
@@ -144,7 +128,7 @@ impl CloudHypervisor {
         if let Some(console) = &console {
             crew.removes(console.clone());
         }
-        let config = config::config(machine, console.as_deref(), self.landlock());
+        let config = config::config(machine, console.as_deref());
         let create = async {
             check_version(&started.rest.get("vmm.ping").await?)?;
             started.rest.put("vm.create", Some(config), None).await
@@ -199,7 +183,7 @@ impl Driver for CloudHypervisor {
     async fn launch(&self, machine: &Machine) -> Result<Arc<dyn Vmm>> {
         check(machine)?;
         check_files(machine)?;
-        let mut crew = Crew::new(Arc::clone(&self.host), &machine.dir, machine.netns.as_deref());
+        let mut crew = Crew::new(Arc::clone(&self.host), machine);
         let Started { pid, rest, events } = match self.make(&mut crew, machine).await {
             Ok(started) => started,
             Err(error) => {

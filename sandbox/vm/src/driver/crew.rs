@@ -10,9 +10,10 @@ use futures::future::select_all;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use sandbox_core::Exit;
-use sandbox_core::host::{Command, ExitWatch, Host, ProcessMark, Resource};
+use sandbox_core::host::{Command, ExitWatch, Host, Paths, ProcessMark, Resource, find_program};
 use tokio::net::unix::pipe;
 
+use super::Machine;
 use super::bounded_log::BoundedLog;
 use super::error::DriverError;
 
@@ -22,6 +23,43 @@ const LOG_MAX: u64 = 64 * 1024;
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// How long after its connection a process may end, for the end to be the connection's reason.
 const END_SOON: Duration = Duration::from_secs(2);
+
+/// What every program reads: itself, its libraries and data, and what the kernel tells.
+const SYSTEM: [&str; 11] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/nix/store",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/proc",
+    "/sys",
+];
+
+/// Devices that a monitor works with; none of them holds anybody's data.
+const DEVICES: [&str; 6] =
+    ["/dev/kvm", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+
+/// What of the file system a machine's processes may use.
+fn paths(machine: &Machine) -> Paths {
+    let boots = [&machine.kernel, &machine.initramfs];
+    Paths {
+        read: SYSTEM.map(PathBuf::from).iter().chain(boots).cloned().collect(),
+        files: DEVICES.map(PathBuf::from).iter().chain(&machine.open).cloned().collect(),
+        write: vec![machine.dir.clone()],
+    }
+}
+
+/// A program, and the prefix that it was installed in with its data.
+fn installed(program: PathBuf) -> Vec<PathBuf> {
+    let program = program.canonicalize().unwrap_or(program);
+    let bin = program.parent().filter(|dir| dir.ends_with("bin"));
+    let prefix = bin.and_then(Path::parent).filter(|prefix| *prefix != Path::new("/"));
+    prefix.map(Path::to_owned).into_iter().chain([program.clone()]).collect()
+}
 
 /// One process.
 #[derive(Debug)]
@@ -54,19 +92,22 @@ pub(super) struct Crew {
     host: Arc<dyn Host>,
     dir: PathBuf,
     netns: Option<PathBuf>,
+    /// What of the file system they may use.
+    paths: Paths,
     members: Vec<Member>,
     files: Vec<PathBuf>,
 }
 
 impl Crew {
-    /// Nobody yet, at work in `dir` and in `netns`.
-    pub(super) fn new(host: Arc<dyn Host>, dir: &Path, netns: Option<&Path>) -> Self {
-        let (dir, netns) = (dir.to_owned(), netns.map(Path::to_owned));
-        Self { host, dir, netns, members: Vec::new(), files: Vec::new() }
+    /// Nobody yet, to work for `machine`.
+    pub(super) fn new(host: Arc<dyn Host>, machine: &Machine) -> Self {
+        let (dir, netns) = (machine.dir.clone(), machine.netns.clone());
+        let paths = paths(machine);
+        Self { host, dir, netns, paths, members: Vec::new(), files: Vec::new() }
     }
 
-    /// Starts a process with no privileges and gives its id; what it says goes to
-    /// `<program>.log`.
+    /// Starts a process with no privileges, confined to the machine's own files and what every
+    /// program needs, and gives its id; what it says goes to `<program>.log`.
     pub(super) fn start(
         &mut self,
         program: &'static str,
@@ -76,7 +117,10 @@ impl Crew {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(|e| pipe(e.into()))?;
         let reader = pipe::Receiver::from_owned_fd(reader).map_err(pipe)?;
         let log = BoundedLog::start(reader, &self.dir.join(format!("{program}.log")), LOG_MAX)?;
+        let mut paths = self.paths.clone();
+        paths.read.extend(find_program(command.program()).into_iter().flat_map(installed));
         let mut command = command
+            .confined(paths)
             .stdout(writer.try_clone().map_err(pipe)?)
             .stderr(writer)
             .without_privileges()

@@ -155,7 +155,7 @@ impl Driver for Qemu {
     async fn launch(&self, machine: &Machine) -> Result<Arc<dyn Vmm>> {
         check(machine)?;
         check_files(machine)?;
-        let mut crew = Crew::new(Arc::clone(&self.host), &machine.dir, machine.netns.as_deref());
+        let mut crew = Crew::new(Arc::clone(&self.host), machine);
         let (pid, qmp) = match self.make(&mut crew, machine).await {
             Ok(made) => made,
             Err(error) => {

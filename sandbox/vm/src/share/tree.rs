@@ -10,7 +10,7 @@ use std::time::Duration;
 use sandbox_core::host::{Bind, Host, Propagation, ReadOnly};
 use sandbox_core::{Id, RootfsMount};
 
-use super::{ShareError, Volume};
+use super::{ShareError, Volume, disks};
 
 /// How long the mounts of one container may take; a volume's server may not answer.
 const MOUNT_DEADLINE: Duration = Duration::from_secs(60);
@@ -76,6 +76,24 @@ impl Tree {
             Ok(()) => Ok(tree),
             Err(error) => Err(undone(error, tree.destroy())),
         }
+    }
+
+    /// Lets the machine's monitor open the image or device `source`, and gives its path there.
+    ///
+    /// # Errors
+    ///
+    /// When the source is gone or the kernel refuses.
+    pub(crate) fn lend_disk(&self, id: &str, source: &Path) -> Result<PathBuf, ShareError> {
+        disks::lend(&*self.host, &self.dir, id, source)
+    }
+
+    /// Undoes [`Tree::lend_disk`]. Idempotent.
+    ///
+    /// # Errors
+    ///
+    /// When it stays.
+    pub(crate) fn take_disk_back(&self, id: &str) -> Result<(), ShareError> {
+        disks::take_back(&*self.host, &self.dir, id)
     }
 
     /// The Pod's directory.

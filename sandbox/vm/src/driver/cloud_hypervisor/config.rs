@@ -1,6 +1,6 @@
 //! A machine as cloud-hypervisor's `vm.create` takes it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -8,13 +8,8 @@ use super::super::Machine;
 use super::super::check::vsock;
 use super::{GUEST_CID, SEGMENTS};
 
-/// The body of `vm.create`. `console` is where the serial line goes; with `landlock` the monitor
-/// is confined to the machine's own files and to what lies below these paths.
-pub(super) fn config(
-    machine: &Machine,
-    console: Option<&Path>,
-    landlock: Option<&[PathBuf]>,
-) -> Value {
+/// The body of `vm.create`. `console` is where the serial line goes.
+pub(super) fn config(machine: &Machine, console: Option<&Path>) -> Value {
     let serial = match console {
         Some(path) => json!({ "mode": "File", "file": path }),
         None => json!({ "mode": "Off" }),
@@ -27,7 +22,7 @@ pub(super) fn config(
     if machine.max_memory > machine.memory {
         memory["hotplug_size"] = (machine.max_memory - machine.memory).into();
     }
-    let mut config = json!({
+    json!({
         "cpus": { "boot_vcpus": machine.vcpus, "max_vcpus": machine.max_vcpus },
         "memory": memory,
         "payload": {
@@ -39,14 +34,7 @@ pub(super) fn config(
         "balloon": { "size": 0, "deflate_on_oom": true, "free_page_reporting": true },
         "serial": serial,
         "console": { "mode": "Off" },
-    });
-    if let Some(paths) = landlock {
-        let rules = paths.iter().map(Path::new).chain([machine.dir.as_path()]);
-        let rules: Vec<Value> = rules.map(|path| json!({ "path": path, "access": "rw" })).collect();
-        config["landlock_enable"] = true.into();
-        config["landlock_rules"] = rules.into();
-    }
-    config
+    })
 }
 
 #[cfg(test)]
@@ -57,25 +45,19 @@ mod tests {
     #[test]
     fn says_what_the_machine_is() {
         let mut machine = machine(Path::new("/run/m"));
-        let plain = config(&machine, None, None);
+        let plain = config(&machine, None);
         assert_eq!(plain["cpus"], json!({ "boot_vcpus": 1, "max_vcpus": 2 }));
         let memory = json!({ "size": 256 << 20, "shared": false, "hotplug_size": 256 << 20 });
         assert_eq!(plain["memory"], memory);
         assert_eq!(plain["payload"]["cmdline"], "quiet panic=-1");
         assert_eq!(plain["vsock"], json!({ "cid": 3, "socket": "/run/m/vsock" }));
         assert_eq!(plain["serial"], json!({ "mode": "Off" }));
-        assert_eq!(plain.get("landlock_enable"), None);
 
         machine.max_memory = machine.memory;
         machine.shared_memory = true;
-        let below = [PathBuf::from("/var/lib/containerd")];
-        let whole = config(&machine, Some(Path::new("/run/m/fifo")), Some(&below));
+        let whole = config(&machine, Some(Path::new("/run/m/fifo")));
         assert_eq!(whole["memory"], json!({ "size": 256 << 20, "shared": true }));
         assert_eq!(whole["payload"]["cmdline"], "quiet panic=-1 console=ttyS0");
         assert_eq!(whole["serial"], json!({ "mode": "File", "file": "/run/m/fifo" }));
-        let rules = json!([
-            { "path": "/var/lib/containerd", "access": "rw" }, { "path": "/run/m", "access": "rw" },
-        ]);
-        assert_eq!(whole["landlock_rules"], rules);
     }
 }
