@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 //! Pulls from registries: one made here that does whatever a test wants, and Debian's
-//! `docker-registry` where it is there (`BULKHEAD_REGISTRY` or `PATH`).
+//! `docker-registry`, which `BULKHEAD_REGISTRY` names when the tests are built and run. Without
+//! one its tests are ignored and say why.
 
 #[path = "pulls/bed.rs"]
 mod bed;
@@ -16,6 +17,8 @@ mod hosts;
 mod image;
 #[path = "pulls/leaks.rs"]
 mod leaks;
+#[path = "pulls/memory.rs"]
+mod memory;
 #[path = "pulls/pki.rs"]
 mod pki;
 #[path = "pulls/real.rs"]

@@ -129,9 +129,19 @@ impl Auth {
                 let again = self.show(transport, &challenge, old.candidate).await;
                 return self.settle(transport, &mut state, again, old.candidate);
             }
-            self.note(&mut state, old.candidate, said);
+            self.note(&mut state, old.candidate, &self.verdict(&challenge, &old, said));
         }
         self.next(transport, &mut state, &challenge).await
+    }
+
+    /// What is wrong with what was shown: a header tells what the text often does not, such as a
+    /// token that has expired.
+    fn verdict(&self, challenge: &Challenge, shown: &Shown, said: &str) -> String {
+        let Challenge::Bearer { error: Some(error), .. } = challenge else {
+            return said.to_owned();
+        };
+        let token = if shown.fetched { "the token of its token server" } else { "the token" };
+        format!("{token} is refused ({}): {said}", self.redact(error))
     }
 
     async fn next(
