@@ -176,9 +176,6 @@ fn split_tag(name: &str) -> (&str, Option<&str>) {
 }
 
 fn parse_name(name: &str) -> Result<Place, &'static str> {
-    if name.len() > NAME_LIMIT {
-        return Err("host and name are longer than 255 characters");
-    }
     let (host, path) = match name.split_once('/') {
         Some((first, rest)) if is_host(first) => (parse_host(first).ok_or(BAD_HOST)?, rest),
         _ => (DEFAULT_HOST.to_owned(), name),
@@ -190,6 +187,10 @@ fn parse_name(name: &str) -> Result<Place, &'static str> {
         return Err("64 hexadecimal digits are an image's id; give its name");
     }
     let repository = if library { format!("library/{path}") } else { path.to_owned() };
+    // With what was filled in: so must it fit where it is written out.
+    if host.len() + 1 + repository.len() > NAME_LIMIT {
+        return Err("host and name are longer than 255 characters");
+    }
     Ok(Place { host, repository })
 }
 

@@ -39,6 +39,7 @@ fn what_is_left_out_is_filled_in() {
 #[test]
 fn what_is_none_is_refused() {
     let long_name = format!("a/{}", "b".repeat(254));
+    let long_when_filled_in = "b".repeat(250);
     let long_tag = format!("a:{}", "b".repeat(129));
     let id = SHA.strip_prefix("sha256:").unwrap();
     for text in [
@@ -75,6 +76,7 @@ fn what_is_none_is_refused() {
         "a\nb",
         "ä/b",
         &long_name,
+        &long_when_filled_in,
         &long_tag,
         id,
     ] {
