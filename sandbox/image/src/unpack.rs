@@ -31,13 +31,24 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Other names with this prefix were aufs's own.
 const AUFS: &[u8] = b".wh..wh.";
 
+/// What may follow the end of an archive.
+const TRAILER: u64 = 1 << 20;
+
 /// What a layer may ask of the host.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Entries in all layers.
     pub entries: u64,
-    /// Bytes of all files of all layers, as they are on disk.
+    /// Bytes of all files of all layers, as they are on disk. A layer out of its compression may
+    /// have as many, and a KiB for each entry, but no more, whatever fills it.
     pub bytes: u64,
+}
+
+impl Limits {
+    /// The largest layer out of its compression.
+    fn stream(&self) -> u64 {
+        self.bytes.saturating_add(self.entries.saturating_mul(1024)).saturating_add(TRAILER)
+    }
 }
 
 impl Default for Limits {
@@ -95,13 +106,14 @@ impl Unpacker {
         diff_id: Option<&Digest>,
     ) -> Result<(), UnpackError> {
         let tar = compression::decoded(layer)?;
-        let mut hashed = Hashed { verifier: diff_id.and_then(Verifier::new), source: tar };
+        let source = Bounded { left: self.limits.stream(), source: tar };
+        let mut hashed = Hashed { verifier: diff_id.and_then(Verifier::new), source };
         let mut made = BTreeSet::new();
         let mut reader = Reader::new(&mut hashed);
         reader.each(|entry| self.entry(entry, &mut made))?;
         // What follows the end mark counts in the digest, and not without bound.
-        let rest = io::copy(&mut (&mut hashed).take(1 << 20), &mut io::sink());
-        if rest.map_err(UnpackError::Broken)? == 1 << 20 {
+        let rest = io::copy(&mut (&mut hashed).take(TRAILER), &mut io::sink());
+        if rest.map_err(UnpackError::Broken)? == TRAILER {
             return Err(UnpackError::refuse(
                 Path::new("/"),
                 "more than 1 MiB follows the end of the archive",
@@ -167,6 +179,22 @@ impl Unpacker {
             self.total.removed += self.tree.remove(parent, &hidden)?;
         }
         Ok(())
+    }
+}
+
+/// Ends with an error where an archive is larger than any that is allowed.
+struct Bounded<R> {
+    left: u64,
+    source: R,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(buffer)?;
+        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
+            io::Error::other("out of its compression it is larger than is allowed")
+        })?;
+        Ok(read)
     }
 }
 

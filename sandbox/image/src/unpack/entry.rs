@@ -13,7 +13,7 @@ use super::UnpackError;
 const PATH_LIMIT: usize = 4096;
 /// The deepest path.
 const DEPTH_LIMIT: usize = 256;
-/// The largest extended header.
+/// The largest extended headers of one entry, all together.
 const EXTENSION_LIMIT: u64 = 1 << 20;
 const XATTR: &str = "SCHILY.xattr.";
 
@@ -68,16 +68,22 @@ impl<R: Read> Reader<R> {
         mut take: impl FnMut(Entry<'_>) -> Result<(), UnpackError>,
     ) -> Result<(), UnpackError> {
         let mut extensions = Extensions::default();
+        let mut room = EXTENSION_LIMIT;
         // Raw: the crate would read extended headers of any size into memory.
         for entry in self.0.entries().map_err(UnpackError::Broken)?.raw(true) {
             let mut entry = entry.map_err(UnpackError::Broken)?;
             let kind = entry.header().entry_type();
             match kind {
-                EntryType::XHeader => extensions.pax(&extension(&mut entry)?)?,
-                EntryType::GNULongName => extensions.path = Some(text(extension(&mut entry)?)),
-                EntryType::GNULongLink => extensions.link = Some(text(extension(&mut entry)?)),
-                EntryType::XGlobalHeader => drop(extension(&mut entry)?),
+                EntryType::XHeader => extensions.pax(&extension(&mut entry, &mut room)?)?,
+                EntryType::GNULongName => {
+                    extensions.path = Some(text(extension(&mut entry, &mut room)?))
+                }
+                EntryType::GNULongLink => {
+                    extensions.link = Some(text(extension(&mut entry, &mut room)?))
+                }
+                EntryType::XGlobalHeader => drop(extension(&mut entry, &mut room)?),
                 _ => {
+                    room = EXTENSION_LIMIT;
                     let header = entry.header().clone();
                     let size = entry.size();
                     take(whole(&header, size, std::mem::take(&mut extensions), &mut entry)?)?;
@@ -88,12 +94,16 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// The bytes of an extended header.
-fn extension<R: Read>(entry: &mut tar::Entry<'_, R>) -> Result<Vec<u8>, UnpackError> {
-    if entry.size() > EXTENSION_LIMIT {
-        let why = "its extended header is larger than 1 MiB";
+/// The bytes of an extended header, of which an entry has only so many.
+fn extension<R: Read>(
+    entry: &mut tar::Entry<'_, R>,
+    room: &mut u64,
+) -> Result<Vec<u8>, UnpackError> {
+    let Some(rest) = room.checked_sub(entry.size()) else {
+        let why = "its extended headers are larger than 1 MiB";
         return Err(UnpackError::refuse(Path::new(""), why));
-    }
+    };
+    *room = rest;
     let mut bytes = Vec::new();
     entry.read_to_end(&mut bytes).map_err(UnpackError::Broken)?;
     Ok(bytes)

@@ -336,6 +336,24 @@ fn limits() {
     assert!(refused(&[extended.as_bytes().to_vec()]).contains("larger than 1 MiB"));
 }
 
+/// What no file has is bounded too: a little of zstd says a lot.
+#[test]
+fn limits_of_what_is_not_unpacked() {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::GNULongName);
+    header.set_size(600 << 10);
+    header.set_cksum();
+    let extended = [header.as_bytes().as_slice(), &vec![b'a'; 600 << 10]].concat();
+    assert!(refused(&[extended.repeat(2)]).contains("larger than 1 MiB"));
+    let place = Place::new();
+    let device = Layer::new().raw(EntryType::Char, "device", "", &vec![0; 4 << 20]).tar();
+    let UnpackError::Broken(error) = place.unpack(&[device]).unwrap_err() else {
+        panic!("not what it should be")
+    };
+    assert_eq!(error.to_string(), "out of its compression it is larger than is allowed");
+    place.intact();
+}
+
 #[test]
 fn compressions() {
     let tar = Layer::new().file("f", &"text ".repeat(5000)).tar();
