@@ -18,6 +18,8 @@ pub use directory::SecretDirectory;
 pub use docker::DockerConfig;
 pub use error::CredentialError;
 pub use helper::Helpers;
+#[cfg(any(test, fuzzing))]
+pub(crate) use kubernetes::secret_text;
 pub use kubernetes::{pull_secret, secret_file};
 pub use pattern::{Pattern, PatternError};
 

@@ -8,6 +8,8 @@
 pub mod check;
 pub mod credential;
 mod digest;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod layout;
 pub mod platform;
 pub mod pull;

@@ -29,9 +29,13 @@ pub use manifest::{Content, Document, MANIFEST_LIMIT};
 pub use retry::Retry;
 
 pub(crate) use challenge::Challenge;
+#[cfg(any(test, fuzzing))]
+pub(crate) use challenge::read as read_challenge;
 pub(crate) use dial::{Dialed, dial};
 pub(crate) use endpoint::Endpoint;
 pub(crate) use error::tls_fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) use manifest::read as read_document;
 
 use crate::credential::{Candidate, Credential, CredentialSource, Wanted};
 use crate::reference::Place;

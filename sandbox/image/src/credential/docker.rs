@@ -93,7 +93,7 @@ impl DockerConfig {
     }
 
     /// The credentials of the file itself.
-    pub(super) fn into_stored(self) -> Vec<Candidate> {
+    pub(crate) fn into_stored(self) -> Vec<Candidate> {
         self.stored
     }
 

@@ -58,7 +58,7 @@ pub fn secret_file(path: &Path) -> Result<Vec<Candidate>, CredentialError> {
 }
 
 /// The credentials in a text that messages call `place`.
-pub(super) fn secret_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
+pub(crate) fn secret_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
     let plain = text.expose_text().ok_or_else(|| CredentialError::content(place, "not UTF-8"))?;
     if plain.trim_start().starts_with('{') && !is_object(plain) {
         return docker_text(place, text);
