@@ -30,10 +30,10 @@ pub(crate) enum PullError {
     Unpack(#[from] UnpackError),
     #[error(transparent)]
     Cri(#[from] CriError),
-    /// The runtime refused, whatever it was shown.
-    #[error("{source}{}", shown(.tries))]
+    /// The runtime was shown credentials, and refused with each.
+    #[error("not pulled with {} (`bulkhead pull --check` tells more)", .tries.join(", nor with "))]
     Refused {
-        /// The credentials that were tried before the last one.
+        /// The credentials that were tried, each with its origin.
         tries: Vec<String>,
         /// What the runtime said to the last one.
         source: CriError,
@@ -70,9 +70,22 @@ pub(crate) enum PullError {
     Signals(#[source] std::io::Error),
 }
 
-fn shown(tries: &[String]) -> String {
-    match tries {
-        [] => String::new(),
-        tries => format!(" (shown: {}; `bulkhead pull --check` tells more)", tries.join(", ")),
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_once() {
+        let tries = ["user \"bob\" of a.yaml", "user \"eve\" of b.yaml"].map(str::to_owned);
+        let status = Box::new(Status::unknown("401 Unauthorized"));
+        let source = CriError::Call { verb: "pull image", object: "reg.example/a".into(), status };
+        let error = PullError::Refused { tries: tries.into(), source };
+        assert_eq!(
+            crate::chain(&error),
+            "not pulled with user \"bob\" of a.yaml, nor with user \"eve\" of b.yaml \
+             (`bulkhead pull --check` tells more): pull image reg.example/a: 401 Unauthorized"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use k8s_cri::v1::{AuthConfig, ImageSpec, PodSandboxConfig, PullImageRequest};
-use sandbox_image::{Reference, Sources};
+use sandbox_image::{Candidate, Reference, Sources};
 
 use super::bars::Bars;
 use super::{PullError, ingest};
@@ -41,27 +41,24 @@ pub(crate) async fn into_runtime(
     }
     let _watch = ingest::watch(cri, bars);
     bars.say(&format!("pulling {}", wanted.image));
-    let mut tries = Vec::new();
-    let mut attempts = candidates.iter().map(Some).collect::<Vec<_>>();
-    if attempts.is_empty() {
-        attempts.push(None);
-    }
-    let last = attempts.len() - 1;
-    for (at, candidate) in attempts.into_iter().enumerate() {
+    let attempt = async |candidate: Option<&Candidate>| {
         let auth = candidate.map(|it| registry::auth(&it.credential, place));
-        let error = match cri.pull(wanted.image, request(wanted, auth)).await {
+        cri.pull(wanted.image, request(wanted, auth)).await
+    };
+    let Some((last, others)) = candidates.split_last() else { return Ok(attempt(None).await?) };
+    let shown = |it: &Candidate| format!("{} of {}", it.credential.described(), it.origin);
+    let mut tries = Vec::new();
+    for candidate in others {
+        match attempt(Some(candidate)).await {
             Ok(id) => return Ok(id),
-            Err(error) => error,
-        };
-        if let Some(candidate) = candidate {
-            tries.push(format!("{} of {}", candidate.credential.described(), candidate.origin));
+            Err(error) => bars.say(&format!("not with {}: {error}", shown(candidate))),
         }
-        if at == last {
-            return Err(PullError::Refused { tries, source: error });
-        }
-        bars.say(&format!("not with {}: {error}", tries.last().map_or("", String::as_str)));
+        tries.push(shown(candidate));
     }
-    unreachable!("there is a last attempt")
+    attempt(Some(last)).await.map_err(|source| {
+        tries.push(shown(last));
+        PullError::Refused { tries, source }
+    })
 }
 
 fn request(wanted: Wanted<'_>, auth: Option<AuthConfig>) -> PullImageRequest {
