@@ -47,7 +47,7 @@ pub(crate) async fn run(args: &ProviderArgs) -> Result<u8, ProviderError> {
     }
     let mut bytes = Vec::with_capacity(64 * 1024);
     std::io::stdin().take(REQUEST_LIMIT).read_to_end(&mut bytes).map_err(ProviderError::Read)?;
-    let sources = sources::stored(&args.sources.source_args())?;
+    let sources = sources::stored(&args.files)?;
     let answer = answer(&Secret::new(bytes), &sources, args).await?;
     let mut out = std::io::stdout().lock();
     out.write_all(answer.expose()).and_then(|()| out.flush()).map_err(ProviderError::Write)?;

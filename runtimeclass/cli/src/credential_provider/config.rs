@@ -50,11 +50,11 @@ pub(super) fn text(args: &ProviderArgs) -> Result<String, ProviderError> {
 /// The arguments of this call but for those that print.
 fn arguments(args: &ProviderArgs) -> Vec<String> {
     let mut line = vec!["credential-provider".to_owned()];
-    let sources = &args.sources;
+    let files = &args.files;
     for (flag, paths) in [
-        ("secret", &sources.secret),
-        ("secret-dir", &sources.secret_dir),
-        ("authfile", &sources.authfile),
+        ("secret", &files.secret),
+        ("secret-dir", &files.secret_dir),
+        ("authfile", &files.authfile),
     ] {
         line.extend(paths.iter().map(|path| format!("--{flag}={}", path.display())));
     }

@@ -1,4 +1,4 @@
-//! The command line of `pull`, and where credentials are for every command that wants some.
+//! The command line of `pull`, and the files with credentials of every command that wants some.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -39,18 +39,11 @@ pub(crate) struct PullArgs {
     pub(crate) verbose: bool,
 }
 
-/// Where credentials are. With none of these: docker's and podman's own files, as far as they are there.
+/// Where credentials are: files, or what is typed.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct SourceArgs {
-    /// A Kubernetes Secret (dockerconfigjson or dockercfg) as YAML or JSON, also among other documents (may be repeated)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) secret: Vec<PathBuf>,
-    /// A directory of mounted Secrets (may be repeated)
-    #[arg(long, value_name = "DIR")]
-    pub(crate) secret_dir: Vec<PathBuf>,
-    /// A config.json of docker or an auth.json of podman; its credential helpers are asked (may be repeated)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) authfile: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
     /// The user; the password is read from the standard input
     #[arg(short, long, value_name = "NAME", requires = "password_stdin")]
     pub(crate) username: Option<String>,
@@ -60,6 +53,27 @@ pub(crate) struct SourceArgs {
     /// Use no credential at all
     #[arg(long, conflicts_with_all = ["secret", "secret_dir", "authfile", "username"])]
     pub(crate) anonymous: bool,
+}
+
+/// The files that credentials are in. With none of these: docker's and podman's own, as far as they are there.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct FileArgs {
+    /// A Kubernetes Secret (dockerconfigjson or dockercfg) as YAML or JSON, also among other documents (may be repeated)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret: Vec<PathBuf>,
+    /// A directory of mounted Secrets (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) secret_dir: Vec<PathBuf>,
+    /// A config.json of docker or an auth.json of podman; its credential helpers are asked (may be repeated)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) authfile: Vec<PathBuf>,
+}
+
+impl FileArgs {
+    /// Whether none was named.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.secret.is_empty() && self.secret_dir.is_empty() && self.authfile.is_empty()
+    }
 }
 
 /// Where an image goes that the runtime does not get.

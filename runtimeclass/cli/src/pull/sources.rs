@@ -10,45 +10,47 @@ use sandbox_image::credential::{DockerConfig, Helpers, Pattern, SecretDirectory,
 use sandbox_image::{Candidate, Credential, Reference, Sources};
 
 use super::PullError;
-use super::args::SourceArgs;
+use super::args::{FileArgs, SourceArgs};
 
 /// A longer password is a file that was given by mistake.
 const PASSWORD_LIMIT: u64 = 64 * 1024;
 
 /// Reads the sources that the command line names; what is typed is for the image's host alone.
 pub(crate) fn read(args: &SourceArgs, reference: &Reference) -> Result<Sources, PullError> {
-    let mut sources = stored(args)?;
-    if let Some(username) = &args.username {
-        let credential = Credential::Basic { username: username.clone(), password: password()? };
-        let pattern = Pattern::of_host(reference.place());
-        let origin = "the standard input".to_owned();
-        sources.push(vec![Candidate { credential, pattern, origin }]);
+    if args.anonymous {
+        return Ok(Sources::none());
     }
+    let Some(username) = &args.username else { return stored(&args.files) };
+    // Who types a password does not mean the files that nobody named.
+    let mut sources = named(&args.files)?;
+    let credential = Credential::Basic { username: username.clone(), password: password()? };
+    let pattern = Pattern::of_host(reference.place());
+    let origin = "the standard input".to_owned();
+    sources.push(vec![Candidate { credential, pattern, origin }]);
     Ok(sources)
 }
 
-/// Reads the sources that are files.
-pub(crate) fn stored(args: &SourceArgs) -> Result<Sources, PullError> {
-    let mut sources = Sources::none();
-    if args.anonymous {
-        return Ok(sources);
+/// Reads the files that are named; where none is, docker's and podman's own.
+pub(crate) fn stored(args: &FileArgs) -> Result<Sources, PullError> {
+    if !args.is_empty() {
+        return named(args);
     }
+    let authfile = usual().into_iter().filter(|path| path.exists()).collect();
+    named(&FileArgs { authfile, ..FileArgs::default() })
+}
+
+fn named(args: &FileArgs) -> Result<Sources, PullError> {
+    let mut sources = Sources::none();
     for path in &args.secret {
         sources.push(secret_file(path)?);
     }
     for path in &args.secret_dir {
         sources.push(SecretDirectory::new(path));
     }
-    let nothing = args.secret.is_empty() && args.secret_dir.is_empty() && args.username.is_none();
-    let files = if nothing && args.authfile.is_empty() {
-        usual().into_iter().filter(|path| path.exists()).collect()
-    } else {
-        args.authfile.clone()
-    };
-    if !files.is_empty() {
+    if !args.authfile.is_empty() {
         let helpers = Helpers::new(Arc::new(RealHost::new()?), std::env::vars_os().collect());
-        for path in files {
-            sources.push(DockerConfig::read(&path, Some(helpers.clone()))?);
+        for path in &args.authfile {
+            sources.push(DockerConfig::read(path, Some(helpers.clone()))?);
         }
     }
     Ok(sources)
