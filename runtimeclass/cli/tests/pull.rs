@@ -166,6 +166,41 @@ async fn a_private_image_into_a_layout_and_into_a_directory() {
     clean("argv and environment", &seen);
 }
 
+/// Another tool finds the image by its tag, and every blob of it as it should be.
+#[tokio::test]
+#[cfg_attr(not(has_skopeo), ignore = "BULKHEAD_SKOPEO names no skopeo")]
+async fn skopeo_reads_the_layout() {
+    let skopeo = std::env::var_os("BULKHEAD_SKOPEO").expect("set when the tests were built");
+    let (bed, seen) = (Bed::new(), Seen::default());
+    let image = Image::multi(&[200_000, 10]);
+    let server = registry(image.clone(), &seen);
+    let name = format!("{}/team/app:multi", server.host());
+    let secret = bed.secret(&server.host(), "bob");
+    let output = format!("oci:{}", bed.path("oci"));
+    let (done, text) =
+        bed.run(&["pull", "--secret", &secret, "--output", &output, &name], "").await;
+    assert!(done.success(), "{text}");
+    let id = String::from_utf8(done.stdout).unwrap();
+    let skopeo = async |args: &[&str]| {
+        let command = Command::new(&skopeo).arg("--insecure-policy").args(args.iter().copied());
+        let command = command.env("HOME", bed.path("home"));
+        let done = bed.host.run(command, SOON).await.unwrap();
+        assert!(done.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        done.stdout
+    };
+    let source = format!("{output}:multi");
+    let manifest = skopeo(&["inspect", "--raw", &source]).await;
+    assert_eq!(manifest, image.manifests[id.trim_end()].1);
+    let copy = bed.path("copy");
+    skopeo(&["copy", &source, &format!("dir:{copy}")]).await;
+    let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    for layer in manifest["layers"].as_array().unwrap() {
+        let digest = layer["digest"].as_str().unwrap();
+        let copied = fs::read(format!("{copy}/{}", digest.strip_prefix("sha256:").unwrap()));
+        assert_eq!(copied.unwrap(), image.blobs[digest]);
+    }
+}
+
 #[tokio::test]
 async fn what_fails_ends_with_a_line_and_leaves_nothing() {
     let (bed, seen) = (Bed::new(), Seen::default());
