@@ -12,6 +12,7 @@ pub mod nested;
 pub mod packages;
 pub mod place;
 pub mod process;
+pub mod registry;
 pub mod sweep;
 pub mod traces;
 pub mod vm;

@@ -11,6 +11,7 @@ mod basics;
 mod crashes;
 mod direct;
 mod faults;
+mod images;
 mod isolation;
 mod network;
 mod policy;
@@ -55,6 +56,7 @@ pub fn all() -> impl Iterator<Item = Case> {
         network::CASES,
         policy::CASES,
         volumes::CASES,
+        images::CASES,
         survival::CASES,
         faults::CASES,
         direct::CASES,

@@ -60,6 +60,7 @@ fn cri_config_1(run: &str, bins: &str) -> String {
          netns_mounts_under_state_dir = true\n\
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{bins}\"\n\
          conf_dir = \"{run}/cni/net.d\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{run}/certs.d\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = \"runc\"\n",
         image::PAUSE
     )
@@ -68,6 +69,7 @@ fn cri_config_1(run: &str, bins: &str) -> String {
 fn cri_config_2(run: &str, bins: &str) -> String {
     format!(
         "[plugins.\"io.containerd.cri.v1.images\".pinned_images]\nsandbox = \"{}\"\n\
+         [plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"{run}/certs.d\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\"]\ndisable_tcp_service = true\n\
          stream_server_address = \"127.0.0.1\"\nstream_server_port = \"0\"\n\
          [plugins.\"io.containerd.cri.v1.runtime\"]\ndisable_apparmor = true\n\

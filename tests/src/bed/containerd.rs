@@ -71,6 +71,7 @@ pub struct Node {
     place: Place,
     bin: PathBuf,
     busybox: PathBuf,
+    registry: PathBuf,
     runtimes: Vec<(handler::Handler, PathBuf)>,
     guest: Option<PathBuf>,
     daemon: Mutex<Option<Child>>,
@@ -92,12 +93,14 @@ impl Node {
             place: place.clone(),
             bin: packages.containerd(version),
             busybox: packages.busybox(),
+            registry: packages.registry(),
             runtimes: Vec::new(),
             guest: vm.map(|tools| tools.guest.clone()),
             daemon: Mutex::new(None),
             shim_sockets: Mutex::default(),
         };
-        for dir in [node.run(), node.lib(), node.run().join("bin"), node.lib().join("logs")] {
+        let made = [node.run(), node.certs(), node.run().join("bin"), node.lib().join("logs")];
+        for dir in made {
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
         node.link_programs(packages, newest)?;
@@ -192,6 +195,16 @@ impl Node {
     /// A static busybox, for roots made by hand.
     pub fn busybox(&self) -> &Path {
         &self.busybox
+    }
+
+    /// The program of a registry.
+    pub fn registry(&self) -> &Path {
+        &self.registry
+    }
+
+    /// Where containerd looks for a `hosts.toml` of each registry.
+    pub fn certs(&self) -> PathBuf {
+        self.run().join("certs.d")
     }
 
     /// containerd's log.

@@ -1,6 +1,7 @@
 //! Which packages a bed wants, from which suite, and where they are unpacked.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -49,6 +50,14 @@ impl Release {
         }
     }
 
+    /// skopeo, first, and the libraries that it is linked with and few machines have.
+    fn skopeo(self) -> &'static [&'static str] {
+        match self {
+            Self::Bookworm => &["skopeo", "libgpgme11", "libassuan0", "libdevmapper1.02.1"],
+            Self::Trixie => &["skopeo", "libgpgme11t64", "libassuan9", "libdevmapper1.02.1"],
+        }
+    }
+
     /// Where this release's `runsc` is.
     fn runsc_suite(self) -> &'static str {
         match self {
@@ -73,28 +82,28 @@ impl Packages {
         let release = Release::of_this_machine()?;
         let dir = cache.join("pkg");
         let home = release.codename();
-        let wanted = [
-            ("containerd-1.6", "containerd", "bookworm"),
-            ("containerd-1.7", "containerd", "trixie"),
-            ("containerd-2.1", "containerd", "sid"),
-            ("runc", "runc", home),
-            ("runsc", "runsc", release.runsc_suite()),
-            ("cni", "containernetworking-plugins", home),
-            ("busybox", "busybox-static", home),
+        let wanted: [(_, &[&str], _); 9] = [
+            ("containerd-1.6", &["containerd"], "bookworm"),
+            ("containerd-1.7", &["containerd"], "trixie"),
+            ("containerd-2.1", &["containerd"], "sid"),
+            ("runc", &["runc"], home),
+            ("runsc", &["runsc"], release.runsc_suite()),
+            ("cni", &["containernetworking-plugins"], home),
+            ("busybox", &["busybox-static"], home),
+            ("registry", &["docker-registry"], home),
+            ("skopeo", release.skopeo(), home),
         ];
         let missing: Vec<_> =
             wanted.iter().filter(|(key, ..)| !dir.join(key).join(DONE).exists()).collect();
         if !missing.is_empty() {
             let apt = PrivateApt::open(&cache.join("apt"), home, &SUITES)?;
-            for (key, package, suite) in missing {
-                let into = dir.join(key);
-                let _ = fs::remove_dir_all(&into);
-                let version = apt.unpack(package, suite, &into)?;
-                eprintln!("fetched {package} {version} ({suite})");
-                fs::write(into.join(DONE), version)?;
+            for (key, packages, suite) in missing {
+                fetch(&apt, packages, suite, &dir.join(key))?;
             }
         }
-        Ok(Self { dir })
+        let packages = Self { dir };
+        packages.write_skopeo()?;
+        Ok(packages)
     }
 
     /// The Debian version of the package unpacked as `key`.
@@ -128,6 +137,46 @@ impl Packages {
         let usr = self.dir.join("busybox/usr/bin/busybox");
         if usr.exists() { usr } else { self.dir.join("busybox/bin/busybox") }
     }
+
+    /// The registry.
+    pub fn registry(&self) -> PathBuf {
+        self.dir.join("registry/usr/bin/docker-registry")
+    }
+
+    /// skopeo, with the libraries beside it.
+    pub fn skopeo(&self) -> PathBuf {
+        self.dir.join("skopeo/skopeo")
+    }
+
+    /// The libraries are looked for beside the script, so that the cache may be moved.
+    fn write_skopeo(&self) -> Result<()> {
+        let path = self.skopeo();
+        let libraries = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
+        let text = format!(
+            "#!/bin/sh\nhere=${{0%/*}}\n\
+             export LD_LIBRARY_PATH=\"$here/usr/{libraries}:$here/{libraries}\"\n\
+             exec \"$here/usr/bin/skopeo\" \"$@\"\n"
+        );
+        if fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            return Ok(());
+        }
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(())
+    }
+}
+
+/// Unpacks `packages` of `suite` into one folder; the first one's version is the folder's.
+fn fetch(apt: &PrivateApt, packages: &[&str], suite: &str, into: &Path) -> Result<()> {
+    let _ = fs::remove_dir_all(into);
+    let mut versions = Vec::new();
+    for package in packages {
+        let version = apt.unpack(package, suite, into)?;
+        eprintln!("fetched {package} {version} ({suite})");
+        versions.push(version);
+    }
+    fs::write(into.join(DONE), versions.first().map_or("", String::as_str))?;
+    Ok(())
 }
 
 /// Marks a package as wholly unpacked; holds its version.

@@ -1,0 +1,119 @@
+//! A registry on this machine's loopback: Debian's `docker-registry`, first for everybody, to be
+//! filled, then for one user behind TLS of an authority that nobody else trusts.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+use super::process::{Run, kill_group, until};
+
+/// How long it may take to come up.
+const START: Duration = Duration::from_secs(30);
+
+/// The one who may pull from a private registry.
+pub const USER: &str = "bob";
+/// Bob's password, which is in no other text of this machine.
+pub const PASSWORD: &str = "planted-trillian-7Q";
+/// bcrypt of it.
+const HTPASSWD: &str = "bob:$2y$05$sHOstanQjOPAam5cHnlcOO589eZA5LQ54F6/GO181E5QkbnZzCNSq\n";
+
+/// A running registry; it ends when it is dropped, its storage stays.
+#[derive(Debug)]
+pub struct Registry {
+    address: SocketAddr,
+    child: Child,
+}
+
+impl Registry {
+    /// Over the storage in `dir`, plain, for everybody to read and write.
+    pub fn open(program: &Path, dir: &Path) -> Result<Self> {
+        Self::start(program, dir, "open", "", "")
+    }
+
+    /// Over the storage in `dir`, with TLS, for [`USER`] alone. [`authority`] names who signs.
+    pub fn private(program: &Path, dir: &Path) -> Result<Self> {
+        certify(dir)?;
+        let htpasswd = dir.join("htpasswd");
+        fs::write(&htpasswd, HTPASSWD)?;
+        let file = |name: &str| dir.join(name).display().to_string();
+        let tls = format!(
+            "  tls: {{certificate: {}, key: {}}}\n",
+            file("registry.pem"),
+            file("registry.key")
+        );
+        let auth = format!("auth: {{htpasswd: {{realm: bed, path: {}}}}}\n", htpasswd.display());
+        Self::start(program, dir, "private", &tls, &auth)
+    }
+
+    fn start(program: &Path, dir: &Path, name: &str, tls: &str, auth: &str) -> Result<Self> {
+        let storage = dir.join("storage");
+        fs::create_dir_all(&storage)?;
+        // Free a moment ago; nobody else asks for this one.
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let config = dir.join(format!("{name}.yml"));
+        let text = format!(
+            "version: 0.1\nlog: {{level: debug}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
+             http:\n  addr: {address}\n{tls}{auth}",
+            storage.display()
+        );
+        fs::write(&config, text)?;
+        let log = log(dir);
+        let child = Run::new(program).clean_env().arg("serve").arg(&config).daemon(&log)?;
+        let mut registry = Self { address, child };
+        until("the registry's port", START, || {
+            if let Some(status) = registry.child.try_wait()? {
+                let log = fs::read_to_string(&log).unwrap_or_default();
+                bail!("{} ended: {status}: {log}", program.display());
+            }
+            Ok(TcpStream::connect(address).is_ok().then_some(()))
+        })?;
+        Ok(registry)
+    }
+
+    /// Its address and port, as in an image's name.
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        kill_group(&mut self.child);
+    }
+}
+
+/// What the registries of `dir` say, at debug level.
+pub fn log(dir: &Path) -> PathBuf {
+    dir.join("registry.log")
+}
+
+/// The certificate of the authority that signs for the private registry of `dir`.
+pub fn authority(dir: &Path) -> PathBuf {
+    dir.join("ca.pem")
+}
+
+/// Writes an authority's certificate, and one for 127.0.0.1 that it signed, with its key.
+fn certify(dir: &Path) -> Result<()> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    let key = KeyPair::generate()?;
+    let certificate = params.self_signed(&key).context("the authority's certificate")?;
+    fs::write(authority(dir), certificate.pem())?;
+    let issuer = Issuer::new(params, key);
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()])?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, &issuer).context("the registry's certificate")?;
+    fs::write(dir.join("registry.pem"), certificate.pem())?;
+    fs::write(dir.join("registry.key"), key.serialize_pem())?;
+    Ok(())
+}
