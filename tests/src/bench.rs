@@ -21,6 +21,7 @@ mod bare;
 mod boot;
 mod life;
 mod memory;
+pub mod pull;
 mod report;
 mod stats;
 mod stdio;

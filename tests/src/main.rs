@@ -34,6 +34,8 @@ enum Command {
     E2e(E2e),
     /// Measure handlers side by side; prints numbers as Markdown and asserts none.
     Bench(Bench),
+    /// Measure `bulkhead pull` beside `skopeo copy` from a registry on loopback; asserts no number.
+    BenchPull(BenchPull),
     /// Boot a machine in this machine, with KVM and cgroup v2, and run a command in it: by default
     /// the cases of the VM handler, on the cloud-hypervisor that BULKHEAD_CLOUD_HYPERVISOR names.
     Nested(Nested),
@@ -89,6 +91,19 @@ struct Bench {
 }
 
 #[derive(Debug, Args)]
+struct BenchPull {
+    /// How often each client pulls.
+    #[arg(long, default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// The image's layers.
+    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u32).range(1..=100))]
+    layers: u32,
+    /// The size of each, in MiB.
+    #[arg(long, default_value = "103", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    layer_mib: u32,
+}
+
+#[derive(Debug, Args)]
 struct Nested {
     /// The machine's memory.
     #[arg(long, default_value = "4096", value_parser = clap::value_parser!(u32).range(512..))]
@@ -132,6 +147,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Fetch => fetch(),
         Command::E2e(args) => e2e(args, place),
         Command::Bench(args) => measure(args, place),
+        Command::BenchPull(args) => {
+            let BenchPull { rounds, layers, layer_mib } = args;
+            sweep_on_signal(place.clone());
+            let report =
+                bench::pull::run(&bench::pull::Plan { rounds, layers, layer_mib }, &place)?;
+            println!("{}", report.markdown());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Nested(args) => nested(args, &place),
         Command::Up { containerd, newest, vm } => {
             let supplies = Supplies::gather(Wants { newest, vm })?;
