@@ -130,8 +130,10 @@ pub fn layer(data: &[u8]) {
 mod tests {
     use std::path::Path;
 
+    type Target = fn(&[u8]);
+
     /// Each target with the folder of its kept inputs.
-    const TARGETS: [(&str, fn(&[u8])); 6] = [
+    const TARGETS: [(&str, Target); 6] = [
         ("reference", super::reference),
         ("docker_config", super::docker_config),
         ("secret_yaml", super::secret_yaml),
