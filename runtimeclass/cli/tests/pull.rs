@@ -3,6 +3,8 @@
 //! `bulkhead pull` as a program: what it prints, how it ends, what it leaves, and that a
 //! credential is found in none of it.
 
+#[path = "../../../sandbox/image/tests/pulls/forms.rs"]
+mod forms;
 #[path = "../../../sandbox/image/tests/pulls/image.rs"]
 mod image;
 #[path = "../../../sandbox/image/tests/pulls/server.rs"]
@@ -21,6 +23,7 @@ use sandbox_core::host::{Command, Host as _, Output, RealHost};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use forms::forms;
 use image::{Image, digest};
 use server::{Reply, Request, Server};
 
@@ -107,9 +110,7 @@ impl Bed {
 
 /// No form of the password is in a text.
 fn clean(what: &str, text: &str) {
-    for form in
-        [PLANTED.to_owned(), STANDARD.encode(format!("bob:{PLANTED}")), STANDARD.encode(PLANTED)]
-    {
+    for form in [forms("bob", PLANTED), forms("eve", PLANTED)].concat() {
         assert!(!text.contains(&form), "{what} shows the password: {text}");
     }
 }

@@ -11,6 +11,8 @@ mod credentials;
 mod daemon;
 #[path = "pulls/faults.rs"]
 mod faults;
+#[path = "pulls/forms.rs"]
+mod forms;
 #[path = "pulls/hosts.rs"]
 mod hosts;
 #[path = "pulls/image.rs"]
