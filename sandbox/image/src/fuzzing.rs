@@ -5,11 +5,15 @@ use std::fs;
 
 use reqwest::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use sandbox_core::Secret;
+use tar::Header;
 
 use crate::credential::{DockerConfig, Pattern, secret_text};
 use crate::registry::{Challenge, Content, read_challenge, read_document};
 use crate::unpack::{Limits, Unpacker};
 use crate::{Candidate, Platform, Reference, digest, platform};
+
+/// Of a tar.
+const BLOCK: usize = 512;
 
 /// The longest message about one input.
 const MESSAGE: usize = 4096;
@@ -103,8 +107,34 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
+/// The same with the checksum of every header as it should be, which no mutation would hit: all
+/// but the headers of a tar would never be reached.
+fn with_checksums(data: &[u8]) -> Vec<u8> {
+    let (mut tar, mut at) = (data.to_vec(), 0usize);
+    while let Some(block) = tar.get_mut(at..at.saturating_add(BLOCK)) {
+        let mut size = 0;
+        if block.iter().any(|byte| *byte != 0) {
+            let mut header = Header::new_old();
+            header.as_mut_bytes().copy_from_slice(block);
+            header.set_cksum();
+            block.copy_from_slice(header.as_bytes());
+            size = header.entry_size().ok().and_then(|it| it.try_into().ok()).unwrap_or(0);
+        }
+        let next = at.saturating_add(BLOCK).saturating_add(size);
+        // None is past every end.
+        at = next.checked_next_multiple_of(BLOCK).unwrap_or(usize::MAX);
+    }
+    tar
+}
+
 /// A layer, in whatever compression, onto a directory beside which nothing may change.
 pub fn layer(data: &[u8]) {
+    let compressed = [[0x1f, 0x8b].as_slice(), &[0x28, 0xb5, 0x2f, 0xfd]];
+    let data = match compressed.iter().any(|magic| data.starts_with(magic)) {
+        true => data.to_vec(),
+        false => with_checksums(data),
+    };
+    let data = data.as_slice();
     let Ok(place) = tempfile::tempdir() else { return };
     let (root, outside) = (place.path().join("root"), place.path().join("outside"));
     let made = fs::create_dir(&root).and_then(|()| fs::write(&outside, "untouched"));
