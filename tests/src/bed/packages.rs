@@ -54,7 +54,7 @@ impl Release {
     fn skopeo(self) -> &'static [&'static str] {
         match self {
             Self::Bookworm => &["skopeo", "libgpgme11", "libassuan0", "libdevmapper1.02.1"],
-            Self::Trixie => &["skopeo", "libgpgme11t64", "libassuan9", "libdevmapper1.02.1"],
+            Self::Trixie => &["skopeo", "libgpgme11t64", "libassuan9", "libsqlite3-0"],
         }
     }
 
