@@ -101,6 +101,15 @@ impl Shop {
     }
 }
 
+/// The Secrets go with the case: the next one searches the whole bed for their password.
+impl Drop for Shop {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_dir_all(&self.dir) {
+            eprintln!("    clean-up of {}: {e}", self.dir.display());
+        }
+    }
+}
+
 /// The part of base64 that tells of `text`, wherever it stands in what was encoded.
 fn within_base64(text: &str) -> [String; 3] {
     [0, 1, 2].map(|before| {
