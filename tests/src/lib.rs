@@ -5,6 +5,7 @@
 //! * [`client`]: the hands of a case: CRI, `ctr`, terminals, the shim's own ttrpc socket.
 //! * [`cases`]: what must be true, one function per case, the same for every handler.
 //! * [`mod@bench`]: how fast and how small, handlers side by side.
+//! * [`mod@critest`]: the suite that others judge runtimes by, and which of its specs do not pass.
 //! * [`runner`]: picks cases, runs each under a deadline, counts.
 #![forbid(unsafe_code)]
 
@@ -12,4 +13,5 @@ pub mod bed;
 pub mod bench;
 pub mod cases;
 pub mod client;
+pub mod critest;
 pub mod runner;

@@ -12,7 +12,8 @@ use bulkhead_tests::bed::handler::Handler;
 use bulkhead_tests::bed::place::{Place, cache};
 use bulkhead_tests::bed::{nested, process, sweep, vm};
 use bulkhead_tests::bench;
-use bulkhead_tests::runner::{self, Plan, Supplies, Wants};
+use bulkhead_tests::critest;
+use bulkhead_tests::runner::{self, Counts, Plan, Supplies, Wants};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -36,6 +37,8 @@ enum Command {
     Bench(Bench),
     /// Measure `bulkhead pull` beside `skopeo copy` from a registry on loopback; asserts no number.
     BenchPull(BenchPull),
+    /// Run critest under one handler; what does not pass is told from the lists in tests/critest.
+    Critest(Critest),
     /// Boot a machine in this machine, with KVM and cgroup v2, and run a command in it: by default
     /// the cases of the VM handler, on the cloud-hypervisor that BULKHEAD_CLOUD_HYPERVISOR names.
     Nested(Nested),
@@ -104,6 +107,31 @@ struct BenchPull {
 }
 
 #[derive(Debug, Args)]
+struct Critest {
+    /// Under this handler.
+    #[arg(long, default_value = "gvisor", value_parser = handler)]
+    handler: Handler,
+    /// On this containerd.
+    #[arg(long, default_value = "2.1", value_parser = version)]
+    containerd: Version,
+    /// NRI's specs and no others.
+    #[arg(long)]
+    nri: bool,
+    /// Only specs that this regular expression matches; may be given again.
+    #[arg(long)]
+    focus: Vec<String>,
+    /// No spec that this regular expression matches; may be given again.
+    #[arg(long)]
+    skip: Vec<String>,
+    /// Where the log, the JUnit file and the tables go.
+    #[arg(long, default_value = "target/critest")]
+    out: PathBuf,
+    /// Write the table of all runs in that folder into this file, and run nothing.
+    #[arg(long)]
+    readme: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct Nested {
     /// The machine's memory.
     #[arg(long, default_value = "4096", value_parser = clap::value_parser!(u32).range(512..))]
@@ -155,6 +183,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             println!("{}", report.markdown());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Critest(args) => conform(args, place),
         Command::Nested(args) => nested(args, &place),
         Command::Up { containerd, newest, vm } => {
             let supplies = Supplies::gather(Wants { newest, vm })?;
@@ -191,9 +220,34 @@ fn e2e(args: E2e, place: Place) -> Result<ExitCode> {
     }
     sweep_on_signal(place.clone());
     let counts = runner::play(&plan, &place)?;
-    let (passed, failed, skipped) = (counts.passed, counts.failed, counts.skipped);
+    Ok(sum(counts, counts.passed > 0))
+}
+
+/// Prints the last line; `played` says that something was.
+fn sum(counts: Counts, played: bool) -> ExitCode {
+    let Counts { passed, failed, skipped } = counts;
     println!("{passed} passed, {failed} failed, {skipped} skipped");
-    Ok(if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if failed == 0 && played { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn conform(args: Critest, place: Place) -> Result<ExitCode> {
+    let out = std::path::absolute(&args.out).context("--out")?;
+    if let Some(readme) = args.readme {
+        critest::write_readme(&out, &readme)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let plan = critest::Plan {
+        version: args.containerd,
+        handler: args.handler,
+        focus: args.focus,
+        skip: args.skip,
+        nri: args.nri,
+        out,
+    };
+    sweep_on_signal(place.clone());
+    let counts = critest::run(&plan, &place)?;
+    // A handler that cannot run here is skipped, and its reason is printed.
+    Ok(sum(counts, counts.passed + counts.skipped > 0))
 }
 
 /// How much longer everything may take in an emulated machine.

@@ -145,6 +145,11 @@ impl Supplies {
         &self.packages
     }
 
+    /// The same with the images of this archive.
+    pub fn with_images(self, images: PathBuf) -> Self {
+        Self { images, ..self }
+    }
+
     /// Brings up a containerd at `place`.
     pub fn up(&self, place: &Place, version: Version) -> Result<Node> {
         let newest = self.newest.as_ref().ok();

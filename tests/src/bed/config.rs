@@ -44,7 +44,7 @@ fn common_config(run: &str, lib: &str, version: Version) -> String {
     );
     if version != Version::V16 {
         text.push_str(&format!(
-            "[plugins.\"io.containerd.nri.v1.nri\"]\nsocket_path = \"{run}/nri.sock\"\n\
+            "[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = false\nsocket_path = \"{run}/nri.sock\"\n\
              plugin_path = \"{run}/nri/plugins\"\nplugin_config_path = \"{run}/nri/conf.d\"\n"
         ));
     }

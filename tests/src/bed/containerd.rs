@@ -151,6 +151,16 @@ impl Node {
         self.run().join("c.sock.ttrpc")
     }
 
+    /// The folder that says, host by host, where images are pulled from.
+    pub fn hosts(&self) -> PathBuf {
+        self.run().join("certs.d")
+    }
+
+    /// Where plugins of NRI connect; containerd 1.6 has none.
+    pub fn nri_socket(&self) -> PathBuf {
+        self.run().join("nri.sock")
+    }
+
     /// The folder of bundles of `namespace`.
     pub fn bundles(&self, namespace: &str) -> PathBuf {
         self.run().join("state/io.containerd.runtime.v2.task").join(namespace)

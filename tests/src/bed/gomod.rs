@@ -34,8 +34,7 @@ pub fn build(cache: &Path) -> Result<GoTools> {
     if tools.runsc.exists() && tools.gvisor_shim.exists() {
         return Ok(tools);
     }
-    check_go()?;
-    fs::create_dir_all(&dir)?;
+    check_go("gVisor's newest module")?;
     write_module(&dir, "")?;
     for (package, output) in [("runsc", &tools.runsc), ("shim", &tools.gvisor_shim)] {
         if output.exists() {
@@ -72,7 +71,13 @@ pub fn may_lower_oom_score() -> bool {
 /// Writes the module that requires gVisor into `dir`.
 fn write_module(dir: &Path, more: &str) -> Result<()> {
     let go_mod = format!("{GO_MOD}{more}");
-    for (name, text) in [("go.mod", go_mod.as_str()), ("go.sum", GO_SUM), ("tools.go", TOOLS)] {
+    write_files(dir, &[("go.mod", &go_mod), ("go.sum", GO_SUM), ("tools.go", TOOLS)])
+}
+
+/// Writes a module's files into the folder `dir`, which is made.
+pub(crate) fn write_files(dir: &Path, files: &[(&str, &str)]) -> Result<()> {
+    fs::create_dir_all(dir)?;
+    for (name, text) in files {
         fs::write(dir.join(name), text)?;
     }
     Ok(())
@@ -101,18 +106,24 @@ fn keep_oom_score(dir: &Path) -> Result<PathBuf> {
 
 /// The version that `go.mod` pins `module` to.
 pub fn pinned(module: &str) -> Result<&'static str> {
-    let line =
-        GO_MOD.lines().find_map(|l| l.trim().trim_start_matches("require ").strip_prefix(module));
-    line.map(str::trim).with_context(|| format!("tests/go/go.mod does not require {module}"))
+    version_in(GO_MOD, module)
 }
 
-fn check_go() -> Result<()> {
+/// The version that the text of a `go.mod` requires of `module`.
+pub(crate) fn version_in<'a>(go_mod: &'a str, module: &str) -> Result<&'a str> {
+    let line =
+        go_mod.lines().find_map(|l| l.trim().trim_start_matches("require ").strip_prefix(module));
+    line.map(str::trim).with_context(|| format!("go.mod does not require {module}"))
+}
+
+/// Fails unless Go is there and new enough for `what`.
+pub(crate) fn check_go(what: &str) -> Result<()> {
     let text = Run::new("go").arg("version").ok().context("Go is not installed")?;
     let version = text.split_whitespace().nth(2).unwrap_or_default().trim_start_matches("go");
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let have = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     if have < (1, 26) {
-        bail!("Go is {version}, and gVisor's newest module wants 1.26 or later");
+        bail!("Go is {version}, and {what} wants 1.26 or later");
     }
     Ok(())
 }

@@ -41,14 +41,15 @@ pub fn archive(cache: &Path, busybox: &Path) -> Result<PathBuf> {
 fn build(busybox: &[u8], applets: &[&str]) -> Result<Vec<u8>> {
     let mut archive = Archive::new();
     let base = archive.layer(&root_filesystem(busybox, applets)?)?;
+    let base = std::slice::from_ref(&base);
     let pause_layer = archive.layer(&pause_filesystem(busybox)?)?;
     let pause = json!({ "Entrypoint": ["/busybox", "sleep", "2147483647"] });
     let pauses = ["3.6", "3.8", "3.9", "3.10"].map(|tag| format!("registry.k8s.io/pause:{tag}"));
-    archive.image(&pauses.each_ref().map(String::as_str), &pause_layer, &pause)?;
+    archive.image(&pauses.each_ref().map(String::as_str), &[pause_layer], &pause)?;
     let shell = json!({ "Cmd": ["sh"] });
     let names = [BUSYBOX, "docker.io/library/busybox:latest", "docker.io/library/busybox:1"];
-    archive.image(&names, &base, &shell)?;
-    archive.image(&[USER], &base, &json!({ "Cmd": ["sh"], "User": "1000:1000" }))?;
+    archive.image(&names, base, &shell)?;
+    archive.image(&[USER], base, &json!({ "Cmd": ["sh"], "User": "1000:1000" }))?;
     archive.finish()
 }
 
@@ -85,10 +86,12 @@ fn pause_filesystem(busybox: &[u8]) -> Result<Vec<u8>> {
     layer.finish()
 }
 
-struct Layer(Builder<Vec<u8>>);
+/// A tar of a layer's files, or of an image archive's.
+pub(crate) struct Layer(Builder<Vec<u8>>);
 
 impl Layer {
-    fn new() -> Self {
+    /// An empty one.
+    pub(crate) fn new() -> Self {
         Self(Builder::new(Vec::new()))
     }
 
@@ -101,40 +104,57 @@ impl Layer {
         Ok(())
     }
 
-    fn dir(&mut self, path: &str, mode: u32) -> Result<()> {
+    /// Adds a folder.
+    pub(crate) fn dir(&mut self, path: &str, mode: u32) -> Result<()> {
         self.add(path, EntryType::Directory, mode, &[])
     }
 
-    fn file(&mut self, path: &str, data: &[u8], mode: u32) -> Result<()> {
+    /// Adds a file.
+    pub(crate) fn file(&mut self, path: &str, data: &[u8], mode: u32) -> Result<()> {
         self.add(path, EntryType::Regular, mode, data)
     }
 
-    fn link(&mut self, path: &str, target: &str) -> Result<()> {
+    /// Adds a symbolic link.
+    pub(crate) fn link(&mut self, path: &str, target: &str) -> Result<()> {
+        self.refer(EntryType::Symlink, path, target)
+    }
+
+    /// Adds another name of the file that was added as `target`.
+    pub(crate) fn hard_link(&mut self, path: &str, target: &str) -> Result<()> {
+        self.refer(EntryType::Link, path, target)
+    }
+
+    fn refer(&mut self, kind: EntryType, path: &str, target: &str) -> Result<()> {
         let mut header = Header::new_ustar();
-        header.set_entry_type(EntryType::Symlink);
+        header.set_entry_type(kind);
         header.set_mode(0o777);
         header.set_size(0);
         self.0.append_link(&mut header, path, target)?;
         Ok(())
     }
 
-    fn finish(self) -> Result<Vec<u8>> {
+    /// The tar.
+    pub(crate) fn finish(self) -> Result<Vec<u8>> {
         Ok(self.0.into_inner()?)
     }
 }
 
-struct Blob {
+/// A layer that is in the archive.
+#[derive(Debug, Clone)]
+pub(crate) struct Blob {
     descriptor: Value,
     diff_id: String,
 }
 
-struct Archive {
+/// An OCI archive in the making.
+pub(crate) struct Archive {
     tar: Layer,
     manifests: Vec<Value>,
 }
 
 impl Archive {
-    fn new() -> Self {
+    /// Without images.
+    pub(crate) fn new() -> Self {
         Self { tar: Layer::new(), manifests: Vec::new() }
     }
 
@@ -148,7 +168,8 @@ impl Archive {
         }))
     }
 
-    fn layer(&mut self, tar: &[u8]) -> Result<Blob> {
+    /// Adds a layer with the files of `tar`.
+    pub(crate) fn layer(&mut self, tar: &[u8]) -> Result<Blob> {
         let mut gzip = GzEncoder::new(Vec::new(), Compression::new(6));
         gzip.write_all(tar)?;
         let data = gzip.finish()?;
@@ -156,17 +177,25 @@ impl Archive {
         Ok(Blob { descriptor, diff_id: format!("sha256:{}", hex(&Sha256::digest(tar))) })
     }
 
-    fn image(&mut self, names: &[&str], layer: &Blob, config: &Value) -> Result<()> {
+    /// Adds an image of these layers under these names; gives its manifest's digest.
+    pub(crate) fn image(
+        &mut self,
+        names: &[&str],
+        layers: &[Blob],
+        config: &Value,
+    ) -> Result<String> {
         let mut config = config.clone();
         config["Env"] =
             json!(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]);
+        let history = json!({ "created": CREATED, "created_by": "bulkhead-tests" });
+        let diff_ids: Vec<&str> = layers.iter().map(|layer| layer.diff_id.as_str()).collect();
         let image = json!({
             "architecture": architecture(),
             "os": "linux",
-            "created": "2020-01-01T00:00:00Z",
+            "created": CREATED,
             "config": config,
-            "rootfs": { "type": "layers", "diff_ids": [layer.diff_id] },
-            "history": [{ "created": "2020-01-01T00:00:00Z", "created_by": "bulkhead-tests" }],
+            "rootfs": { "type": "layers", "diff_ids": diff_ids },
+            "history": vec![history; layers.len()],
         });
         let config_type = "application/vnd.oci.image.config.v1+json";
         let config = self.blob(config_type, &serde_json::to_vec(&image)?)?;
@@ -175,7 +204,7 @@ impl Archive {
             "schemaVersion": 2,
             "mediaType": manifest_type,
             "config": config,
-            "layers": [layer.descriptor],
+            "layers": layers.iter().map(|layer| &layer.descriptor).collect::<Vec<_>>(),
         }))?;
         let descriptor = self.blob(manifest_type, &manifest)?;
         for name in names {
@@ -184,10 +213,11 @@ impl Archive {
             descriptor["annotations"] = json!({ "io.containerd.image.name": name });
             self.manifests.push(descriptor);
         }
-        Ok(())
+        Ok(descriptor["digest"].as_str().unwrap_or_default().to_owned())
     }
 
-    fn finish(mut self) -> Result<Vec<u8>> {
+    /// The archive.
+    pub(crate) fn finish(mut self) -> Result<Vec<u8>> {
         let index = json!({ "schemaVersion": 2, "manifests": self.manifests });
         self.tar.file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#, 0o644)?;
         self.tar.file("index.json", &serde_json::to_vec(&index)?, 0o644)?;
@@ -195,7 +225,11 @@ impl Archive {
     }
 }
 
-fn architecture() -> &'static str {
+/// When every image was made, it says.
+const CREATED: &str = "2020-01-01T00:00:00Z";
+
+/// This machine, as images name it.
+pub(crate) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -93,17 +93,37 @@ impl Packages {
             ("registry", &["docker-registry"], home),
             ("skopeo", release.skopeo(), home),
         ];
-        let missing: Vec<_> =
-            wanted.iter().filter(|(key, ..)| !dir.join(key).join(DONE).exists()).collect();
-        if !missing.is_empty() {
-            let apt = PrivateApt::open(&cache.join("apt"), home, &SUITES)?;
-            for (key, packages, suite) in missing {
-                fetch(&apt, packages, suite, &dir.join(key))?;
-            }
-        }
         let packages = Self { dir };
+        packages.unpack(cache, &wanted)?;
         packages.write_skopeo()?;
         Ok(packages)
+    }
+
+    /// The busybox whose shell looks its commands up in the file system, as the static one's does
+    /// not; linked with the C library of the machine. Downloaded when it is not there.
+    pub fn shell(&self, cache: &Path) -> Result<PathBuf> {
+        let home = Release::of_this_machine()?.codename();
+        self.unpack(cache, &[("busybox-shell", &["busybox"], home)])?;
+        let found = ["usr/bin/busybox", "bin/busybox"]
+            .map(|path| self.dir.join("busybox-shell").join(path))
+            .into_iter()
+            .find(|path| path.exists());
+        found.context("Debian's package busybox has no busybox")
+    }
+
+    /// Unpacks those of `wanted` (key, package and suite) that are not there.
+    fn unpack(&self, cache: &Path, wanted: &[(&str, &[&str], &str)]) -> Result<()> {
+        let missing: Vec<_> =
+            wanted.iter().filter(|(key, ..)| !self.dir.join(key).join(DONE).exists()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let home = Release::of_this_machine()?.codename();
+        let apt = PrivateApt::open(&cache.join("apt"), home, &SUITES)?;
+        for (key, packages, suite) in missing {
+            fetch(&apt, packages, suite, &self.dir.join(key))?;
+        }
+        Ok(())
     }
 
     /// The Debian version of the package unpacked as `key`.

@@ -1,0 +1,277 @@
+//! The suite that judges runtimes of CRI, critest, on a handler: its images are made here, what it
+//! pulls comes from a registry of our own, and what does not pass is told from what is known.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use crate::bed::containerd::{Node, Version};
+use crate::bed::gomod;
+use crate::bed::handler::Handler;
+use crate::bed::place::{self, Place};
+use crate::bed::process::{Run, kill_group, wait};
+use crate::bed::sweep::sweep;
+use crate::bed::traces::Traces;
+use crate::runner::{Counts, Supplies, Wants};
+
+mod images;
+mod list;
+mod program;
+mod registry;
+mod report;
+mod suite;
+
+use images::{Images, Parts};
+use list::List;
+use program::Program;
+use report::Sums;
+use suite::{End, Spec};
+
+/// How long the whole suite may take: every Pod of an emulated machine takes its time.
+const DEADLINE: Duration = Duration::from_secs(3 * 3600);
+
+/// Which specs to run on what.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// On this containerd.
+    pub version: Version,
+    /// Under this handler.
+    pub handler: Handler,
+    /// Only specs that one of these regular expressions matches; all if empty.
+    pub focus: Vec<String>,
+    /// No spec that one of these matches.
+    pub skip: Vec<String>,
+    /// NRI's specs, and no others.
+    pub nri: bool,
+    /// Where the suite's log, the JUnit file and the tables go.
+    pub out: PathBuf,
+}
+
+impl Plan {
+    /// Whether nothing is left out.
+    fn is_whole(&self) -> bool {
+        self.focus.is_empty() && self.skip.is_empty()
+    }
+
+    /// How the run's files are called.
+    fn stem(&self) -> String {
+        let nri = if self.nri { "-nri" } else { "" };
+        format!("{}-{}{nri}", self.version.label(), self.handler.name())
+    }
+
+    fn file(&self, end: &str) -> PathBuf {
+        self.out.join(format!("{}{end}", self.stem()))
+    }
+}
+
+/// Runs `plan` at `place` and prints how each spec ended. A spec that ends otherwise than the list
+/// says counts as failed, one that is known to fail as skipped.
+pub fn run(plan: &Plan, place: &Place) -> Result<Counts> {
+    let list = List::of(plan.handler, plan.version, plan.nri)?;
+    let cache = place::cache();
+    let supplies = Supplies::gather(Wants::of(&[plan.handler]))?;
+    if let Some(reason) = supplies.lacks(plan.handler) {
+        println!("{}/critest ... skipped: {reason}", plan.stem());
+        return Ok(Counts { skipped: 1, ..Counts::default() });
+    }
+    let program = Program::find(&cache)?;
+    let parts = Parts::gather(supplies.packages(), &cache, &cache.join("critest"))?;
+    let images = parts.images()?;
+    let archive = cache.join("critest/images.tar");
+    fs::write(&archive, &images.imported)?;
+    fs::create_dir_all(&plan.out)?;
+    let supplies = supplies.with_images(archive);
+    let node = supplies.up(place, plan.version)?;
+    let begun = Instant::now();
+    let specs = run_suite(plan, &node, &program, &images);
+    let took = begun.elapsed();
+    let stopped = node.stop(Signal::SIGTERM);
+    let runtime = runtime_version(&node, plan.handler);
+    let left = sweep(place);
+    let specs = specs?;
+    stopped?;
+    let sums = Sums {
+        handler: plan.handler.name().to_owned(),
+        line: plan.version.label().to_owned(),
+        containerd: supplies.packages().version(&format!("containerd-{}", plan.version.label())),
+        runtime,
+        critest: program.version,
+        date: Run::new("date").args(["-u", "+%F"]).ok()?.trim().to_owned(),
+        seconds: took.as_secs(),
+        passed: 0,
+        failed: 0,
+        skipped: 0,
+        nri: plan.nri,
+    };
+    let sums = sums.count(&specs);
+    write_tables(plan, &sums, &specs, &list)?;
+    let mut counts = judge(plan, &specs, &list);
+    for line in left {
+        counts.failed += 1;
+        println!("could not be removed: {line}");
+    }
+    println!(
+        "critest {} on {}: {} passed, {} failed and {} skipped by the suite's own count, in {} s",
+        plan.handler.name(),
+        sums.containerd,
+        sums.passed,
+        sums.failed,
+        sums.skipped,
+        sums.seconds
+    );
+    Ok(counts)
+}
+
+/// Writes the table of all runs whose sums are in `out` into the file `readme`.
+pub fn write_readme(out: &Path, readme: &Path) -> Result<()> {
+    let text = fs::read_to_string(readme).with_context(|| readme.display().to_string())?;
+    let text = report::into_readme(&text, &report::summary(&report::gather(out)?))?;
+    fs::write(readme, text).with_context(|| readme.display().to_string())
+}
+
+fn run_suite(plan: &Plan, node: &Node, program: &Program, images: &Images) -> Result<Vec<Spec>> {
+    let registry = registry::serve(&images.all)?;
+    let hosts = node.hosts().join("_default");
+    fs::create_dir_all(&hosts)?;
+    let host = format!("server = \"http://{registry}\"\n[host.\"http://{registry}\"]\n");
+    fs::write(hosts.join("hosts.toml"), format!("{host}capabilities = [\"pull\", \"resolve\"]\n"))?;
+    let own = node.run().join("critest");
+    program.with_digest(&images.by_digest, &own)?;
+    let temporary = node.lib().join("tmp");
+    fs::create_dir_all(&temporary)?;
+    let config = node.run().join("crictl.yaml");
+    fs::write(&config, "")?;
+
+    let before = Traces::of(node);
+    let segments = segments();
+    let json = plan.file(".json");
+    let _ = fs::remove_file(&json);
+    let log = plan.file(".log");
+    let _ = fs::remove_file(&log);
+    eprintln!("critest {} runs; its log: {}", program.version, log.display());
+    let run = arguments(plan, node, Run::new(&own).arg("-config").arg(&config).dir(&temporary));
+    let mut child = run.env("TMPDIR", &temporary).daemon(&log)?;
+    if wait(&mut child, DEADLINE)?.is_none() {
+        kill_group(&mut child);
+        bail!("critest: no end after {DEADLINE:?}, killed; its log: {}", log.display());
+    }
+    remove_segments(&segments);
+    if let Err(left) = Traces::compare(node, &before) {
+        println!("{}/critest: {left}", plan.stem());
+    }
+    let text = fs::read_to_string(&json);
+    let text = text.with_context(|| format!("critest left no report: see {}", log.display()))?;
+    suite::read(&text)
+}
+
+fn arguments(plan: &Plan, node: &Node, run: Run) -> Run {
+    let endpoint = format!("unix://{}", node.socket().display());
+    let mut run = run.args(["-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint]);
+    run = run.args(["-runtime-handler", plan.handler.name(), "-ginkgo.no-color", "-ginkgo.v"]);
+    run = run.args(["-ginkgo.seed=1", "-ginkgo.timeout=3h"]);
+    run = run.arg(format!("-ginkgo.json-report={}", plan.file(".json").display()));
+    run = run.arg(format!("-ginkgo.junit-report={}", plan.file(".junit.xml").display()));
+    if plan.nri {
+        run = run.arg(format!("-nri-socket={}", node.nri_socket().display()));
+        run = run.arg("-ginkgo.focus=NRI");
+    }
+    for focus in &plan.focus {
+        run = run.arg(format!("-ginkgo.focus={focus}"));
+    }
+    for skip in &plan.skip {
+        run = run.arg(format!("-ginkgo.skip={skip}"));
+    }
+    run
+}
+
+/// Shared memory segments of the machine, by id, that nobody has attached.
+fn segments() -> BTreeSet<String> {
+    let text = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let fields = text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let idle = fields.filter(|f| f.get(3) == Some(&"1048576") && f.get(6) == Some(&"0"));
+    idle.filter_map(|f| Some((*f.get(1)?).to_owned())).collect()
+}
+
+/// The suite makes segments on the machine and leaves them.
+fn remove_segments(before: &BTreeSet<String>) {
+    for id in segments().difference(before) {
+        if let Err(e) = Run::new("ipcrm").args(["-m", id]).ok() {
+            eprintln!("{e:#}");
+        }
+    }
+}
+
+fn runtime_version(node: &Node, handler: Handler) -> String {
+    if handler.wants_newest() {
+        // What Go builds from a module does not know its version.
+        return gomod::pinned("gvisor.dev/gvisor")
+            .map_or_else(|e| e.to_string(), |v| format!("runsc {v}"));
+    }
+    let Some(program) = node.runtime(handler) else { return String::new() };
+    let text = Run::new(program).arg("--version").ok().unwrap_or_default();
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn write_tables(plan: &Plan, sums: &Sums, specs: &[Spec], list: &List) -> Result<()> {
+    fs::write(plan.file(".md"), report::details(sums, specs, list))?;
+    // A thinned run says nothing about the handler as a whole.
+    if plan.is_whole() {
+        let text = serde_json::to_string_pretty(sums)?;
+        fs::write(plan.file(report::SUMS), text)?;
+        fs::write(plan.out.join("summary.md"), report::summary(&report::gather(&plan.out)?))?;
+    }
+    Ok(())
+}
+
+/// Prints how each spec ended and counts.
+fn judge(plan: &Plan, specs: &[Spec], list: &List) -> Counts {
+    let mut counts = Counts::default();
+    let is_judged = plan.handler != Handler::GvisorGo;
+    for spec in specs {
+        let name = format!("{}/critest: {}", plan.stem(), spec.name);
+        let cause = list.cause(&spec.name).map_or("", |cause| cause.text.as_str());
+        let verdict = list.verdict(spec).filter(|_| is_judged);
+        match (&spec.end, verdict) {
+            (_, Some(verdict)) => {
+                counts.failed += 1;
+                println!("{name} ... FAILED: {verdict}");
+            }
+            (End::Passed, None) => {
+                counts.passed += 1;
+                println!("{name} ... ok");
+            }
+            (End::Failed(said), None) => {
+                counts.skipped += 1;
+                let cause = if is_judged { cause } else { said };
+                println!("{name} ... skipped: known to fail: {cause}");
+            }
+            (End::Skipped(said), None) => {
+                counts.skipped += 1;
+                println!("{name} ... skipped: {said}");
+            }
+            (End::Unchosen, None) => {
+                counts.skipped += 1;
+                println!("{name} ... skipped: {}", unchosen(&spec.name));
+            }
+        }
+    }
+    for name in list.unheard_of(specs) {
+        counts.failed += 1;
+        println!(
+            "{}/critest: {name} ... FAILED: on the list, and no spec of the suite",
+            plan.stem()
+        );
+    }
+    counts
+}
+
+fn unchosen(name: &str) -> &'static str {
+    match name.contains("benchmark") {
+        true => "a benchmark",
+        false => "not chosen for this run",
+    }
+}
