@@ -24,12 +24,15 @@ pub fn backend(handler: &Handler, namespace: &Id, host: Arc<dyn Host>) -> Arc<dy
 /// namespaces), so nothing stands here that a backend does not do.
 pub fn features(handler: &Handler) -> serde_json::Value {
     match handler {
-        Handler::Gvisor(_) => serde_json::json!({
+        Handler::Gvisor(config) => serde_json::json!({
             "ociVersionMin": "1.0.0",
             "ociVersionMax": "1.1.0",
-            "mountOptions": ["bind", "rbind", "ro", "rw", "private", "rprivate", "slave", "rslave"],
+            "mountOptions": [
+                "bind", "rbind", "ro", "rro", "rw", "private", "rprivate", "slave", "rslave",
+            ],
             "linux": {
                 "namespaces": ["ipc", "mount", "network", "pid", "uts"],
+                "seccomp": { "enabled": config.oci_seccomp },
                 "mountExtensions": { "idmap": { "enabled": false } },
             },
         }),

@@ -57,7 +57,8 @@ mod tests {
         let listed = |list: &serde_json::Value, name: &str| {
             list.as_array().unwrap().iter().any(|entry| entry == name)
         };
-        assert!(!listed(&features["mountOptions"], "rro"));
+        assert!(listed(&features["mountOptions"], "rro"));
+        assert_eq!(features["linux"]["seccomp"]["enabled"], true);
         assert!(!listed(&features["linux"]["namespaces"], "user"));
         assert_eq!(info.name, "io.containerd.bulkhead.v2/gvisor");
     }

@@ -19,6 +19,7 @@ mod init;
 mod limits;
 mod message;
 mod netns;
+mod paths;
 mod pod;
 mod probe;
 mod purge;

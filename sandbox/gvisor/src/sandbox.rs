@@ -1,9 +1,10 @@
 //! A Pod's sandbox: the first container makes it, others join.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use async_trait::async_trait;
+use sandbox_core::bundle::Bundle;
 use sandbox_core::exit::ExitCell;
 use sandbox_core::host::{Host, ProcessMark};
 use sandbox_core::stdio::{self, ConsoleSocket, Owner, ProcessFds, Streams};
@@ -16,6 +17,7 @@ use crate::error::GvisorError;
 use crate::exec::{Defaults, Home};
 use crate::group::Group;
 use crate::init::{Init, Prepared};
+use crate::paths;
 use crate::pod::{Launched, Pod};
 use crate::purge::{self, Remains};
 use crate::record::{Record, StateFiles};
@@ -93,7 +95,10 @@ impl GvisorSandbox {
             None => Placement::First { shm_size: spec::shm_source(&json).and_then(size_of) },
         };
         let (allow, terminal) = (&self.config.allow_annotations, request.stdio.terminal);
-        request.bundle.replace(spec::edit(&json, id, placement, allow, terminal))?;
+        let mut edited = spec::edit(&json, id, placement, allow, terminal);
+        paths::spare_nested(&mut edited, &mountinfo());
+        paths::protect(&mut edited, &root_of(&request.bundle), request.bundle.path())?;
+        request.bundle.replace(edited)?;
         if let Some(pod) = &joins {
             pod.group.enter(id, resources.as_ref())?;
         }
@@ -159,8 +164,7 @@ impl GvisorSandbox {
         record.store(request.bundle.path())?;
         let rootfs = request.bundle.rootfs();
         if request.rootfs.is_empty() {
-            let given = request.bundle.spec().root().as_ref().map(|root| root.path().as_path());
-            let path = request.bundle.path().join(given.unwrap_or(Path::new("rootfs")));
+            let path = root_of(&request.bundle);
             if !path.is_dir() {
                 return Err(GvisorError::Rootfs { path });
             }
@@ -305,6 +309,17 @@ impl Sandbox for GvisorSandbox {
     async fn exited(&self) -> Exit {
         self.ended.wait().await
     }
+}
+
+/// Where the root file system is that `bundle` names.
+fn root_of(bundle: &Bundle) -> PathBuf {
+    let given = bundle.spec().root().as_ref().map(|root| root.path().as_path());
+    bundle.path().join(given.unwrap_or(Path::new("rootfs")))
+}
+
+/// What is mounted on the host. Without `/proc` nothing is known to be.
+fn mountinfo() -> String {
+    std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()
 }
 
 fn cgroups_path(spec: &oci_spec::runtime::Spec) -> Option<&str> {
