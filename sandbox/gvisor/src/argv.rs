@@ -6,8 +6,14 @@ use std::path::Path;
 use crate::config::{FileAccess, GvisorConfig, HostUds, Network, Platform};
 
 /// The flags that come before every subcommand. runsc does not store them, so `create`, `start`
-/// and `restore` must get the same. `log` is where this one call reports its errors.
-pub(crate) fn globals(config: &GvisorConfig, root: &Path, log: &Path) -> Vec<OsString> {
+/// and `restore` must get the same. `network` is the Pod's, `log` is where this one call reports
+/// its errors.
+pub(crate) fn globals(
+    config: &GvisorConfig,
+    network: Network,
+    root: &Path,
+    log: &Path,
+) -> Vec<OsString> {
     let mut args = vec![
         path_flag("root", root),
         path_flag("log", log),
@@ -15,7 +21,7 @@ pub(crate) fn globals(config: &GvisorConfig, root: &Path, log: &Path) -> Vec<OsS
         // The shim has put itself into the Pod's cgroup, and whatever it starts is born there.
         flag("ignore-cgroups", "true"),
         flag("platform", platform(config.platform)),
-        flag("network", network(config.network)),
+        flag("network", network_text(network)),
         flag("overlay2", &config.overlay2),
         flag("file-access", file_access(config.file_access)),
         flag("host-uds", host_uds(config.host_uds)),
@@ -104,7 +110,7 @@ fn platform(platform: Platform) -> &'static str {
     }
 }
 
-fn network(network: Network) -> &'static str {
+fn network_text(network: Network) -> &'static str {
     match network {
         Network::Sandbox => "sandbox",
         Network::Host => "host",
@@ -148,10 +154,10 @@ mod tests {
             ..GvisorConfig::default()
         };
         assert_eq!(
-            text(&globals(&config, Path::new("/r/k8s.io"), Path::new("/b/log"))),
+            text(&globals(&config, Network::None, Path::new("/r/k8s.io"), Path::new("/b/log"))),
             "--root=/r/k8s.io --log=/b/log --log-format=json --ignore-cgroups=true \
              --platform=ptrace --network=none --overlay2=root:self --file-access=exclusive \
-             --host-uds=open --directfs=true --oci-seccomp=false --debug=true \
+             --host-uds=open --directfs=true --oci-seccomp=true --debug=true \
              --debug-log=/var/log/gv/ --net-raw=true"
         );
     }

@@ -110,13 +110,17 @@ pub struct GvisorConfig {
     pub platform: Platform,
     /// runsc's `--network`.
     pub network: Network,
+    /// Let a Pod that asks for the host's network have it (`--network=host`, for that Pod alone);
+    /// without it such a Pod is refused.
+    pub allow_host_network: bool,
     /// runsc's `--overlay2`: where writes to the root file system go.
     pub overlay2: String,
     /// runsc's `--debug`.
     pub debug: bool,
     /// runsc's `--debug-log`; a directory when it ends in `/`.
     pub debug_log: Option<PathBuf>,
-    /// Load the container's own seccomp filter inside the sandbox (`--oci-seccomp`).
+    /// Load a container's own seccomp filter inside the sandbox (`--oci-seccomp`). Without it the
+    /// profile that a Pod asks for is ignored.
     pub oci_seccomp: bool,
     /// runsc's `--host-uds`.
     pub host_uds: HostUds,
@@ -143,10 +147,11 @@ impl Default for GvisorConfig {
             root: PathBuf::from("/run/bulkhead/runsc"),
             platform: Platform::default(),
             network: Network::default(),
+            allow_host_network: false,
             overlay2: "root:self".to_owned(),
             debug: false,
             debug_log: None,
-            oci_seccomp: false,
+            oci_seccomp: true,
             host_uds: HostUds::default(),
             file_access: FileAccess::default(),
             directfs: true,

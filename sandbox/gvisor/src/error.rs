@@ -57,7 +57,7 @@ pub(crate) enum GvisorError {
     Stillborn { sandbox: String, pid: u32 },
     #[error(
         "the Pod uses the host's network, which gVisor's own network stack cannot join; set \
-         network = \"host\" in the handler's file to let its Pods do so"
+         allow_host_network = true in the handler's file to give such a Pod the host's stack"
     )]
     HostNetwork,
     #[error("{what} was already started")]

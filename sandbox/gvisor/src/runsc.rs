@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sandbox_core::host::{Command, Host, HostError};
@@ -12,7 +12,7 @@ use sandbox_core::stdio::ProcessFds;
 use sandbox_core::{Classified, Kind};
 
 use crate::argv;
-use crate::config::{GvisorConfig, Platform};
+use crate::config::{GvisorConfig, Network, Platform};
 use crate::message::{self, RunscError};
 use crate::probe::{self, Probe, ProbeError};
 
@@ -50,6 +50,8 @@ pub(crate) struct Runsc {
     config: Arc<GvisorConfig>,
     root: PathBuf,
     host: Arc<dyn Host>,
+    /// Set for a Pod whose network is not the handler's.
+    network: OnceLock<Network>,
     pub(crate) probe: Probe,
 }
 
@@ -74,7 +76,18 @@ impl Runsc {
         }
         let mask = if probe.mistakes_namespaces() { "; hiding /proc/sys/net from it" } else { "" };
         log::info!("runsc {} at {}{mask}", probe.version, binary.display());
-        Ok(Self { binary, config, root, host, probe })
+        Ok(Self { binary, config, root, host, network: OnceLock::new(), probe })
+    }
+
+    /// From the first call on, the sandbox uses the host's network.
+    pub(crate) fn use_host_network(&self) {
+        // A second attempt to make the same sandbox says the same.
+        let _ = self.network.set(Network::Host);
+    }
+
+    /// Where the sandbox's packets go.
+    pub(crate) fn network(&self) -> Network {
+        self.network.get().copied().unwrap_or(self.config.network)
     }
 
     /// runsc's state directory.
@@ -157,7 +170,7 @@ impl Runsc {
         // A log of its own: runsc appends, and says nothing of which call a line is from.
         let log = call.bundle.join(format!("runsc-{}.log", call.verb));
         let mut command = Command::new(&self.binary)
-            .args(argv::globals(&self.config, &self.root, &log))
+            .args(argv::globals(&self.config, self.network(), &self.root, &log))
             .args(call.args)
             .mask_proc_sys_net(mask);
         if let Some(fds) = stdio {
@@ -202,6 +215,7 @@ mod tests {
             config: Arc::new(GvisorConfig::default()),
             root: "/run/r".into(),
             host,
+            network: OnceLock::new(),
             probe: Probe {
                 version: "x".into(),
                 date: None,
@@ -231,6 +245,22 @@ mod tests {
         let commands = host.commands();
         assert_eq!(flags(&commands[0]), flags(&commands[1]));
         assert_eq!(commands[1].last().unwrap(), "c");
+    }
+
+    #[tokio::test]
+    async fn a_pod_on_the_hosts_network_stays_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let ends = || Scripted::Ends(0, vec![]);
+        let host = Arc::new(FakeHost::new([ends(), ends(), ends()]));
+        let runsc = runsc(host.clone());
+        runsc.create("c", dir.path(), None, None).await.unwrap();
+        runsc.use_host_network();
+        runsc.create("c", dir.path(), None, None).await.unwrap();
+        runsc.start("c", dir.path(), None, None, false).await.unwrap();
+        let network =
+            |line: &Vec<String>| line.iter().find(|a| a.starts_with("--network")).cloned();
+        let networks: Vec<_> = host.commands().iter().filter_map(network).collect();
+        assert_eq!(networks, ["--network=sandbox", "--network=host", "--network=host"]);
     }
 
     #[tokio::test]

@@ -121,7 +121,7 @@ impl GvisorSandbox {
         let init = Arc::new(Init::new(
             id.to_owned(),
             bundle.clone(),
-            self.config.network,
+            self.runsc.network(),
             Arc::clone(&pod),
             Arc::clone(&self.runsc),
             streams,
@@ -147,7 +147,10 @@ impl GvisorSandbox {
         let json = request.bundle.json();
         let outside = spec::network_namespace(json) == NetworkNamespace::Host;
         if joins.is_none() && outside && self.config.network == Network::Sandbox {
-            return Err(GvisorError::HostNetwork);
+            if !self.config.allow_host_network {
+                return Err(GvisorError::HostNetwork);
+            }
+            self.runsc.use_host_network();
         }
         let id = request.id.as_str();
         let sandbox = joins.map_or(id, |pod| &pod.id).to_owned();

@@ -211,7 +211,7 @@ impl Paths<'_> {
         let options = match handler {
             Handler::Runc => vec![("BinaryName", runtime.display().to_string())],
             Handler::Gvisor | Handler::GvisorNew => {
-                with_file(self.gvisor_toml(runtime), handler.runtime_type())?
+                with_file(self.gvisor_toml(handler, runtime), handler.runtime_type())?
             }
             Handler::KataContainers => with_file(self.vm_toml(runtime)?, handler.runtime_type())?,
             Handler::GvisorGo => with_file(self.peer_toml(runtime), handler.runtime_type())?,
@@ -245,10 +245,16 @@ impl Paths<'_> {
     }
 
     /// A handler's file, as an admin would write it. This and the next one know the keys.
-    fn gvisor_toml(&self, runsc: &Path) -> String {
+    fn gvisor_toml(&self, handler: Handler, runsc: &Path) -> String {
+        // Debian's runsc runs no program as another user.
+        let flags = match handler.wants_newest() {
+            true => "flags = { allow-suid = \"true\" }\n",
+            false => "",
+        };
         format!(
             "backend = \"gvisor\"\n\n[gvisor]\nrunsc = \"{}\"\nroot = \"{}\"\n\
-             platform = \"systrap\"\nnetwork = \"sandbox\"\ndebug_log = \"{}/\"\n",
+             platform = \"systrap\"\nnetwork = \"sandbox\"\nallow_host_network = true\n\
+             debug_log = \"{}/\"\n{flags}",
             runsc.display(),
             self.runsc_root.display(),
             self.runsc_logs.display(),

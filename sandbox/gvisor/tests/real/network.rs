@@ -121,7 +121,7 @@ async fn the_hosts_network_is_refused() {
     spec["linux"]["namespaces"].as_array_mut().unwrap().truncate(4);
     let error = sandbox.create(bed.request("c", Role::Standalone, &spec)).await.unwrap_err();
     assert_eq!(error.kind(), Kind::InvalidArgument);
-    assert!(error.to_string().contains("network = \"host\""), "{error}");
+    assert!(error.to_string().contains("allow_host_network = true"), "{error}");
     bed.assert_clean();
 }
 
