@@ -26,6 +26,8 @@ pub(super) enum Why {
     Containerd,
     /// This machine has not what it wants; on another it may pass.
     Machine,
+    /// It is not for this run.
+    Elsewhere,
 }
 
 impl Why {
@@ -37,6 +39,7 @@ impl Why {
             Self::Runtime => "the runtime below",
             Self::Containerd => "containerd",
             Self::Machine => "the machine",
+            Self::Elsewhere => "another run",
         }
     }
 }
