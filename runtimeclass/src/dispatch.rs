@@ -39,7 +39,9 @@ pub fn features(handler: &Handler) -> serde_json::Value {
         Handler::Vm(_) => serde_json::json!({
             "ociVersionMin": "1.0.0",
             "ociVersionMax": "1.1.0",
-            "mountOptions": ["bind", "rbind", "ro", "rw", "private", "rprivate", "slave", "rslave"],
+            "mountOptions": [
+                "bind", "rbind", "ro", "rro", "rw", "private", "rprivate", "slave", "rslave",
+            ],
             "linux": {
                 "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
                 "cgroup": { "v2": true },

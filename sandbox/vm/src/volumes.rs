@@ -18,7 +18,9 @@
 //! **Mounts**
 //!
 //! * A bind is mounted below the share, with its submounts if it has `rbind`, and read-only on
-//!   the host if it is read-only (`rro`: with its submounts), for a guest keeps no promises.
+//!   the host if it is read-only (`rro`: with its submounts), for a guest keeps no promises. The
+//!   guest's mount is read-only as well, unless the host has submounts there that are to stay
+//!   writable: to a guest they are one file system.
 //!   All containers of a Pod that have the same one share one mount of it, for a guest's caches
 //!   are per mount; an emptyDir is the Pod's own and is writable there, so that those who may
 //!   only read it see what the others write.

@@ -1,6 +1,6 @@
 //! What the host says about the paths and devices that a configuration names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -27,6 +27,8 @@ pub struct Facts {
     pub(super) sources: BTreeMap<PathBuf, Source>,
     /// Nodes of block devices, by major and minor number.
     pub(super) blocks: BTreeMap<(u64, u64), PathBuf>,
+    /// Sources below which something else is mounted.
+    pub(super) nesting: BTreeSet<PathBuf>,
 }
 
 /// What a path is.
@@ -107,6 +109,9 @@ impl Facts {
         for path in paths.into_iter().filter(|path| path.is_absolute()) {
             let source = source(&path, &table)
                 .map_err(|source| PlanError::Look { path: path.clone(), source })?;
+            if Mounted::any_below(&path, &table) {
+                facts.nesting.insert(path.clone());
+            }
             facts.sources.insert(path, source);
         }
         for (major, minor) in blocks {
@@ -115,6 +120,11 @@ impl Facts {
             }
         }
         Ok(facts)
+    }
+
+    /// Whether something is mounted below `path`.
+    pub(super) fn nests(&self, path: &Path) -> bool {
+        self.nesting.contains(path)
     }
 
     /// What is at `path`.
@@ -165,6 +175,12 @@ fn directory(path: &Path, meta: &Metadata, mounted: Option<Mounted<'_>>) -> io::
     })
 }
 
+/// As the kernel writes a path into the table.
+fn escaped(path: &Path) -> Option<String> {
+    let text = path.to_str()?.replace('\\', "\\134").replace(' ', "\\040");
+    Some(text.replace('\t', "\\011").replace('\n', "\\012"))
+}
+
 /// A line of a `mountinfo` table (proc_pid_mountinfo(5)).
 #[derive(Debug, PartialEq, Eq)]
 struct Mounted<'a> {
@@ -184,9 +200,15 @@ impl<'a> Mounted<'a> {
 
     /// The last mount at `path`, which hides those before.
     fn at(path: &Path, table: &'a str) -> Option<Self> {
-        let escaped = path.to_str()?.replace('\\', "\\134").replace(' ', "\\040");
-        let escaped = escaped.replace('\t', "\\011").replace('\n', "\\012");
+        let escaped = escaped(path)?;
         table.lines().filter_map(Self::read).rfind(|mount| mount.point == escaped)
+    }
+
+    /// Whether there is a mount below `path`.
+    fn any_below(path: &Path, table: &'a str) -> bool {
+        let Some(escaped) = escaped(path) else { return false };
+        let start = format!("{}/", escaped.trim_end_matches('/'));
+        table.lines().filter_map(Self::read).any(|mount| mount.point.starts_with(&start))
     }
 
     /// Whether it shows a part of a tmpfs whose root is a memory emptyDir.
@@ -237,6 +259,9 @@ mod tests {
         assert!(part("/v/volume-subpaths/x"));
         assert!(!part("/v/volume-subpaths/of-a-secret"));
         assert!(!part("/v/kubernetes.io~empty-dir/a b"));
+        let below = |path| Mounted::any_below(Path::new(path), table);
+        assert!(below("/v") && below("/v/volume-subpaths/") && below("/"));
+        assert!(!below("/v/disk") && !below("/v/volume"));
     }
 
     #[tokio::test]

@@ -139,7 +139,8 @@ impl BindMount<'_> {
             return Err(invalid(format!("mount {}", self.destination), "a bind needs a source"));
         };
         self.check(&source)?;
-        let found = facts.source(&source);
+        let (found, nests) = (facts.source(&source), facts.nests(&source));
+        let before = plan.volumes.len();
         let guest = match found {
             Source::Missing => {
                 let fault = format!("the host has no {}", source.display());
@@ -179,10 +180,12 @@ impl BindMount<'_> {
                 return Err(self.refused(&source, reason));
             }
             Source::Directory | Source::File | Source::Tmpfs(_) => {
-                self.share(plan, request, source)
+                self.share(plan, request, source, nests)
             }
         };
-        Ok(Some(self.guest(&guest)))
+        // Of what is not shared the host makes nothing read-only.
+        let nests = nests && plan.volumes.len() > before;
+        Ok(Some(self.guest(&guest, nests)))
     }
 
     /// Refuses what cannot hold in a guest, whatever the source is.
@@ -218,9 +221,16 @@ impl BindMount<'_> {
         }
     }
 
-    fn share(&self, plan: &mut ContainerPlan, request: &Request<'_>, source: PathBuf) -> String {
+    fn share(
+        &self,
+        plan: &mut ContainerPlan,
+        request: &Request<'_>,
+        source: PathBuf,
+        nests: bool,
+    ) -> String {
         let slave = self.has(&["slave", "rslave"]);
-        let own = in_empty_dir(&source);
+        // With other mounts below it the guest's own read-only would cover those too.
+        let own = in_empty_dir(&source) && !nests;
         let how = Bind {
             recursive: self.has(&["rbind"]),
             read_only: if own { ReadOnly::No } else { self.read_only() },
@@ -233,11 +243,14 @@ impl BindMount<'_> {
         guest
     }
 
-    fn guest(&self, source: &str) -> Value {
+    /// The guest's own mount. `nests` says that the host has others below the source: to the guest
+    /// all of them are one file system, so the host alone can tell what is read-only in it.
+    fn guest(&self, source: &str, nests: bool) -> Value {
         let mut kept = vec!["rbind", "rprivate"];
         for option in options(self.mount) {
             match option {
                 "rro" => kept.push("ro"),
+                "ro" if nests && self.read_only() == ReadOnly::Top => {}
                 known if BIND_OPTIONS.contains(&known) => kept.push(known),
                 // Labels, propagation and what else speaks of the host.
                 _ => {}

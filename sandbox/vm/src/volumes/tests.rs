@@ -230,6 +230,19 @@ fn no_path_of_the_host_reaches_the_guest() {
 }
 
 #[test]
+fn what_the_host_has_below_a_read_only_volume_stays_writable() {
+    let options = |option: &str, source: &str, found| {
+        let mut case = container().bind("/v", source, &["rbind", option]).source(source, found);
+        case.facts.nesting.insert(source.into());
+        mount(&case.plan().unwrap(), "/v")["options"].clone()
+    };
+    assert_eq!(options("ro", "/srv", Source::Directory), json!(["rbind", "rprivate"]));
+    assert_eq!(options("rro", "/srv", Source::Directory), json!(["rbind", "rprivate", "ro"]));
+    let in_guest = Source::Tmpfs(TMPFS);
+    assert_eq!(options("ro", MEMORY, in_guest), json!(["rbind", "rprivate", "ro"]));
+}
+
+#[test]
 fn volumes_are_shared_as_they_were_asked_for() {
     let how = |read_only, propagation, recursive| Bind { recursive, read_only, propagation };
     for (options, wanted, guest) in [
