@@ -23,9 +23,10 @@ const NEEDED: [&str; 9] = [
 ];
 
 /// What a guest uses where the kernel has it: memory that can be given back or plugged in,
-/// random bytes, a console, raw sockets (ping, DHCP, tcpdump in containers).
-const WELCOME: [&str; 5] =
-    ["virtio_balloon", "virtio_mem", "virtio_rng", "virtio_console", "af_packet"];
+/// random bytes, a console, raw sockets (ping, DHCP, tcpdump in containers), and bridges, which a
+/// container with CAP_NET_ADMIN may make.
+const WELCOME: [&str; 6] =
+    ["virtio_balloon", "virtio_mem", "virtio_rng", "virtio_console", "af_packet", "bridge"];
 
 /// The most bytes that a module may have.
 const MAX: u64 = 64 << 20;
