@@ -213,7 +213,9 @@ fn runtime_version(node: &Node, handler: Handler) -> String {
     }
     let Some(program) = node.runtime(handler) else { return String::new() };
     let text = Run::new(program).arg("--version").ok().unwrap_or_default();
-    text.lines().next().unwrap_or_default().to_owned()
+    // What a distribution adds in brackets says nothing more.
+    let line = text.lines().next().unwrap_or_default();
+    line.split(" (").next().unwrap_or_default().replace("version ", "")
 }
 
 fn write_tables(plan: &Plan, sums: &Sums, specs: &[Spec], list: &List) -> Result<()> {

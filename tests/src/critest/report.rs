@@ -34,7 +34,11 @@ impl Sums {
         let number = |wanted: fn(&End) -> bool| specs.iter().filter(|s| wanted(&s.end)).count();
         self.passed = number(|end| matches!(end, End::Passed));
         self.failed = number(|end| matches!(end, End::Failed(_)));
-        self.skipped = specs.len() - self.passed - self.failed;
+        self.skipped = match self.nri {
+            // All the others were not asked for.
+            true => number(|end| matches!(end, End::Skipped(_))),
+            false => specs.len() - self.passed - self.failed,
+        };
         self
     }
 }
@@ -172,6 +176,8 @@ mod tests {
         ];
         let sums = sums("runc", "2.1").count(&specs);
         assert_eq!((sums.passed, sums.failed, sums.skipped), (1, 1, 2));
+        let nri = Sums { nri: true, ..sums.clone() }.count(&specs);
+        assert_eq!((nri.passed, nri.failed, nri.skipped), (1, 1, 1));
         let text = details(&sums, &specs, &List::default());
         assert!(text.contains("| b | failed | not on the list | x |"), "{text}");
         assert!(!text.contains("| a |") && !text.contains("| d |"), "{text}");
