@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cgroup::Driver;
 use crate::credential_provider::args::ProviderArgs;
 use crate::manifest::PullPolicy;
-use crate::pull::args::PullArgs;
+use crate::pull::args::{FileArgs, PullArgs};
 
 /// Tries Pods and their runtime handlers on this node, without a cluster.
 #[derive(Debug, Parser)]
@@ -52,10 +52,51 @@ pub(crate) enum Command {
     /// Make, check or show the image that VM Pods boot
     #[command(subcommand)]
     Guest(GuestCommand),
+    /// Print what a node and a cluster need for the handlers, or put the node's files in place
+    Install(InstallArgs),
     /// Pull an image with its registry credential, for a handler or into a directory, or tell why it does not come
     Pull(PullArgs),
     /// The kubelet's image credential provider: a request on the standard input, the answer on the standard output
     CredentialProvider(ProviderArgs),
+}
+
+/// `bulkhead install`.
+#[derive(Args, Debug)]
+pub(crate) struct InstallArgs {
+    /// Only this handler (may be repeated)
+    #[arg(long, value_enum)]
+    pub(crate) handler: Vec<Handler>,
+    /// The node's containerd: 1 (1.6 and 1.7) or 2
+    #[arg(long, value_name = "MAJOR", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=2))]
+    pub(crate) containerd: u32,
+    /// Put the node's files in place; one that is there with another text is not replaced
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// Where the node's root is, for --write
+    #[arg(long, value_name = "DIR", default_value = "/", requires = "write")]
+    pub(crate) root: PathBuf,
+    /// An image pattern for which the kubelet is to ask the credential provider (may be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    pub(crate) match_image: Vec<String>,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+}
+
+impl InstallArgs {
+    /// The handlers that are asked for.
+    pub(crate) fn handlers(&self) -> impl Iterator<Item = Handler> {
+        let all = [Handler::Gvisor, Handler::KataContainers];
+        all.into_iter().filter(|it| self.handler.is_empty() || self.handler.contains(it))
+    }
+}
+
+/// A handler that ships with the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Handler {
+    /// Pods in a gVisor sandbox
+    Gvisor,
+    /// Pods in a virtual machine each
+    KataContainers,
 }
 
 /// `bulkhead guest`.

@@ -2,7 +2,7 @@
 //! its answer on the standard output.
 
 pub(crate) mod args;
-mod config;
+pub(crate) mod config;
 mod message;
 
 use std::io::{Read as _, Write as _};

@@ -13,6 +13,7 @@ mod exec;
 mod find;
 mod guest;
 mod host;
+mod install;
 mod interrupt;
 mod logs;
 mod manifest;
@@ -76,6 +77,7 @@ async fn run(cli: &Cli) -> Result<u8, Box<dyn Error>> {
         }
         Command::Ps => show::ps(&Cri::connect(endpoint).await?).await?,
         Command::Guest(command) => guest::run(command).await?,
+        Command::Install(args) => install::run(args)?,
         Command::Pull(args) => pull::run(endpoint, args).await?,
         Command::CredentialProvider(args) => credential_provider::run(args).await?,
     };

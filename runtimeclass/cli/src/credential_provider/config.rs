@@ -31,7 +31,7 @@ const HEAD: &str = "\
 ";
 
 /// The kubelet's `CredentialProviderConfig`, its flags in a comment.
-pub(super) fn text(args: &ProviderArgs) -> Result<String, ProviderError> {
+pub(crate) fn text(args: &ProviderArgs) -> Result<String, ProviderError> {
     let config = Config {
         api_version: "kubelet.config.k8s.io/v1",
         kind: "CredentialProviderConfig",
