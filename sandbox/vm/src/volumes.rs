@@ -120,7 +120,7 @@ pub struct ContainerPlan {
     /// on disks.
     pub shared: Vec<SharedMount>,
     /// Files and directories of the host to have below the share before the container is made;
-    /// where the Pod has one under another name, `spec` is to say so (see [`shared_at`]).
+    /// where the Pod has one under another name, `spec` is to say so.
     pub volumes: Vec<Volume>,
     /// To plug in. One id is one disk: plugged in for the first container that has it, taken out
     /// with the last.
