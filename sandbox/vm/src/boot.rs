@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use agent_api::agent::{self, ConfigureRequest, ConfigureResponse};
 use agent_api::{CONTROL_PORT, SHARE_MOUNT, SHARE_TAG};
+use sandbox_core::cgroup::Cgroup;
 use sandbox_core::{Error, Result};
 use sandbox_netns::PortForward;
 use tokio::net::{UnixListener, UnixStream};
@@ -37,6 +38,8 @@ pub(crate) struct Planned {
     pub(crate) dir: PathBuf,
     /// The Pod's network namespace; without one the guest has its loopback alone.
     pub(crate) netns: Option<PathBuf>,
+    /// The Pod's cgroup, as config.json has it.
+    pub(crate) cgroup: Option<String>,
     /// Host name, sysctls and `/dev/shm`.
     pub(crate) guest: GuestPlan,
     pub(crate) size: Size,
@@ -74,7 +77,7 @@ pub(crate) async fn boot(
     let connected = match noted {
         Ok(()) => tokio::select! {
             connected = connect(planned, means, (parts, told, listener), timings) => connected,
-            _ = parts.broken() => Err(VmError::Stillborn(console(parts.tree.dir()))),
+            _ = parts.broken() => Err(VmError::Stillborn(stillborn(planned))),
         },
         Err(error) => Err(error),
     };
@@ -296,6 +299,19 @@ async fn accept(
         Ok(Ok((control, _))) => Ok(control),
         Ok(Err(source)) => Err(VmError::file("accepting the agent at", dir)(source)),
         Err(_) => Err(VmError::Silent { seconds: limit.as_secs(), console: console(dir) }),
+    }
+}
+
+/// Why a machine ended before its guest was there, as the end of an error's text.
+fn stillborn(planned: &Planned) -> String {
+    let group = planned.cgroup.as_deref().and_then(|path| Cgroup::new(path).ok());
+    match group.and_then(|group| group.oom_kills()) {
+        Some(kills) if kills > 0 => {
+            ": the Pod's cgroup has no room for it; raise overhead.podFixed.memory of its \
+             RuntimeClass, or the Pod's memory limit"
+                .to_owned()
+        }
+        _ => console(&planned.dir),
     }
 }
 

@@ -94,6 +94,7 @@ impl VmSandbox {
             id: request.id.to_string(),
             dir: machine_dir(&config.root, &self.means.namespace, &request.id),
             netns: network_namespace(request.bundle.spec())?,
+            cgroup: cgroup(request.bundle.spec()),
             guest,
             size,
             most: Size { vcpus: most.vcpus.max(size.vcpus), memory: most.memory.max(size.memory) },
@@ -264,6 +265,11 @@ impl Sandbox for VmSandbox {
     async fn exited(&self) -> Exit {
         self.ended.wait().await
     }
+}
+
+fn cgroup(spec: &Spec) -> Option<String> {
+    let path = spec.linux().as_ref()?.cgroups_path().as_ref()?;
+    path.to_str().filter(|path| !path.is_empty()).map(str::to_owned)
 }
 
 /// The Pod's network namespace; `None` when the container has one of its own with nothing in it.
