@@ -3,12 +3,10 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
-use std::path::Path;
-use std::sync::Arc;
 
 use async_trait::async_trait;
 use sandbox_core::Error;
-use sandbox_netns::{Dial, PortForward, Stream};
+use sandbox_netns::{Dial, Stream};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::control::Control;
@@ -42,17 +40,5 @@ impl Dial for Outside {
     async fn dial(&self, port: u16) -> io::Result<Box<dyn Stream>> {
         let addresses: Vec<_> = self.0.iter().map(|address| (*address, port).into()).collect();
         Ok(Box::new(TcpStream::connect(&addresses[..]).await?))
-    }
-}
-
-/// Has connections to the loopback of the Pod's namespace at `netns` taken to a running sandbox.
-/// A Pod runs without what only `kubectl port-forward` needs.
-pub(crate) async fn ports(netns: &Path, dial: Arc<dyn Dial>) -> Option<PortForward> {
-    match PortForward::start(netns, dial).await {
-        Ok(forward) => Some(forward),
-        Err(error) => {
-            log::warn!("ports of this Pod cannot be forwarded: {}", Error::from(error));
-            None
-        }
     }
 }

@@ -13,7 +13,6 @@ use tokio::task::JoinHandle;
 
 use crate::control::Control;
 use crate::error::GvisorError;
-use crate::forward;
 use crate::group::Group;
 use crate::netns::{self, SavedNetwork};
 
@@ -107,7 +106,7 @@ impl Pod {
 
     /// Has the ports of the Pod's loopback at `netns` forwarded until the sandbox has ended.
     pub(crate) async fn forward_ports(&self, netns: &Path, dial: Arc<dyn Dial>) {
-        let forward = forward::ports(netns, dial).await;
+        let forward = PortForward::offer(netns, dial).await;
         let mut kept = self.forward.lock().unwrap_or_else(PoisonError::into_inner);
         // It may have ended meanwhile, and whoever saw it found nothing to drop.
         *kept = forward.filter(|_| self.ended.get().is_none());

@@ -58,7 +58,7 @@ pub trait Dial: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct PortForward {
     /// Keeps the program attached.
-    _attached: Option<OwnedFd>,
+    _attached: OwnedFd,
     listeners: Vec<JoinHandle<()>>,
 }
 
@@ -71,24 +71,23 @@ impl Drop for PortForward {
 }
 
 impl PortForward {
-    /// Forwards from the namespace at `netns` to the sandbox that `dial` connects to. Where the
-    /// kernel cannot do it, a warning says so and nothing is forwarded.
-    ///
-    /// # Errors
-    ///
-    /// [`NetnsError`] names what was refused.
-    pub async fn start(netns: &Path, dial: Arc<dyn Dial>) -> Result<Self, NetnsError> {
-        let set_up = inside(netns, Namespace::open(netns)?, set_up).await;
-        let (attached, listeners) = match set_up {
-            Err(error @ NetnsError::Kernel { .. }) => {
+    /// Forwards from the namespace at `netns` to the sandbox that `dial` connects to. Where that
+    /// cannot be, a warning says why: a Pod runs without what only `kubectl port-forward` needs.
+    pub async fn offer(netns: &Path, dial: Arc<dyn Dial>) -> Option<Self> {
+        match Self::start(netns, dial).await {
+            Ok(forward) => Some(forward),
+            Err(error) => {
                 let error = sandbox_core::Error::from(error);
                 log::warn!("ports of this Pod cannot be forwarded: {error}");
-                return Ok(Self { _attached: None, listeners: Vec::new() });
+                None
             }
-            set_up => set_up?,
-        };
+        }
+    }
+
+    async fn start(netns: &Path, dial: Arc<dyn Dial>) -> Result<Self, NetnsError> {
+        let (attached, listeners) = inside(netns, Namespace::open(netns)?, set_up).await?;
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
-        let mut forward = Self { _attached: Some(attached), listeners: Vec::new() };
+        let mut forward = Self { _attached: attached, listeners: Vec::new() };
         for listener in listeners {
             let listener = TcpListener::from_std(listener)
                 .map_err(|source| NetnsError::Forward { verb: "listening", source })?;

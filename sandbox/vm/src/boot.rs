@@ -271,22 +271,11 @@ async fn connect(
     let request = configuration(planned, means, told)?;
     let answer = guest.configure(request, config.timeouts.create()).await?;
     let forward = match &parts.network {
-        Some(network) => forward_ports(network, parts.vmm.vsock()).await,
+        Some(network) => network.forward_ports(parts.vmm.vsock().to_owned()).await,
         None => None,
     };
     report(timings, begun.elapsed(), &answer);
     Ok((guest, forward))
-}
-
-/// A Pod runs without what only `kubectl port-forward` needs.
-async fn forward_ports(network: &network::Network, vsock: &Path) -> Option<PortForward> {
-    match network.forward_ports(vsock.to_owned()).await {
-        Ok(forward) => Some(forward),
-        Err(error) => {
-            log::warn!("ports of this Pod cannot be forwarded: {}", Error::from(error));
-            None
-        }
-    }
 }
 
 /// Waits for the agent's call. Only the first connection counts; the socket goes with the listener.

@@ -171,14 +171,10 @@ impl Network {
     }
 
     /// Takes connections to the loopback of the Pod's namespace to the guest, for as long as the
-    /// answer lives. `vsock` is the machine's hybrid vsock (`Vmm::vsock`). On a kernel that
-    /// cannot do it, a warning says so and nothing is forwarded.
-    ///
-    /// # Errors
-    ///
-    /// [`NetworkError`] names what was refused.
-    pub async fn forward_ports(&self, vsock: PathBuf) -> Result<PortForward, NetworkError> {
-        Ok(PortForward::start(&self.record.netns, Arc::new(GuestPorts { vsock })).await?)
+    /// answer lives. `vsock` is the machine's hybrid vsock (`Vmm::vsock`). Where that cannot be,
+    /// a warning says so and nothing is forwarded.
+    pub async fn forward_ports(&self, vsock: PathBuf) -> Option<PortForward> {
+        PortForward::offer(&self.record.netns, Arc::new(GuestPorts { vsock })).await
     }
 
     fn undo_blocking(&self) -> Result<(), NetworkError> {

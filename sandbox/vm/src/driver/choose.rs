@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sandbox_core::host::{Host, find_program};
+use sandbox_core::host::{Host, can_confine, find_program};
 use sandbox_core::{Result, record};
 
 use super::Driver;
@@ -51,6 +51,12 @@ pub async fn choose(
     let kvm = tokio::task::spawn_blocking(move || kvm_once(&known)).await;
     let kvm = kvm.unwrap_or_else(|error| Err(format!("its probe failed: {error}")));
     let installed = |program: &Path| find_program(program).is_some();
+    if !can_confine() {
+        log::warn!(
+            "this host's kernel has no Landlock (Linux 5.13 and later, where it is switched on): \
+             machines' monitors may open any file of root's"
+        );
+    }
     Ok(match pick(&choice, kvm, installed)? {
         Chosen::CloudHypervisor => Arc::new(CloudHypervisor::new(host, choice.cloud_hypervisor)),
         Chosen::Qemu(accel) => {
