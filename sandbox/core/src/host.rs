@@ -9,6 +9,7 @@ mod confine;
 mod fake;
 mod mark;
 mod mount;
+mod namespace;
 mod privileges;
 mod real;
 mod reaper;
@@ -16,6 +17,7 @@ mod spawn;
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -55,6 +57,13 @@ pub trait Host: Debug + Send + Sync {
 
     /// Unmounts everything at and below `target`; fine when nothing is mounted there.
     fn unmount_all(&self, target: &Path) -> Result<(), MountError>;
+
+    /// A host whose mounts nobody else sees: what it mounts is in a mount namespace of its own,
+    /// and so are the programs that it starts. They find there the host's root file system,
+    /// `/proc`, the mounts of the host on which the paths `keep` lie, and what is mounted by it;
+    /// sources are taken from where this process is. The namespace goes, with all that is mounted
+    /// in it, when the host is dropped and the programs have ended.
+    fn apart(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError>;
 }
 
 /// The file that a command's program names: a path, or a name looked up in the search path that
@@ -113,6 +122,9 @@ pub enum HostError {
         /// Why.
         source: std::io::Error,
     },
+    /// No mount namespace could be made.
+    #[error("making a mount namespace for the Pod")]
+    Apart(#[source] std::io::Error),
     /// This process could not be made the reaper of its orphans.
     #[error("cannot become a child subreaper")]
     Subreaper(#[source] std::io::Error),
@@ -124,7 +136,7 @@ impl Classified for HostError {
             Self::Spawn { .. } => Kind::Unavailable,
             Self::Deadline { .. } => Kind::DeadlineExceeded,
             Self::Gone(_) => Kind::NotFound,
-            Self::Output { .. } | Self::Subreaper(_) => Kind::Internal,
+            Self::Output { .. } | Self::Subreaper(_) | Self::Apart(_) => Kind::Internal,
         }
     }
 }

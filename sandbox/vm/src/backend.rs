@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::config::VmConfig;
 use crate::driver::cloud_hypervisor::CloudHypervisorSettings;
 use crate::driver::qemu::QemuSettings;
-use crate::driver::{Choice, Driver, choose};
+use crate::driver::{self, Choice, Driver, choose};
 use crate::purge;
 use crate::sandbox::VmSandbox;
 
@@ -29,6 +29,7 @@ pub struct VmBackend {
 pub(crate) struct Means {
     pub(crate) config: Arc<VmConfig>,
     pub(crate) namespace: Id,
+    /// With a mount namespace of its own, where machines are served with theirs.
     pub(crate) host: Arc<dyn Host>,
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) image: Guest,
@@ -42,7 +43,7 @@ impl VmBackend {
     }
 
     /// What runs the machines on this host.
-    async fn driver(&self) -> Result<Arc<dyn Driver>> {
+    async fn driver(&self, host: Arc<dyn Host>) -> Result<Arc<dyn Driver>> {
         let config = &self.config;
         let (launch_deadline, command_deadline) =
             (config.timeouts.launch(), config.timeouts.launch());
@@ -62,7 +63,17 @@ impl VmBackend {
                 ..QemuSettings::default()
             },
         };
-        choose(Arc::clone(&self.host), choice, config.known().join("kvm.json")).await
+        choose(host, choice, config.known().join("kvm.json")).await
+    }
+
+    /// A host that shows nobody what is mounted for the machine, with what its programs read.
+    fn apart(&self) -> Result<Arc<dyn Host>> {
+        let config = &self.config;
+        let programs = [&config.cloud_hypervisor, &config.qemu, &config.vsock_device];
+        let programs = programs.into_iter().chain(&config.virtiofsd).map(PathBuf::as_path);
+        let mut keep = driver::files(programs);
+        keep.extend([config.guest.clone(), config.root.clone()]);
+        Ok(self.host.apart(&keep)?)
     }
 
     /// The guest's kernel and initramfs, unchanged since they were built.
@@ -84,11 +95,12 @@ impl VmBackend {
 #[async_trait]
 impl Backend for VmBackend {
     async fn open(&self) -> Result<Arc<dyn Sandbox>> {
-        let (image, driver) = tokio::try_join!(self.image(), self.driver())?;
+        let host = self.apart()?;
+        let (image, driver) = tokio::try_join!(self.image(), self.driver(Arc::clone(&host)))?;
         Ok(Arc::new(VmSandbox::new(Arc::new(Means {
             config: Arc::clone(&self.config),
             namespace: self.namespace.clone(),
-            host: Arc::clone(&self.host),
+            host,
             driver,
             image,
         }))))

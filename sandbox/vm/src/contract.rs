@@ -99,7 +99,7 @@ impl Vm {
             image: Guest::open(&config.guest).unwrap(),
             config: Arc::new(config),
             namespace: Id::new("test").unwrap(),
-            host: Arc::clone(&self.host),
+            host: self.host.apart(&[self.dir.path().to_owned(), "/usr".into()]).unwrap(),
             driver: Arc::new(self.driver.clone()),
         }
     }
@@ -116,7 +116,7 @@ impl Vm {
 
 /// The backend without its search for a monitor on this host.
 #[derive(Debug)]
-struct Given(Arc<Means>);
+struct Given(Arc<Means>, Arc<dyn Host>);
 
 #[async_trait]
 impl Backend for Given {
@@ -125,14 +125,14 @@ impl Backend for Given {
     }
 
     async fn purge(&self, id: &Id, bundle: &Path) -> Result<()> {
-        Ok(purge::container(id, bundle, &self.0.host).await?)
+        Ok(purge::container(id, bundle, &self.1).await?)
     }
 }
 
 #[async_trait]
 impl Subject for Vm {
     fn backend(&self) -> Arc<dyn Backend> {
-        Arc::new(Given(Arc::new(self.means())))
+        Arc::new(Given(Arc::new(self.means()), Arc::clone(&self.host)))
     }
 
     fn container(&self, id: &str, role: Role) -> CreateContainer {

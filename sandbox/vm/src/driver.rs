@@ -29,6 +29,7 @@ use sandbox_core::host::ProcessMark;
 use sandbox_core::{Exit, Result};
 
 pub use self::choose::{Choice, choose};
+pub(crate) use self::crew::files;
 pub use self::kvm::probe_kvm;
 
 /// How much of a guest's console is kept, in bytes: what it writes is the guest's choice.

@@ -49,15 +49,22 @@ pub enum Propagation {
 
 /// Binds `source` on the existing `target` of the same sort (directory or not).
 pub(super) fn bind(source: &Path, target: &Path, how: Bind) -> Result<(), MountError> {
-    attach(source, target, how).map_err(|source_error| MountError::Mount {
+    let bound = copy(source, how).and_then(|tree| attach(&tree, target));
+    bound.map_err(|error| refused(source, target, error))
+}
+
+/// The error of a bind mount that cannot be made.
+pub(super) fn refused(source: &Path, target: &Path, error: io::Error) -> MountError {
+    MountError::Mount {
         kind: "bind".into(),
         source_path: source.display().to_string(),
         target: target.to_owned(),
-        source: source_error,
-    })
+        source: error,
+    }
 }
 
-fn attach(source: &Path, target: &Path, how: Bind) -> io::Result<()> {
+/// A copy of what is mounted at `source`, which is nowhere yet.
+pub(super) fn copy(source: &Path, how: Bind) -> io::Result<OwnedFd> {
     let tree = clone(source, how.recursive)?;
     let deep = if how.recursive { libc::AT_RECURSIVE } else { 0 };
     let propagation = match how.propagation {
@@ -74,6 +81,11 @@ fn attach(source: &Path, target: &Path, how: Bind) -> io::Result<()> {
         ReadOnly::Top => set(&tree, 0, libc::MOUNT_ATTR_RDONLY, 0)?,
         ReadOnly::All => set(&tree, deep, libc::MOUNT_ATTR_RDONLY, 0)?,
     }
+    Ok(tree)
+}
+
+/// Puts a mount that is nowhere on the existing `target`.
+pub(super) fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     let target = path(target)?;
     // SAFETY: both strings end in NUL and live through the call, `tree` is open.
     let moved = unsafe {
@@ -90,7 +102,7 @@ fn attach(source: &Path, target: &Path, how: Bind) -> io::Result<()> {
 }
 
 /// A detached copy of the mount at `source`.
-fn clone(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
+pub(super) fn clone(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let source = path(source)?;
     let deep = if recursive { libc::AT_RECURSIVE.unsigned_abs() } else { 0 };
     let flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC.unsigned_abs() | deep;
@@ -103,7 +115,7 @@ fn clone(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
 }
 
 /// Sets attributes and propagation of a detached tree.
-fn set(tree: &OwnedFd, deep: i32, attributes: u64, propagation: u64) -> io::Result<()> {
+pub(super) fn set(tree: &OwnedFd, deep: i32, attributes: u64, propagation: u64) -> io::Result<()> {
     let empty: &CStr = c"";
     let wanted = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation, userns_fd: 0 };
     // SAFETY: the string ends in NUL, `wanted` is as long as the size says, both live through

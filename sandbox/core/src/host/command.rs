@@ -25,6 +25,8 @@ pub struct Command {
     pub(super) without_privileges: bool,
     pub(super) limits: Vec<(Resource, u64)>,
     pub(super) paths: Option<Paths>,
+    /// The mount namespace it runs in: the host's, which starts it.
+    pub(super) mounts: Option<OwnedFd>,
 }
 
 impl Command {
@@ -44,6 +46,7 @@ impl Command {
             without_privileges: false,
             limits: Vec::new(),
             paths: None,
+            mounts: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -25,8 +25,9 @@ pub enum Scripted {
 
 /// Remembers every command and mount; answers `run` from a script (status 0 and no output when
 /// the script is empty). Spawned and watched processes end when the test says so.
-#[derive(Debug, Default)]
-pub struct FakeHost(Mutex<State>);
+/// A host apart from it is the same one.
+#[derive(Debug, Default, Clone)]
+pub struct FakeHost(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -41,7 +42,7 @@ impl FakeHost {
     /// A host that answers `run` with `script`, in order.
     pub fn new(script: impl IntoIterator<Item = Scripted>) -> Self {
         let state = State { script: script.into_iter().collect(), ..State::default() };
-        Self(Mutex::new(state))
+        Self(Arc::new(Mutex::new(state)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -130,6 +131,10 @@ impl Host for FakeHost {
     fn unmount_all(&self, target: &Path) -> Result<(), MountError> {
         self.state().mounted.retain(|point| !point.starts_with(target));
         Ok(())
+    }
+
+    fn apart(&self, _keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
+        Ok(Arc::new(self.clone()))
     }
 }
 

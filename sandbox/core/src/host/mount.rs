@@ -7,11 +7,15 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, unshare};
 
+use super::namespace::alone;
 use crate::error::{Classified, Kind};
 use crate::request::RootfsMount;
 
 /// mount(2) takes one page of options, its final NUL included.
 const OPTIONS_MAX: usize = 4095;
+
+/// The mount table of the calling thread, which may have another one than its process.
+pub(super) const THREADS_TABLE: &str = "/proc/thread-self/mountinfo";
 
 /// How often [`unmount_all`] reads the mount table again before it gives up.
 const ROUNDS: usize = 16;
@@ -47,6 +51,18 @@ pub enum MountError {
         /// What they take.
         length: usize,
     },
+}
+
+impl MountError {
+    /// The same, for `place`.
+    pub(super) fn at(mut self, place: &Path) -> Self {
+        match &mut self {
+            Self::Mount { target, .. }
+            | Self::Unmount { target, .. }
+            | Self::TooLong { target, .. } => place.clone_into(target),
+        }
+        self
+    }
 }
 
 impl Classified for MountError {
@@ -157,32 +173,29 @@ pub(super) fn mount(wanted: &RootfsMount, target: &Path) -> Result<(), MountErro
         Ok(())
     };
     let result = match &base {
-        None => call(),
+        None => call().map_err(io::Error::from),
         Some(base) => in_directory(base, call),
     };
-    result.map_err(|errno: Errno| MountError::Mount {
+    result.map_err(|error| refused(wanted, target, error))
+}
+
+/// The error of a mount that cannot be made.
+pub(super) fn refused(wanted: &RootfsMount, target: &Path, source: io::Error) -> MountError {
+    MountError::Mount {
         kind: wanted.kind.clone(),
         source_path: wanted.source.clone(),
         target: target.to_owned(),
-        source: errno.into(),
-    })
+        source,
+    }
 }
 
 /// Runs `call` with `directory` as working directory, on a thread of its own, so that the
 /// process's own stays.
-fn in_directory(
-    directory: &Path,
-    call: impl FnOnce() -> nix::Result<()> + Send,
-) -> nix::Result<()> {
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| {
-                unshare(CloneFlags::CLONE_FS)?;
-                nix::unistd::chdir(directory)?;
-                call()
-            })
-            .join()
-            .unwrap_or(Err(Errno::EIO))
+fn in_directory(directory: &Path, call: impl FnOnce() -> nix::Result<()> + Send) -> io::Result<()> {
+    alone(|| {
+        unshare(CloneFlags::CLONE_FS)?;
+        nix::unistd::chdir(directory)?;
+        Ok(call()?)
     })
 }
 
@@ -191,7 +204,7 @@ fn in_directory(
 pub(super) fn unmount_all(target: &Path) -> Result<(), MountError> {
     let failed = |source: io::Error| MountError::Unmount { target: target.to_owned(), source };
     for _ in 0..ROUNDS {
-        let table = std::fs::read_to_string("/proc/self/mountinfo").map_err(failed)?;
+        let table = std::fs::read_to_string(THREADS_TABLE).map_err(failed)?;
         let points = below(&table, target);
         if points.is_empty() {
             return Ok(());
@@ -207,14 +220,28 @@ pub(super) fn unmount_all(target: &Path) -> Result<(), MountError> {
     Err(failed(io::Error::other("new mounts keep appearing there")))
 }
 
+/// A line of a `mountinfo` table (proc_pid_mountinfo(5)).
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: u64,
+    pub(super) parent: u64,
+    pub(super) point: PathBuf,
+}
+
+/// A `mountinfo` table, in its order.
+pub(super) fn entries(table: &str) -> Vec<Entry> {
+    let entry = |line: &str| {
+        let mut fields = line.split(' ');
+        let (id, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        Some(Entry { id, parent, point: PathBuf::from(unescape(fields.nth(2)?)) })
+    };
+    table.lines().filter_map(entry).collect()
+}
+
 /// The mount points of a `mountinfo` table at or below `target`, in the table's order.
 fn below(table: &str, target: &Path) -> Vec<PathBuf> {
-    table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(4))
-        .map(|field| PathBuf::from(unescape(field)))
-        .filter(|point| point.starts_with(target))
-        .collect()
+    let all = entries(table).into_iter().map(|entry| entry.point);
+    all.filter(|point| point.starts_with(target)).collect()
 }
 
 /// Undoes the octal escapes of space, tab, newline and backslash (proc_pid_mountinfo(5)).

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,9 +17,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::mark::raw;
+use super::namespace::Namespace;
 use super::reaper::Reaper;
 use super::{
-    Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, bind, mount, spawn,
+    Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, bind, mount, namespace,
+    spawn,
 };
 use crate::request::RootfsMount;
 
@@ -36,8 +38,14 @@ static REAPER: OnceLock<Reaper> = OnceLock::new();
 #[derive(Debug)]
 pub struct RealHost {
     reaper: &'static Reaper,
-    task: JoinHandle<()>,
+    reaping: Arc<Reaping>,
+    /// Where its mounts are and its programs run, if not where this process does.
+    namespace: Option<Namespace>,
 }
+
+/// The task that collects exits; it ends with the last host.
+#[derive(Debug)]
+struct Reaping(JoinHandle<()>);
 
 impl RealHost {
     /// Makes this process a child subreaper and starts to collect exits.
@@ -58,13 +66,13 @@ impl RealHost {
                 reaper.reap();
             }
         });
-        Ok(Self { reaper, task })
+        Ok(Self { reaper, reaping: Arc::new(Reaping(task)), namespace: None })
     }
 }
 
-impl Drop for RealHost {
+impl Drop for Reaping {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
     }
 }
 
@@ -95,9 +103,15 @@ impl Host for RealHost {
         }
     }
 
-    fn spawn(&self, command: Command) -> Result<Child, HostError> {
+    fn spawn(&self, mut command: Command) -> Result<Child, HostError> {
         let program = command.program.display().to_string();
         log::debug!("run {program} {}", command.arguments().join(" "));
+        if let Some(namespace) = &self.namespace {
+            let handle = namespace.handle();
+            command.mounts = Some(
+                handle.map_err(|source| HostError::Spawn { program: program.clone(), source })?,
+            );
+        }
         self.reaper
             .adopt(|| spawn::spawn(command))
             .map_err(|source| HostError::Spawn { program, source })
@@ -108,15 +122,35 @@ impl Host for RealHost {
     }
 
     fn mount(&self, mount: &RootfsMount, target: &Path) -> Result<(), MountError> {
-        mount::mount(mount, target)
+        let Some(namespace) = &self.namespace else { return mount::mount(mount, target) };
+        // What it is made of may lie where the namespace does not reach.
+        namespace::detached(|point| mount::mount(mount, point))
+            .and_then(|made| match made {
+                Ok(tree) => namespace.within(|| bind::attach(&tree, target)).map(Ok),
+                Err(error) => Ok(Err(error)),
+            })
+            .unwrap_or_else(|error| Err(mount::refused(mount, target, error)))
+            .map_err(|error| error.at(target))
     }
 
     fn bind(&self, source: &Path, target: &Path, how: Bind) -> Result<(), MountError> {
-        bind::bind(source, target, how)
+        let Some(namespace) = &self.namespace else { return bind::bind(source, target, how) };
+        bind::copy(source, how)
+            .and_then(|tree| namespace.within(|| bind::attach(&tree, target)))
+            .map_err(|error| bind::refused(source, target, error))
     }
 
     fn unmount_all(&self, target: &Path) -> Result<(), MountError> {
-        mount::unmount_all(target)
+        let Some(namespace) = &self.namespace else { return mount::unmount_all(target) };
+        namespace
+            .within(|| Ok(mount::unmount_all(target)))
+            .unwrap_or_else(|source| Err(MountError::Unmount { target: target.to_owned(), source }))
+    }
+
+    fn apart(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
+        let namespace = Namespace::new(keep).map_err(HostError::Apart)?;
+        let reaping = Arc::clone(&self.reaping);
+        Ok(Arc::new(Self { reaper: self.reaper, reaping, namespace: Some(namespace) }))
     }
 }
 
@@ -171,8 +205,6 @@ async fn read(
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::super::{Paths, can_confine};
     use super::*;
     use crate::host::Resource;
@@ -301,5 +333,71 @@ mod tests {
             let own = std::fs::read_link("/proc/self/ns/net").unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap().trim(), own.to_str().unwrap());
         }
+    }
+
+    const PRIVATE: Bind = Bind {
+        recursive: true,
+        read_only: crate::host::ReadOnly::No,
+        propagation: crate::host::Propagation::Private,
+    };
+
+    #[tokio::test]
+    async fn a_host_apart_mounts_where_nobody_sees_it() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: mounting needs root");
+            return;
+        }
+        let host = RealHost::new().unwrap();
+        // A mount of the host's that the namespace does not get.
+        let dir = tempfile::tempdir().unwrap();
+        let [kept, other, machine] = ["kept", "other", "machine"].map(|n| dir.path().join(n));
+        for path in [&kept, &other, &machine, &machine.join("point"), &machine.join("layers")] {
+            std::fs::create_dir(path).unwrap();
+        }
+        let tmpfs = |options: &[&str]| RootfsMount {
+            kind: "tmpfs".into(),
+            source: "tmpfs".into(),
+            options: options.iter().map(ToString::to_string).collect(),
+        };
+        host.mount(&tmpfs(&[]), &kept).unwrap();
+        host.mount(&tmpfs(&[]), &other).unwrap();
+        for layer in ["upper", "lower", "work"] {
+            std::fs::create_dir(other.join(layer)).unwrap();
+        }
+        std::fs::write(other.join("lower/f"), "far").unwrap();
+        std::fs::write(kept.join("f"), "near").unwrap();
+
+        let keep = [kept.join("below"), "/dev/null".into(), "/usr".into()];
+        let apart = host.apart(&keep).unwrap();
+        let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = |layer: &str| format!("{layer}dir={}", other.join(layer).display());
+        let overlay = RootfsMount {
+            kind: "overlay".into(),
+            source: "overlay".into(),
+            options: ["lower", "upper", "work"].map(line).into(),
+        };
+        let (point, layers) = (machine.join("point"), machine.join("layers"));
+        apart.bind(&other, &point, PRIVATE).unwrap();
+        apart.mount(&overlay, &layers).unwrap();
+        let seen = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert_eq!(before, seen, "the host sees the mounts");
+
+        let look = sh("pwd; cat kept/f machine/point/lower/f machine/layers/f; ls other | wc -l; \
+            echo new > machine/layers/g");
+        let output = apart.run(look.cwd(dir.path()), SOON).await.unwrap();
+        let (here, error) = (dir.path().display(), String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(text, format!("{here}\nnearfarfar0\n"), "{error}");
+        assert_eq!(std::fs::read_to_string(other.join("upper/g")).unwrap(), "new\n");
+        assert!(std::fs::read_dir(&point).unwrap().next().is_none());
+
+        let missing = apart.mount(&tmpfs(&["no=such"]), &point).unwrap_err().to_string();
+        assert_eq!(missing, format!("mounting tmpfs tmpfs on {}", point.display()));
+        // What the host unmounts is gone: the namespace has no copy of it.
+        apart.unmount_all(&machine).unwrap();
+        let output = apart.run(sh("ls machine/point").cwd(dir.path()), SOON).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+        host.unmount_all(dir.path()).unwrap();
+        std::fs::remove_dir(&other).unwrap();
     }
 }

@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::setrlimit;
 use nix::sys::signal::Signal;
-use nix::unistd::{getppid, setsid};
+use nix::unistd::{chdir, getppid, setsid};
 
 use super::{Command, confine, privileges};
 
@@ -40,12 +40,12 @@ pub(super) fn find(program: &Path) -> Option<PathBuf> {
 pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
     let Command { program, args, env, cwd, stdio, fds, .. } = command;
     let Command { mask_proc_sys_net, dies_with_parent, new_session, .. } = command;
-    let Command { netns, without_privileges, limits, paths, .. } = command;
+    let Command { netns, without_privileges, limits, paths, mounts, .. } = command;
     let mut confinement = paths.as_ref().map(confine::prepare).transpose()?;
     #[expect(clippy::disallowed_methods, reason = "this is the door")]
     let mut process = std::process::Command::new(&program);
     process.args(args).env_clear().env("PATH", PATH).envs(env);
-    if let Some(cwd) = cwd {
+    if let Some(cwd) = &cwd {
         process.current_dir(cwd);
     }
     let [stdin, stdout, stderr] = stdio.map(|fd| fd.map_or_else(Stdio::null, Stdio::from));
@@ -64,6 +64,13 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
             }
             if let Some(netns) = &netns {
                 setns(netns, CloneFlags::CLONE_NEWNET)?;
+            }
+            if let Some(mounts) = &mounts {
+                setns(mounts, CloneFlags::CLONE_NEWNS)?;
+                if let Some(cwd) = &cwd {
+                    // Where it was is another namespace's.
+                    chdir(cwd)?;
+                }
             }
             if mask_proc_sys_net {
                 mask_net()?;

@@ -265,6 +265,10 @@ impl Host for Recorder {
     fn unmount_all(&self, target: &Path) -> Result<(), MountError> {
         self.0.unmount_all(target)
     }
+
+    fn apart(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
+        self.0.apart(keep)
+    }
 }
 
 fn recorder() -> Arc<Recorder> {

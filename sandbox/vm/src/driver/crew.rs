@@ -53,6 +53,12 @@ fn paths(machine: &Machine) -> Paths {
     }
 }
 
+/// What `programs` and those of the system read, besides what is a machine's own.
+pub(crate) fn files<'a>(programs: impl Iterator<Item = &'a Path>) -> Vec<PathBuf> {
+    let found = programs.filter_map(find_program).flat_map(installed);
+    SYSTEM.iter().chain(&DEVICES).map(PathBuf::from).chain(found).collect()
+}
+
 /// A program, and the prefix that it was installed in with its data.
 fn installed(program: PathBuf) -> Vec<PathBuf> {
     let program = program.canonicalize().unwrap_or(program);
