@@ -37,7 +37,8 @@ pub enum ConfigError {
     },
     /// The options are of a kind that this shim does not read.
     #[error(
-        "runtime options of type {0:?} are not read here; use TypeUrl \"runtimeoptions.v1.Options\" with ConfigPath"
+        "runtime options of type {0:?} are not read here; use TypeUrl \"runtimeoptions.v1.Options\" \
+         with ConfigPath (with runtime_type \"io.containerd.runc.v2\": BinaryName)"
     )]
     OptionsType(String),
 }

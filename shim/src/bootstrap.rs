@@ -7,11 +7,13 @@
 //! | 2.3 and later | `BootstrapParams` | `BootstrapResult`, JSON or an address |
 
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
+use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use containerd_shim_protos::protobuf::{CodedInputStream, Message};
 use sandbox_core::{Error, Id, Kind, Result};
 
 use bulkhead_runtimeclass::ConfigSource;
+
+use crate::options::{self, config_source};
 
 /// The task service's version that answers name. Version 2 is what every containerd speaks, and
 /// the one with which it cleans up after each container of a Pod.
@@ -61,7 +63,7 @@ impl Input {
             .extensions
             .iter()
             .filter_map(|extension| extension.value.as_ref())
-            .find(|any| is_runtime_options(&any.type_url));
+            .find(|any| options::are_known(&any.type_url));
         let filled = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         Ok(Self {
             source: options.map_or(Ok(ConfigSource::Default), config_source)?,
@@ -88,50 +90,6 @@ impl Input {
             .write_to_bytes()
             .map_err(|e| Error::new(Kind::Internal, format!("encoding the answer: {e}")))
     }
-}
-
-fn is_runtime_options(type_url: &str) -> bool {
-    type_url.rsplit('/').next() == Some("runtimeoptions.v1.Options")
-}
-
-/// The configuration that runtime options point to.
-pub(crate) fn config_source(any: &Any) -> Result<ConfigSource> {
-    if any.type_url.is_empty() && any.value.is_empty() {
-        return Ok(ConfigSource::Default);
-    }
-    if !is_runtime_options(&any.type_url) {
-        return Err(bulkhead_runtimeclass::ConfigError::OptionsType(any.type_url.clone()).into());
-    }
-    let options = read_options(&any.value)
-        .map_err(|e| invalid(format!("the runtime options cannot be decoded: {e}")))?;
-    Ok(match options {
-        (path, _) if !path.is_empty() => ConfigSource::Path(path.into()),
-        (_, body) if !body.is_empty() => ConfigSource::Inline(
-            String::from_utf8(body)
-                .map_err(|_| invalid("the inline runtime options are no UTF-8".to_owned()))?,
-        ),
-        _ => ConfigSource::Default,
-    })
-}
-
-/// `config_path` (2) and `config_body` (3) of `runtimeoptions.v1.Options`
-/// (containerd's `api/types/runtimeoptions/v1/api.proto`).
-fn read_options(bytes: &[u8]) -> containerd_shim_protos::protobuf::Result<(String, Vec<u8>)> {
-    const LENGTH_DELIMITED: u32 = 2;
-    let (mut path, mut body) = (String::new(), Vec::new());
-    let mut input = CodedInputStream::from_bytes(bytes);
-    while let Some(tag) = input.read_raw_tag_or_eof()? {
-        match (tag >> 3, tag & 7) {
-            (2, LENGTH_DELIMITED) => path = input.read_string()?,
-            (3, LENGTH_DELIMITED) => body = input.read_bytes()?,
-            (_, LENGTH_DELIMITED) => drop(input.read_bytes()?),
-            (_, 0) => drop(input.read_raw_varint64()?),
-            (_, 1) => drop(input.read_fixed64()?),
-            (_, 5) => drop(input.read_fixed32()?),
-            _ => return Err(std::io::Error::other("it has a field of no known form").into()),
-        }
-    }
-    Ok((path, body))
 }
 
 fn invalid(message: String) -> Error {
@@ -196,12 +154,5 @@ mod tests {
         for bytes in [&b"\xff\xff\xff"[..], b"\x0a\xff", b"hello"] {
             assert_eq!(read(bytes).unwrap_err().kind(), Kind::InvalidArgument, "{bytes:?}");
         }
-        let other = Any { type_url: "containerd.runc.v1.Options".into(), ..Any::default() };
-        let error = read(&other.write_to_bytes().unwrap()).unwrap_err().to_string();
-        assert!(error.contains("\"containerd.runc.v1.Options\" are not read here"), "{error}");
-        let mut bad = options("", "");
-        bad.value = b"\x12\x7fshort".to_vec();
-        let error = read(&bad.write_to_bytes().unwrap()).unwrap_err().to_string();
-        assert!(error.contains("cannot be decoded"), "{error}");
     }
 }

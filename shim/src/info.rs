@@ -9,7 +9,8 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use sandbox_core::{Error, Kind, Result};
 
-use crate::bootstrap::{self, INPUT_MAX};
+use crate::bootstrap::INPUT_MAX;
+use crate::options::config_source;
 
 /// The type containerd gives the features document, which is JSON inside.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
@@ -29,7 +30,7 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn describe(options: Any) -> Result<RuntimeInfo> {
-    let handler = Handler::load(&bootstrap::config_source(&options)?)?;
+    let handler = Handler::load(&config_source(&options)?)?;
     let features = Any {
         type_url: FEATURES.to_owned(),
         value: bulkhead_runtimeclass::features(&handler).to_string().into_bytes(),

@@ -14,6 +14,7 @@ mod events;
 mod info;
 mod log_fifo;
 mod metrics;
+mod options;
 mod pod;
 mod serve;
 mod service;

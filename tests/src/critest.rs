@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::bed::containerd::{Node, Version};
 use crate::bed::gomod;
-use crate::bed::handler::Handler;
+use crate::bed::handler::{AS_RUNC, Handler};
 use crate::bed::place::{self, Place};
 use crate::bed::process::{Run, kill_group, wait};
 use crate::bed::sweep::sweep;
@@ -55,6 +55,12 @@ impl Plan {
     /// Whether nothing is left out.
     fn is_whole(&self) -> bool {
         self.focus.is_empty() && self.skip.is_empty()
+    }
+
+    /// The handler's name as containerd knows it, where it offers all that the handler can do.
+    fn registered(&self) -> String {
+        let as_runc = self.handler.is_bulkhead() && self.version == Version::V21;
+        format!("{}{}", self.handler.name(), if as_runc { AS_RUNC } else { "" })
     }
 
     /// How the run's files are called.
@@ -171,7 +177,7 @@ fn run_suite(plan: &Plan, node: &Node, program: &Program, images: &Images) -> Re
 fn arguments(plan: &Plan, node: &Node, run: Run) -> Run {
     let endpoint = format!("unix://{}", node.socket().display());
     let mut run = run.args(["-runtime-endpoint", &endpoint, "-image-endpoint", &endpoint]);
-    run = run.args(["-runtime-handler", plan.handler.name(), "-ginkgo.no-color", "-ginkgo.v"]);
+    run = run.args(["-runtime-handler", &plan.registered(), "-ginkgo.no-color", "-ginkgo.v"]);
     run = run.args(["-ginkgo.seed=1", "-ginkgo.timeout=3h"]);
     run = run.arg(format!("-ginkgo.json-report={}", plan.file(".json").display()));
     run = run.arg(format!("-ginkgo.junit-report={}", plan.file(".junit.xml").display()));

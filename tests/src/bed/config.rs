@@ -23,6 +23,9 @@ pub(super) fn text(node: &Node, packages: &Packages, entries: &[Entry]) -> Strin
     for entry in entries {
         let table = format!("plugins.\"{plugin}\".containerd.runtimes.{}", entry.name);
         text.push_str(&format!("[{table}]\nruntime_type = \"{}\"\n", entry.runtime_type));
+        if let Some(path) = &entry.runtime_path {
+            text.push_str(&format!("runtime_path = \"{}\"\n", path.display()));
+        }
         if entry.own_devices {
             text.push_str("privileged_without_host_devices = true\n");
         }

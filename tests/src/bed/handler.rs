@@ -121,6 +121,10 @@ impl Fault {
     }
 }
 
+/// The suffix of a handler's second registration, under runc's type: containerd 2 asks no other
+/// for what it can do, so that it offers no other recursive read-only mounts.
+pub const AS_RUNC: &str = "-as-runc";
+
 /// What the failing runtime says.
 pub const FAILING_TEXT: &str = "the wall has fallen over";
 
@@ -131,6 +135,8 @@ pub struct Entry {
     pub name: String,
     /// Its `runtime_type`.
     pub runtime_type: &'static str,
+    /// Its `runtime_path`, where the type is not the shim's own.
+    pub runtime_path: Option<PathBuf>,
     /// Whether a privileged Pod gets the devices that it names, not all of the host.
     pub own_devices: bool,
     /// Keys of its `options` table; every value is a string.
@@ -179,7 +185,9 @@ impl Paths<'_> {
         let mut entries = Vec::new();
         for handler in Handler::ALL {
             let Some(runtime) = self.runtime(handler) else { continue };
-            entries.push(self.entry(handler, "", &runtime)?);
+            let entry = self.entry(handler, "", &runtime)?;
+            entries.extend(self.as_runc(handler, &entry));
+            entries.push(entry);
             for fault in Fault::ALL {
                 let runtime = match fault {
                     Fault::Missing => &missing,
@@ -217,7 +225,19 @@ impl Paths<'_> {
             Handler::GvisorGo => with_file(self.peer_toml(runtime), handler.runtime_type())?,
         };
         let (runtime_type, own_devices) = (handler.runtime_type(), handler.is_vm());
-        Ok(Entry { name, runtime_type, own_devices, options })
+        Ok(Entry { name, runtime_type, runtime_path: None, own_devices, options })
+    }
+
+    /// The second registration of a handler of Bulkhead's, with the file of its first.
+    fn as_runc(&self, handler: Handler, entry: &Entry) -> Option<Entry> {
+        let shim = shim().filter(|_| handler.is_bulkhead())?;
+        Some(Entry {
+            name: format!("{}{AS_RUNC}", entry.name),
+            runtime_type: Handler::Runc.runtime_type(),
+            runtime_path: Some(shim),
+            own_devices: entry.own_devices,
+            options: vec![("BinaryName", self.file(&entry.name).display().to_string())],
+        })
     }
 
     fn spoil(&self, handler: Handler, fault: Fault, entry: &mut Entry) -> Result<()> {
