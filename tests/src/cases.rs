@@ -18,6 +18,7 @@ mod policy;
 mod resources;
 mod streams;
 mod survival;
+mod tasks;
 mod terminals;
 mod verbs;
 mod volumes;
@@ -50,6 +51,7 @@ pub fn all() -> impl Iterator<Item = Case> {
     let groups = [
         basics::CASES,
         terminals::CASES,
+        tasks::CASES,
         streams::CASES,
         resources::CASES,
         isolation::CASES,

@@ -84,7 +84,13 @@ pub fn run(plan: &Plan, place: &Place) -> Result<Counts> {
         println!("{}/critest ... skipped: {reason}", plan.stem());
         return Ok(Counts { skipped: 1, ..Counts::default() });
     }
-    let program = Program::find(&cache)?;
+    let program = match Program::find(&cache)? {
+        Ok(program) => program,
+        Err(lack) => {
+            println!("{}/critest ... skipped: {lack}", plan.stem());
+            return Ok(Counts { skipped: 1, ..Counts::default() });
+        }
+    };
     let parts = Parts::gather(supplies.packages(), &cache, &cache.join("critest"))?;
     let images = parts.images()?;
     let archive = cache.join("critest/images.tar");

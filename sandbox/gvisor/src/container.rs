@@ -112,8 +112,9 @@ impl Container for GvisorContainer {
     }
 
     async fn checkpoint(&self, image: PathBuf, exit: bool) -> Result<()> {
+        // A client of containerd's pauses what it checkpoints, so a paused sandbox is as good.
         self.home.init.check_runs()?;
-        self.home.pod.check_runs()?;
+        self.home.pod.check_lives()?;
         if !self.is_root() {
             let (id, sandbox) = (self.id.clone(), self.home.pod.id.clone());
             return Err(GvisorError::PartialCheckpoint { id, sandbox }.into());

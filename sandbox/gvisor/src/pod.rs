@@ -125,15 +125,21 @@ impl Pod {
         })
     }
 
+    /// Fails when the sandbox has ended.
+    pub(crate) fn check_lives(&self) -> Result<(), GvisorError> {
+        match self.ended.get() {
+            Some(_) => Err(GvisorError::SandboxEnded(self.id.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// Fails when nothing can run in the sandbox now: it has ended, or it is paused.
     pub(crate) fn check_runs(&self) -> Result<(), GvisorError> {
-        if self.ended.get().is_some() {
-            Err(GvisorError::SandboxEnded(self.id.clone()))
-        } else if self.paused.load(Ordering::Acquire) {
-            Err(GvisorError::Paused(self.id.clone()))
-        } else {
-            Ok(())
+        self.check_lives()?;
+        if self.paused.load(Ordering::Acquire) {
+            return Err(GvisorError::Paused(self.id.clone()));
         }
+        Ok(())
     }
 
     /// Freezes all containers: gVisor has no smaller unit.

@@ -27,19 +27,21 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// `critest` of PATH, else built under `cache`.
-    pub(super) fn find(cache: &Path) -> Result<Self> {
+    /// `critest` of PATH, else built under `cache`; or why this machine cannot build it.
+    pub(super) fn find(cache: &Path) -> Result<Result<Self, String>> {
         if let Some(path) = on_path("critest") {
             let text = Run::new(&path).args(["-version", "-test.run", "TestCRISuite"]).ok()?;
             let named = text.lines().find_map(|line| line.strip_prefix("critest version: "));
             let version = named.unwrap_or("of unknown version").trim().to_owned();
-            return Ok(Self { path, version });
+            return Ok(Ok(Self { path, version }));
         }
         let version = gomod::version_in(GO_MOD, MODULE)?;
         let dir = cache.join("go").join(format!("critest-{version}"));
         let path = dir.join("critest");
         if !path.exists() {
-            gomod::check_go("critest")?;
+            if let Err(lack) = gomod::check_go("critest") {
+                return Ok(Err(format!("{lack:#}")));
+            }
             eprintln!("building {MODULE}/cmd/critest {version} (minutes, once)");
             gomod::write_files(
                 &dir,
@@ -51,7 +53,7 @@ impl Program {
             go.env("CGO_ENABLED", "0").deadline(Duration::from_secs(1200)).ok()?;
             fs::rename(&part, &path)?;
         }
-        Ok(Self { path, version: version.to_owned() })
+        Ok(Ok(Self { path, version: version.to_owned() }))
     }
 
     /// Copies the program to `into`, where the image it asks for by its digest is the one of

@@ -1,0 +1,165 @@
+//! Containers without a Pod: `ctr run`, and every verb that `ctr tasks` has.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Case, cases};
+use crate::bed::containerd::{NAMESPACE, Version};
+use crate::bed::handler::Handler;
+use crate::bed::process::{kill_group, patience, until};
+use crate::client::stage::Stage;
+use crate::client::task::Task;
+
+pub(super) const CASES: &[Case] =
+    cases![ctr_verbs, ctr_attach, ctr_run_keeps_to_its_flags, ctr_checkpoint];
+
+/// Counts, and ends with 9 when it is asked to end.
+const COUNTER: &str =
+    "trap 'exit 9' TERM; i=0; while :; do i=$((i+1)); echo $i; echo $i >/tmp/at; sleep 0.1; done";
+
+/// The state of a task as `ctr tasks ls` tells it; `None` when there is no such task.
+fn state(task: &Task) -> Result<Option<String>> {
+    let list = task.tasks(&["ls"]).ok()?;
+    let line = list.lines().find(|line| line.split_whitespace().next() == Some(&task.id));
+    Ok(line.and_then(|line| line.split_whitespace().last().map(str::to_owned)))
+}
+
+fn ensure_state(task: &Task, wanted: &str) -> Result<()> {
+    let state = state(task)?;
+    ensure!(state.as_deref() == Some(wanted), "{state:?}, not {wanted}");
+    Ok(())
+}
+
+fn ctr_verbs(stage: &Stage) -> Result<()> {
+    let task = Task::new(stage);
+    task.run(&["--detach"], &["sh", "-c", COUNTER]).ok()?;
+    ensure_state(&task, "RUNNING")?;
+    let listed = task.tasks(&["ps", &task.id]).ok()?;
+    let pids = listed.lines().skip(1).filter_map(|l| l.split_whitespace().next()?.parse().ok());
+    ensure!(pids.filter(|pid: &u32| *pid > 0).count() > 0, "no process in {listed:?}");
+
+    let exec = |words: &[&str]| {
+        let id = format!("x{}", stage.unique());
+        task.tasks(&["exec", "--exec-id", &id, "--cwd", "/tmp", &task.id]).args(words).finish()
+    };
+    let done = exec(&["sh", "-c", "pwd; echo oops >&2; exit 5"])?;
+    let told = (done.code(), done.out(), done.err());
+    ensure!(told.0 == 5 && told.1 == "/tmp\n" && told.2.contains("oops"), "{told:?}");
+    let missing = exec(&["/no/such/program"])?;
+    let said = missing.err();
+    ensure!(missing.code() != 0 && said.contains("/no/such/program"), "{said}");
+
+    let at = || exec(&["cat", "at"]).map(|done| done.out());
+    task.tasks(&["pause", &task.id]).ok()?;
+    ensure_state(&task, "PAUSED")?;
+    task.tasks(&["resume", &task.id]).ok()?;
+    ensure_state(&task, "RUNNING")?;
+    let before = at()?;
+    until("it counts on after the pause", Duration::from_secs(20), || {
+        Ok((at()? != before).then_some(()))
+    })?;
+    let metrics = task.tasks(&["metrics", &task.id]).ok()?;
+    ensure!(metrics.contains(&task.id) && metrics.contains("memory"), "{metrics}");
+
+    // What runs cannot be taken away.
+    let refused = task.tasks(&["rm", &task.id]).finish()?;
+    ensure!(refused.code() != 0, "a running task was removed");
+    task.tasks(&["kill", "--signal", "SIGTERM", &task.id]).ok()?;
+    until("the task ends", Duration::from_secs(20), || {
+        Ok((state(&task)?.as_deref() == Some("STOPPED")).then_some(()))
+    })?;
+    let late = exec(&["true"])?;
+    ensure!(late.code() != 0, "an exec in a stopped task ran");
+    let removed = task.tasks(&["rm", &task.id]).finish()?;
+    ensure!(removed.err().contains("exit code 9"), "in the end: {}", removed.err());
+    ensure!(state(&task)?.is_none(), "a removed task is listed");
+    let again = task.tasks(&["rm", &task.id]).finish()?;
+    ensure!(again.err().contains("not found"), "removed twice: {}", again.err());
+    Ok(())
+}
+
+/// Whoever comes later sees what is written from then on, and leaves the task running.
+fn ctr_attach(stage: &Stage) -> Result<()> {
+    let task = Task::new(stage);
+    task.run(&["--detach"], &["sh", "-c", COUNTER]).ok()?;
+    let mut last = 0;
+    for _ in 0..2 {
+        let attach = task.tasks(&["attach", &task.id]);
+        let mut child = attach.spawn(Stdio::null(), Stdio::piped(), Stdio::null())?;
+        let output = BufReader::new(child.stdout.take().context("no stdout")?);
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let seen = || -> Result<u32> {
+            let mut count = last;
+            for _ in 0..5 {
+                let line = lines.recv_timeout(patience(Duration::from_secs(20)));
+                let number = line.context("no output")?.parse()?;
+                ensure!(number > count, "{number} after {count}");
+                count = number;
+            }
+            Ok(count)
+        };
+        let seen = seen();
+        kill_group(&mut child);
+        last = seen?;
+        ensure_state(&task, "RUNNING")?;
+    }
+    Ok(())
+}
+
+fn ctr_run_keeps_to_its_flags(stage: &Stage) -> Result<()> {
+    let task = Task::new(stage);
+    let dir = stage.node.lib().join(format!("flags-{}", task.id));
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("given"), "given\n")?;
+    let mount = format!("type=bind,src={},dst=/given,options=rbind:ro", dir.display());
+    let flags = ["--rm", "--env", "COLOUR=red", "--cwd", "/tmp", "--mount", &mount, "--read-only"];
+    // containerd 1.6's ctr does not know the flag.
+    let (user, more): (_, &[_]) = match stage.node.version {
+        Version::V16 => ("0:0", &["--memory-limit", "100000000"]),
+        _ => ("1000:2000", &["--memory-limit", "100000000", "--user", "1000:2000"]),
+    };
+    let script = "echo $COLOUR $(pwd) $(id -u):$(id -g) $(cat /given/given); \
+        touch /given/new 2>/dev/null || echo kept; touch /new 2>/dev/null || echo kept";
+    let run = task.run(&[&flags[..], more].concat(), &["sh", "-c", script]);
+    let done = run.finish()?;
+    let (out, err) = (done.out(), done.err());
+    ensure!(out == format!("red /tmp {user} given\nkept\nkept\n"), "{out:?} {err:?}");
+    fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+/// Where checkpoints are made, one becomes an image; where not, the refusal says so and the task
+/// runs on.
+fn ctr_checkpoint(stage: &Stage) -> Result<()> {
+    let task = Task::new(stage);
+    task.run(&["--detach"], &["sh", "-c", COUNTER]).ok()?;
+    let done = task.tasks(&["checkpoint", &task.id]).finish()?;
+    match stage.handler {
+        Handler::Gvisor | Handler::GvisorNew => {
+            ensure!(done.code() == 0, "{}", done.err());
+            let name = done.out().trim().to_owned();
+            let images = || stage.node.ctr(NAMESPACE).args(["images", "ls", "-q"]).ok();
+            ensure!(!name.is_empty() && images()?.lines().any(|line| line == name), "{name:?}");
+            stage.node.ctr(NAMESPACE).args(["images", "rm", "--sync", &name]).ok()?;
+        }
+        Handler::KataContainers => {
+            let said = done.err();
+            ensure!(done.code() != 0 && said.contains("checkpoint"), "{said}");
+        }
+        // It wants criu, which is not here.
+        Handler::Runc | Handler::GvisorGo => return Ok(()),
+    }
+    let at =
+        || task.tasks(&["exec", "--exec-id", &stage.unique(), &task.id, "cat", "/tmp/at"]).ok();
+    let before = at()?;
+    until("it counts on after the checkpoint", Duration::from_secs(20), || {
+        Ok((at()? != before).then_some(()))
+    })
+}
