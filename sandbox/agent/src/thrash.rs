@@ -21,11 +21,18 @@ use crate::container::blocking;
 use crate::error::{Doing, Result};
 
 /// When the kernel is to tell: every task of the container stood still for memory for so long (in
-/// microseconds) in each window (Documentation/accounting/psi.rst).
-const TRIGGER: &str = "full 500000 1000000\0";
+/// microseconds) in each window (Documentation/accounting/psi.rst). No more than a tenth, for a
+/// slow processor is busy with the faults themselves for most of the time.
+const TRIGGER: &str = "full 100000 1000000\0";
 
-/// Such windows in a row until something is killed.
+/// Windows in a row, in each of which the container is stuck, until something is killed.
 const WINDOWS: u32 = 5;
+
+/// How many times over what can be dropped is read again in a window in which nothing else is done.
+const READ_AGAIN: u64 = 4;
+
+/// Memory is counted in these.
+const PAGE: u64 = 4096;
 
 /// The kernel tells at most once a window; a gap of more than that is a recovery.
 const GAP: Duration = Duration::from_millis(2500);
@@ -52,16 +59,19 @@ pub(crate) fn watch(group: Cgroup) -> Watch {
 
 async fn follow(group: &Cgroup) -> Result<()> {
     let pressure = pressure(group)?;
-    let (mut windows, mut last) = (0, Instant::now());
+    let mut windows = 0;
+    let mut last: Option<(Instant, Memory)> = None;
     loop {
         let told = pressure.ready(Interest::PRIORITY).await;
         told.doing(|| "awaiting pressure".into())?.clear_ready();
-        if last.elapsed() > GAP {
-            windows = 0;
-        }
-        last = Instant::now();
         let Some(memory) = Memory::read(group) else { return Ok(()) };
-        windows = if memory.is_stuck() { windows + 1 } else { 0 };
+        let before = last.replace((Instant::now(), memory));
+        windows = match before {
+            Some((then, before)) if then.elapsed() <= GAP && memory.is_stuck(&before) => {
+                windows + 1
+            }
+            _ => 0,
+        };
         if windows >= WINDOWS {
             windows = 0;
             let (group, lowered) = (group.clone(), memory.lowered());
@@ -98,6 +108,8 @@ struct Memory {
     used: u64,
     /// What the kernel can drop: files' pages and caches of its own.
     droppable: u64,
+    /// Files' pages that were dropped and read again, ever since.
+    read_again: u64,
 }
 
 impl Memory {
@@ -111,18 +123,20 @@ impl Memory {
         let stat = group.read("memory.stat")?;
         let of = |key| crate::cgroup::keyed(&stat, key).unwrap_or(0);
         let droppable = of("file").saturating_sub(of("shmem")) + of("slab_reclaimable");
-        Some(Self { limit, used: group.number("memory.current")?, droppable })
+        let read_again = of("workingset_refault_file") * PAGE;
+        Some(Self { limit, used: group.number("memory.current")?, droppable, read_again })
     }
 
-    /// At the limit, with next to nothing that can be dropped.
-    fn is_stuck(&self) -> bool {
+    /// At the limit, with next to nothing that can be dropped, and that over and over again since
+    /// `before`, a window ago.
+    fn is_stuck(&self, before: &Self) -> bool {
         let at_limit = self.used >= self.limit - self.limit / 32;
-        at_limit && self.droppable <= self.limit / 8
+        let read_again = self.read_again.saturating_sub(before.read_again);
+        at_limit && self.droppable <= self.limit / 8 && read_again >= self.droppable * READ_AGAIN
     }
 
     /// A limit below what cannot be dropped, in whole pages.
     fn lowered(&self) -> u64 {
-        const PAGE: u64 = 4096;
         self.used.saturating_sub(self.droppable) / 4 * 3 / PAGE * PAGE
     }
 }
@@ -135,11 +149,13 @@ mod tests {
 
     #[test]
     fn only_a_container_full_of_its_own_memory_is_stuck() {
-        let stuck = Memory { limit: 64 * MIB, used: 64 * MIB, droppable: 2 * MIB };
-        assert!(stuck.is_stuck());
-        assert!(!Memory { droppable: 30 * MIB, ..stuck }.is_stuck(), "it reads files");
-        assert!(!Memory { used: 40 * MIB, ..stuck }.is_stuck(), "it has room");
-        assert!(!Memory { limit: u64::MAX, ..stuck }.is_stuck(), "it has no limit");
+        let before = Memory { limit: 64 * MIB, used: 64 * MIB, droppable: 2 * MIB, read_again: 0 };
+        let stuck = Memory { read_again: 24 * MIB, ..before };
+        assert!(stuck.is_stuck(&before));
+        assert!(!stuck.is_stuck(&Memory { read_again: 20 * MIB, ..before }), "it gets on");
+        assert!(!Memory { droppable: 30 * MIB, ..stuck }.is_stuck(&before), "it reads files");
+        assert!(!Memory { used: 40 * MIB, ..stuck }.is_stuck(&before), "it has room");
+        assert!(!Memory { limit: u64::MAX, ..stuck }.is_stuck(&before), "it has no limit");
         assert!(stuck.lowered() < stuck.used - stuck.droppable);
         assert_eq!(stuck.lowered() % 4096, 0);
     }
@@ -154,12 +170,14 @@ mod tests {
         write("memory.current", "67000000\n");
         write(
             "memory.stat",
-            "anon 60000000\nfile 3000000\nshmem 1000000\nslab_reclaimable 500000\n",
+            "anon 60000000\nfile 3000000\nshmem 1000000\nslab_reclaimable 500000\n\
+             workingset_refault_file 10000\n",
         );
         let memory = Memory::read(&group).unwrap();
         assert_eq!((memory.used, memory.droppable), (67_000_000, 2_500_000));
-        assert!(memory.is_stuck());
+        let before = Memory { read_again: 0, ..memory };
+        assert!(memory.is_stuck(&before));
         write("memory.max", "max\n");
-        assert!(!Memory::read(&group).unwrap().is_stuck());
+        assert!(!Memory::read(&group).unwrap().is_stuck(&before));
     }
 }

@@ -134,7 +134,14 @@ impl CloudHypervisor {
             started.rest.put("vm.create", Some(config), None).await
         };
         let step = format!("make the machine ({})", self.settings.program.display());
-        crew.attended(&step, self.settings.launch_deadline, create).await?;
+        let created = crew.attended(&step, self.settings.launch_deadline, create).await;
+        // The call's own deadline may be the first to pass; which program it was is told as well.
+        created.map_err(|error| match error {
+            DriverError::Deadline { program, after, .. } => {
+                DriverError::Deadline { program, step, after }
+            }
+            other => other,
+        })?;
         // Only now is there a writer, without whom the fifo would end at once.
         if let (Some(reader), Some(console)) = (reader, &machine.console) {
             BoundedLog::start(reader, console, CONSOLE_MAX)?;
