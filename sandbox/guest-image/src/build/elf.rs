@@ -1,11 +1,17 @@
 //! What is read from ELF files.
 
 use object::Endianness;
-use object::elf::{EM_X86_64, FileHeader64, PT_INTERP};
+use object::elf::{EM_X86_64, FileHeader64, PT_INTERP, PT_LOAD};
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
 
 /// `XEN_ELFNOTE_PHYS32_ENTRY` of Xen's `elfnote.h`: where a PVH boot enters the kernel.
 const PHYS32_ENTRY: u32 = 18;
+
+/// Segments are cut at pages of this size.
+const PAGE: u64 = 4096;
+
+/// Where a program header of 64 bits has `p_filesz`.
+const P_FILESZ: u64 = 32;
 
 /// Why a file is not the ELF file it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +22,9 @@ pub enum ElfError {
     /// It is for 32 bits, or damaged.
     #[error("it is no 64-bit ELF file, or damaged ({0})")]
     Damaged(object::Error),
+    /// Its end is missing.
+    #[error("it is shorter than its program headers say")]
+    Short,
     /// It is for another processor.
     #[error("it is for machine type {0}, not 62 (x86-64)")]
     Machine(u16),
@@ -73,6 +82,30 @@ impl<'a> Elf<'a> {
         Ok(false)
     }
 
+    /// Which of the file's numbers to change, by their places, so that no segment has pages of zeros
+    /// at its end to be loaded: memory is zero before.
+    fn cuts(&self) -> Result<Vec<(u64, u64)>, ElfError> {
+        let endian = self.header.endian().map_err(ElfError::Damaged)?;
+        let segments = self.header.program_headers(endian, self.bytes);
+        let segments = segments.map_err(ElfError::Damaged)?;
+        let size = u64::from(self.header.e_phentsize(endian));
+        let places = (0..).map(|number| self.header.e_phoff(endian) + number * size + P_FILESZ);
+        let mut cuts = Vec::new();
+        for (segment, place) in segments.iter().zip(places) {
+            if segment.p_type(endian) != PT_LOAD {
+                continue;
+            }
+            let content = segment.data(endian, self.bytes);
+            let content = content.map_err(|()| ElfError::Short)?;
+            let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            let used = (used as u64).next_multiple_of(PAGE);
+            if used < content.len() as u64 {
+                cuts.push((place, used));
+            }
+        }
+        Ok(cuts)
+    }
+
     /// The content of the section `name`.
     pub(super) fn section(&self, name: &str) -> Result<Option<&'a [u8]>, ElfError> {
         let endian = self.header.endian().map_err(ElfError::Damaged)?;
@@ -84,4 +117,15 @@ impl<'a> Elf<'a> {
             None => Ok(None),
         }
     }
+}
+
+/// Cuts what segments have of zeros at their ends; what they are in memory stays.
+pub(super) fn cut_zeros(file: &mut [u8]) -> Result<(), ElfError> {
+    for (place, size) in Elf::parse(file)?.cuts()? {
+        let field = usize::try_from(place).ok().and_then(|at| file.get_mut(at..at + 8));
+        if let Some(field) = field {
+            field.copy_from_slice(&size.to_le_bytes());
+        }
+    }
+    Ok(())
 }

@@ -52,14 +52,20 @@ fn header(kind: u16, phoff: u64, phnum: u16, shoff: u64, shnum: u16) -> Vec<u8> 
     bytes
 }
 
-/// A kernel with a PVH entry.
-pub(crate) fn vmlinux_6_1() -> Vec<u8> {
+/// The note that tells the PVH entry.
+pub(crate) fn pvh_note() -> Vec<u8> {
     let mut note = Vec::new();
     for field in [4u32, 8, 18] {
         note.extend_from_slice(&field.to_le_bytes());
     }
     note.extend_from_slice(b"Xen\0");
     note.extend_from_slice(&0x100_0000u64.to_le_bytes());
+    note
+}
+
+/// A kernel with a PVH entry.
+pub(crate) fn vmlinux_6_1() -> Vec<u8> {
+    let note = pvh_note();
     let banner = format!("%s version %s\0Linux version %s (\0Linux version {RELEASE} (a@b) #1\0");
     let code: Vec<u8> = (0..50_000u32).flat_map(|n| n.to_le_bytes()).collect();
     elf(&[Segment::Note(&note), Segment::Load(banner.as_bytes()), Segment::Load(&code)])

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use memchr::memmem;
 
 use super::decompress::{Packing, unpack};
-use super::elf::{Elf, ElfError};
+use super::elf::{Elf, ElfError, cut_zeros};
 
 /// The most bytes that a kernel may have.
 const MAX: u64 = 512 << 20;
@@ -91,10 +91,15 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, KernelError> {
     fs::read(path).map_err(|source| KernelError::Read { path: path.to_owned(), source })
 }
 
-/// The ELF file that `kernel` is or, as a bzImage, holds; checked to have a PVH entry.
+/// The ELF file that `kernel` is or, as a bzImage, holds; checked to have a PVH entry. The zeros at
+/// the ends of its segments, a fifth of Debian's kernel, are cut: every boot would copy them.
 pub(super) fn vmlinux(kernel: Vec<u8>) -> Result<Vec<u8>, KernelError> {
-    let vmlinux = if kernel.starts_with(b"\x7fELF") { kernel } else { payload(&kernel)? };
-    if Elf::parse(&vmlinux)?.has_pvh_entry()? { Ok(vmlinux) } else { Err(KernelError::NoPvh) }
+    let mut vmlinux = if kernel.starts_with(b"\x7fELF") { kernel } else { payload(&kernel)? };
+    if !Elf::parse(&vmlinux)?.has_pvh_entry()? {
+        return Err(KernelError::NoPvh);
+    }
+    cut_zeros(&mut vmlinux)?;
+    Ok(vmlinux)
 }
 
 /// The release, from the text that /proc/version shows.
@@ -172,6 +177,22 @@ mod tests {
     fn sized(mut packed: Vec<u8>, size: usize) -> Vec<u8> {
         packed.extend_from_slice(&u32::try_from(size).unwrap().to_le_bytes());
         packed
+    }
+
+    #[test]
+    fn zeros_at_a_segments_end_are_not_loaded() {
+        let mut data = vec![1; 5000];
+        data.resize(20_000, 0);
+        let whole = elf(&[Segment::Note(&fixtures::pvh_note()), Segment::Load(&data)]);
+        let cut = vmlinux(whole.clone()).unwrap();
+        let size = 64 + 56 + 32..64 + 56 + 40;
+        assert_eq!(cut[size.clone()], 8192_u64.to_le_bytes(), "up to a page's end");
+        assert_eq!(cut[size.end..size.end + 8], 20_000_u64.to_le_bytes(), "in memory");
+        let mut back = cut;
+        back[size.clone()].copy_from_slice(&whole[size]);
+        assert!(back == whole, "something else was changed");
+        let short = whole[..whole.len() - 1].to_vec();
+        assert!(matches!(vmlinux(short), Err(KernelError::Elf(ElfError::Short))));
     }
 
     #[test]
