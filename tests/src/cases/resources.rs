@@ -72,7 +72,8 @@ fn memory_update_takes_effect(stage: &Stage) -> Result<()> {
         api::LinuxContainerResources { memory_limit_in_bytes: 300 * MIB, ..Default::default() };
     stage.cri.update(&container.id, new)?;
     if stage.handler.is_vm() {
-        return guest_has_the_limit(&container);
+        guest_has_the_limit(&container)?;
+        return machine_grows(stage, &container);
     }
     // A sandbox may add what it uses itself, but less than the step from the old limit to the new.
     let limits = memory_limits(&pod);
@@ -90,6 +91,28 @@ fn guest_has_the_limit(container: &Container<'_>) -> Result<()> {
     let room = container.out("grep MemTotal /proc/meminfo | awk '{print $2}'")?;
     let room: i64 = room.parse()?;
     ensure!(room << 10 > 300 * MIB, "the guest has {room} KiB for a limit of 300 MiB");
+    Ok(())
+}
+
+/// What a machine was not made for is plugged in while it runs.
+fn machine_grows(stage: &Stage, container: &Container<'_>) -> Result<()> {
+    let seen = || -> Result<(i64, u32)> {
+        let memory = container.out("awk '/^MemTotal/ {print $2}' /proc/meminfo")?;
+        let processors = container.out("grep -c ^processor /proc/cpuinfo")?;
+        Ok((memory.parse::<i64>()? << 10, processors.parse()?))
+    };
+    let before = seen()?;
+    ensure!(before.0 < 800 * MIB && before.1 == 1, "{before:?} to begin with");
+    let new = api::LinuxContainerResources {
+        memory_limit_in_bytes: 1000 * MIB,
+        cpu_quota: 200_000,
+        cpu_period: 100_000,
+        ..Default::default()
+    };
+    stage.cri.update(&container.id, new)?;
+    let (memory, processors) = seen()?;
+    ensure!(memory > 1000 * MIB, "the guest has {memory} bytes for a limit of 1000 MiB");
+    ensure!(processors == 2, "the guest has {processors} processors for a limit of 2");
     Ok(())
 }
 
