@@ -11,7 +11,7 @@ ip link set lo up
 release=$(uname -r)
 mkdir -p "/lib/modules/$release"
 mount --bind "$(cat $here/modules)" "/lib/modules/$release"
-for module in kvm_amd tun; do
+for module in kvm_amd tun loop; do
     modprobe "$module" || echo "nested: module $module cannot be loaded"
 done
 [ -c /dev/kvm ] || echo "nested: no /dev/kvm"

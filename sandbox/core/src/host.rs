@@ -7,6 +7,7 @@ mod bind;
 mod command;
 mod confine;
 mod fake;
+mod loopback;
 mod mark;
 mod mount;
 mod namespace;

@@ -1,5 +1,7 @@
 //! containerd's configuration, in the two forms that its releases read.
 
+use std::path::{Path, PathBuf};
+
 use super::containerd::{Node, Version};
 use super::handler::Entry;
 use super::image;
@@ -37,6 +39,11 @@ pub(super) fn text(node: &Node, packages: &Packages, entries: &[Entry]) -> Strin
     text
 }
 
+/// The empty file system that each of the blockfile snapshotter's begins as.
+pub(super) fn scratch(lib: &Path) -> PathBuf {
+    lib.join("scratch.ext4")
+}
+
 fn common_config(run: &str, lib: &str, version: Version) -> String {
     let format = if version == Version::V21 { 3 } else { 2 };
     let mut text = format!(
@@ -46,8 +53,11 @@ fn common_config(run: &str, lib: &str, version: Version) -> String {
          [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{run}/opt\"\n"
     );
     if version != Version::V16 {
+        let scratch = scratch(Path::new(lib)).display().to_string();
         text.push_str(&format!(
-            "[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = false\nsocket_path = \"{run}/nri.sock\"\n\
+            "[plugins.\"io.containerd.snapshotter.v1.blockfile\"]\nscratch_file = \"{scratch}\"\n\
+             fs_type = \"ext4\"\nmount_options = []\nrecreate_scratch = true\n\
+             [plugins.\"io.containerd.nri.v1.nri\"]\ndisable = false\nsocket_path = \"{run}/nri.sock\"\n\
              plugin_path = \"{run}/nri/plugins\"\nplugin_config_path = \"{run}/nri/conf.d\"\n"
         ));
     }

@@ -118,6 +118,8 @@ impl Node {
         let entries = paths.write()?;
         cni::write(place, version.short(), &node.cni())?;
         fs::write(node.run().join("config.toml"), config::text(&node, packages, &entries))?;
+        let scratch = config::scratch(&node.lib());
+        Run::new("mkfs.ext4").args(["-q", "-F"]).arg(&scratch).arg("64M").ok()?;
         node.start()?;
         for namespace in ["k8s.io", NAMESPACE] {
             let import = node.ctr(namespace).args(["images", "import"]).arg(images);

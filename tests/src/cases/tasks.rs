@@ -15,7 +15,7 @@ use crate::client::stage::Stage;
 use crate::client::task::Task;
 
 pub(super) const CASES: &[Case] =
-    cases![ctr_verbs, ctr_attach, ctr_run_keeps_to_its_flags, ctr_checkpoint];
+    cases![ctr_verbs, ctr_attach, ctr_run_keeps_to_its_flags, root_on_a_disk, ctr_checkpoint];
 
 /// Counts, and ends with 9 when it is asked to end.
 const COUNTER: &str =
@@ -132,6 +132,24 @@ fn ctr_run_keeps_to_its_flags(stage: &Stage) -> Result<()> {
     let (out, err) = (done.out(), done.err());
     ensure!(out == format!("red /tmp {user} given\nkept\nkept\n"), "{out:?} {err:?}");
     fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+/// The blockfile snapshotter hands over an image with a file system, not a directory.
+fn root_on_a_disk(stage: &Stage) -> Result<()> {
+    if stage.node.version == Version::V16 {
+        // It came with 1.7.
+        return Ok(());
+    }
+    let task = Task::new(stage);
+    let script = "grep ' / ' /proc/mounts; echo new >/root/new && cat /root/new; exit 3";
+    let flags = ["--rm", "--snapshotter", "blockfile"];
+    let done = task.run(&flags, &["sh", "-c", script]).finish()?;
+    let (out, err) = (done.out(), done.err());
+    ensure!(done.code() == 3 && out.ends_with("new\n"), "{}: {out:?} {err:?}", done.code());
+    // gVisor tells of no file system of the host's.
+    let seen = matches!(stage.handler, Handler::Runc) || stage.handler.is_vm();
+    ensure!(!seen || out.contains(" ext4 "), "the root is not on the disk: {out:?}");
     Ok(())
 }
 

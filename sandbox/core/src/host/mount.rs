@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, unshare};
 
+use super::loopback::Loop;
 use super::namespace::alone;
 use crate::error::{Classified, Kind};
 use crate::request::RootfsMount;
@@ -88,6 +89,8 @@ struct Plan {
     data: String,
     /// Where the relative paths in `data` start.
     base: Option<PathBuf>,
+    /// The source is an image, to be mounted by a loop device.
+    image: bool,
 }
 
 /// Options that are flags of mount(2): name, flag, and whether the name sets it.
@@ -117,8 +120,12 @@ const FLAGS: &[(&str, MsFlags, bool)] = &[
 
 fn plan(mount: &RootfsMount) -> Plan {
     let mut flags = MsFlags::empty();
-    let mut data = Vec::new();
+    let (mut data, mut image) = (Vec::new(), false);
     for option in &mount.options {
+        if option == "loop" {
+            image = true;
+            continue;
+        }
         match FLAGS.iter().find(|(name, ..)| name == option) {
             Some((_, flag, true)) => flags |= *flag,
             Some((_, flag, false)) => flags &= !*flag,
@@ -129,7 +136,7 @@ fn plan(mount: &RootfsMount) -> Plan {
         flags |= MsFlags::MS_BIND;
     }
     let base = if mount.kind == "overlay" { shorten(&mut data) } else { None };
-    Plan { flags, data: data.join(","), base }
+    Plan { flags, data: data.join(","), base, image }
 }
 
 /// Makes an overlay's lower directories relative to their common parent when the options would
@@ -155,14 +162,19 @@ fn shorten(data: &mut [String]) -> Option<PathBuf> {
 /// Mounts `wanted` on `target`.
 #[expect(clippy::disallowed_methods, reason = "this is the door")]
 pub(super) fn mount(wanted: &RootfsMount, target: &Path) -> Result<(), MountError> {
-    let Plan { flags, data, base } = plan(wanted);
+    let Plan { flags, data, base, image } = plan(wanted);
     if data.len() > OPTIONS_MAX {
         return Err(MountError::TooLong { target: target.to_owned(), length: data.len() });
     }
+    let failed = |error| refused(wanted, target, error);
+    let read_only = flags.contains(MsFlags::MS_RDONLY);
+    // Open until it is mounted.
+    let device = image.then(|| Loop::of(Path::new(&wanted.source), read_only)).transpose();
+    let device = device.map_err(failed)?;
     let call = || {
         let data = (!data.is_empty()).then_some(data.as_str());
-        let source = Some(wanted.source.as_str());
-        nix::mount::mount(source, target, Some(wanted.kind.as_str()), flags, data)?;
+        let source = device.as_ref().map_or(Path::new(&wanted.source), Loop::path);
+        nix::mount::mount(Some(source), target, Some(wanted.kind.as_str()), flags, data)?;
         // A bind mount takes its other flags, read-only above all, only from a remount.
         if flags.contains(MsFlags::MS_BIND)
             && flags.intersects(!(MsFlags::MS_BIND | MsFlags::MS_REC))
@@ -176,7 +188,7 @@ pub(super) fn mount(wanted: &RootfsMount, target: &Path) -> Result<(), MountErro
         None => call().map_err(io::Error::from),
         Some(base) => in_directory(base, call),
     };
-    result.map_err(|error| refused(wanted, target, error))
+    result.map_err(failed)
 }
 
 /// The error of a mount that cannot be made.
@@ -267,6 +279,7 @@ mod tests {
         let plan = plan(&overlay("/a:/b"));
         assert_eq!(plan.flags, MsFlags::MS_RDONLY);
         assert_eq!((plan.data.as_str(), plan.base), ("index=off,lowerdir=/a:/b", None));
+        assert!(!plan.image);
     }
 
     #[test]
