@@ -1,8 +1,9 @@
 //! The one place that knows which backends there are.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use sandbox_core::host::Host;
+use sandbox_core::host::{Host, find_program};
 use sandbox_core::{Backend, Id};
 use sandbox_gvisor::GvisorBackend;
 use sandbox_vm::VmBackend;
@@ -16,6 +17,16 @@ pub fn backend(handler: &Handler, namespace: &Id, host: Arc<dyn Host>) -> Arc<dy
             Arc::new(GvisorBackend::new(config.clone(), namespace.clone(), host))
         }
         Handler::Vm(config) => Arc::new(VmBackend::new(config.clone(), namespace.clone(), host)),
+    }
+}
+
+/// The program that most memory of a handler's Pods is shared of: each of them runs it in its own
+/// control group.
+pub fn program(handler: &Handler) -> Option<PathBuf> {
+    match handler {
+        Handler::Gvisor(config) => find_program(&config.runsc),
+        // A machine's memory is its guest's, for the most part.
+        Handler::Vm(_) => None,
     }
 }
 

@@ -13,5 +13,5 @@ mod dispatch;
 mod fault;
 
 pub use config::{ConfigSource, DEFAULT_CONFIG, Handler};
-pub use dispatch::{backend, features};
+pub use dispatch::{backend, features, program};
 pub use fault::ConfigError;

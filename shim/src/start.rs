@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
 use bulkhead_runtimeclass::Handler;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sandbox_core::bundle::Bundle;
 use sandbox_core::host::{self, Command};
 use sandbox_core::request::{GROUP, SANDBOX_ID};
@@ -33,6 +34,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let socket = socket_path(&input, args, &namespace, &group)?;
     let address = format!("unix://{}", socket.display());
     if let Some(listener) = listen(&socket)? {
+        read_ahead(&handler);
         if let Err(error) = spawn(args, &input, listener, &id, &namespace) {
             // Nobody listens on it: the next call should not find it.
             state::remove(&socket)?;
@@ -44,6 +46,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     io::stdout()
         .write_all(&answer)
         .map_err(|e| Error::new(Kind::Internal, format!("answering containerd: {e}")))
+}
+
+/// Has the Pod's program in the page cache before the Pod runs it. The kernel charges a page to the
+/// group of whoever reads it first. Were that the Pod's, a Pod at its memory limit would be stuck
+/// dropping and reading its own program's pages, where it should be killed.
+fn read_ahead(handler: &Handler) {
+    // Where it cannot be read, whoever runs it says why.
+    let program =
+        bulkhead_runtimeclass::program(handler).and_then(|path| fs::File::open(path).ok());
+    if let Some(program) = program {
+        if let Err(errno) = posix_fadvise(&program, 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED) {
+            log::debug!("the program is not read ahead: {errno}");
+        }
+    }
 }
 
 fn read_stdin() -> Result<Vec<u8>> {

@@ -157,7 +157,7 @@ impl Default for GvisorConfig {
             directfs: true,
             flags: BTreeMap::new(),
             allow_annotations: Vec::new(),
-            memory_overhead: 24 << 20,
+            memory_overhead: 22 << 20,
             timeouts: Timeouts::default(),
         }
     }
