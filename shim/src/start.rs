@@ -22,6 +22,9 @@ use crate::state;
 /// Where shims' sockets are by convention.
 const SOCKETS: &str = "/run/containerd/s";
 
+/// No more bytes than these are read ahead at once, whatever is asked for (Linux's default).
+const READ_AHEAD: i64 = 128 << 10;
+
 /// Answers containerd with the address of the Pod's shim, started now if there is none.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (id, namespace) = (args.id()?, args.namespace()?);
@@ -53,12 +56,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// dropping and reading its own program's pages, where it should be killed.
 fn read_ahead(handler: &Handler) {
     // Where it cannot be read, whoever runs it says why.
-    let program =
-        bulkhead_runtimeclass::program(handler).and_then(|path| fs::File::open(path).ok());
-    if let Some(program) = program {
-        if let Err(errno) = posix_fadvise(&program, 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED) {
-            log::debug!("the program is not read ahead: {errno}");
+    let Some(path) = bulkhead_runtimeclass::program(handler) else { return };
+    let read = || -> io::Result<()> {
+        let program = fs::File::open(&path)?;
+        let size = i64::try_from(program.metadata()?.len()).map_err(io::Error::other)?;
+        let mut at = 0;
+        while at < size {
+            let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+            posix_fadvise(&program, at, READ_AHEAD, advice)?;
+            at += READ_AHEAD;
         }
+        Ok(())
+    };
+    if let Err(error) = read() {
+        log::debug!("{} is not read ahead: {error}", path.display());
     }
 }
 
