@@ -17,8 +17,8 @@
 //! * All mounts are made where the machine's [`Host`] makes them, in a mount namespace of its own
 //!   ([`Host::apart`]): the host sees the mount points empty.
 //! * `share` is a shared mount with a peer group of its own, so that mounts made later reach
-//!   virtiofsd's mount namespace, which is another one again. Volumes are private or slave mounts: taking
-//!   one down never takes a mount of the host with it.
+//!   virtiofsd's mount namespace, which is another one again. Volumes are private or slave mounts:
+//!   taking one down never takes a mount of the host with it.
 //! * What is mounted read-only is read-only on the host: a guest's own flags bind nobody.
 //! * virtiofsd announces submounts, so that files of two mounts with the same inode number are
 //!   two files in the guest.
