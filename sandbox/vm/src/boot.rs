@@ -18,7 +18,7 @@ use crate::driver::{Device, Machine as MachinePlan, Share as ShareDevice, Vmm};
 use crate::error::VmError;
 use crate::guest::Guest;
 use crate::machine::{Connected, Parts};
-use crate::network::{self, GuestNetwork, Joined};
+use crate::network::{self, GuestNetwork, Prepared};
 use crate::share::{Share, Tree, Virtiofsd, disks};
 use crate::size::Size;
 use crate::volumes::GuestPlan;
@@ -58,28 +58,27 @@ struct Launched {
 #[derive(Debug)]
 struct Timings {
     begun: Instant,
-    /// Monitor, share and network, which are made side by side.
+    /// Monitor, share and taps, which are made side by side.
     sides: [Duration; 3],
     launched: Duration,
+    /// The network's connection, beside the machine's start.
+    network: Duration,
     booted: Duration,
     connected: Duration,
 }
 
-/// Boots `planned`. `note` is told of the parts as soon as they run, for the record.
+/// Boots `planned`. `note` is told of the parts as soon as they run, for the record, and again
+/// when the network is connected.
 pub(crate) async fn boot(
     planned: &Planned,
     means: &Means,
-    note: impl FnOnce(&Parts) -> Result<(), VmError>,
+    note: impl Fn(&Parts) -> Result<(), VmError>,
 ) -> Result<Connected, VmError> {
     let mut launched = launch(planned, means).await?;
-    let noted = note(&launched.parts);
     let Launched { parts, told, listener, timings } = &mut launched;
-    let connected = match noted {
-        Ok(()) => tokio::select! {
-            connected = connect(planned, means, (parts, told, listener), timings) => connected,
-            _ = parts.broken() => Err(VmError::Stillborn(stillborn(planned))),
-        },
-        Err(error) => Err(error),
+    let connected = tokio::select! {
+        connected = connect(planned, means, (parts, told, listener), timings, note) => connected,
+        _ = parts.broken() => Err(VmError::Stillborn(stillborn(planned))),
     };
     match connected {
         Ok((guest, forward)) => Ok(Connected {
@@ -100,7 +99,7 @@ pub(crate) async fn boot(
     }
 }
 
-/// Starts the VMM, virtiofsd and the network side by side, and plugs them together.
+/// Starts the VMM and virtiofsd and makes the taps side by side, and plugs them together.
 async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
     let begun = Instant::now();
     let mut builder = std::fs::DirBuilder::new();
@@ -109,18 +108,18 @@ async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
         builder.create(&dir).map_err(VmError::file("making", dir))?;
     }
     let machine = machine(planned, means);
-    let ((vmm, monitor), (share, served), (joined, network)) = tokio::join!(
+    let ((vmm, monitor), (share, served), (prepared, taps)) = tokio::join!(
         timed(means.driver.launch(&machine)),
         timed(serve(&planned.dir, means)),
-        timed(join(planned.netns.as_deref())),
+        timed(prepare(planned.netns.as_deref())),
     );
-    let sides = [monitor, served, network];
-    let (vmm, (tree, share), joined) = match (vmm, share, joined) {
-        (Ok(vmm), Ok(served), Ok(joined)) => (vmm, served, joined),
-        (vmm, share, joined) => return Err(undo(vmm, share, joined).await),
+    let sides = [monitor, served, taps];
+    let (vmm, (tree, share), prepared) = match (vmm, share, prepared) {
+        (Ok(vmm), Ok(served), Ok(prepared)) => (vmm, served, prepared),
+        (vmm, share, prepared) => return Err(undo(vmm, share, prepared).await),
     };
-    let (told, nics, network) = match joined {
-        Some(Joined { guest, nics, network }) => (guest, nics, Some(network)),
+    let (told, nics, network) = match prepared {
+        Some(Prepared { guest, nics, network }) => (guest, nics, Some(network)),
         None => (GuestNetwork::default(), Vec::new(), None),
     };
     let tag = SHARE_TAG.to_owned();
@@ -131,7 +130,9 @@ async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
     match plug(&*parts.vmm, devices).await {
         Ok(listener) => {
             let launched = begun.elapsed();
-            let timings = Timings { begun, sides, launched, booted: launched, connected: launched };
+            let network = Duration::ZERO;
+            let (booted, connected) = (launched, launched);
+            let timings = Timings { begun, sides, launched, network, booted, connected };
             Ok(Launched { parts, told, listener, timings })
         }
         Err(error) => {
@@ -183,9 +184,9 @@ async fn serve(dir: &Path, means: &Means) -> Result<(Tree, Share)> {
     }
 }
 
-async fn join(netns: Option<&Path>) -> Result<Option<Joined>, VmError> {
+async fn prepare(netns: Option<&Path>) -> Result<Option<Prepared>, VmError> {
     match netns {
-        Some(netns) => Ok(Some(network::join(netns).await.map_err(Error::from)?)),
+        Some(netns) => Ok(Some(network::prepare(netns).await.map_err(Error::from)?)),
         None => Ok(None),
     }
 }
@@ -194,12 +195,12 @@ async fn join(netns: Option<&Path>) -> Result<Option<Joined>, VmError> {
 async fn undo(
     vmm: Result<Arc<dyn Vmm>>,
     share: Result<(Tree, Share)>,
-    joined: Result<Option<Joined>, VmError>,
+    prepared: Result<Option<Prepared>, VmError>,
 ) -> VmError {
     let mut fault: Option<VmError> = None;
     let mut left: Vec<Error> = Vec::new();
-    match joined {
-        Ok(Some(joined)) => left.extend(joined.network.leave().await.err().map(Error::from)),
+    match prepared {
+        Ok(Some(prepared)) => left.extend(prepared.network.leave().await.err().map(Error::from)),
         Ok(None) => {}
         Err(error) => fault = Some(error),
     }
@@ -254,18 +255,32 @@ fn cmdline(own: &str, emulated: bool) -> String {
     words.join(" ")
 }
 
-/// Lets the machine run until its agent has answered the first call.
+/// Lets the machine run until its agent has answered the first call. The network is connected
+/// while it starts.
 async fn connect(
     planned: &Planned,
     means: &Means,
     (parts, told, listener): (&Parts, &GuestNetwork, &UnixListener),
     timings: &mut Timings,
+    note: impl Fn(&Parts) -> Result<(), VmError>,
 ) -> Result<(Guest, Option<PortForward>), VmError> {
     let (config, begun) = (&means.config, timings.begun);
-    parts.vmm.boot().await?;
-    timings.booted = begun.elapsed();
-    let control = accept(parts.tree.dir(), listener, config.timeouts.boot()).await?;
-    timings.connected = begun.elapsed();
+    note(parts)?;
+    let run = async {
+        parts.vmm.boot().await?;
+        timings.booted = begun.elapsed();
+        let control = accept(parts.tree.dir(), listener, config.timeouts.boot()).await?;
+        timings.connected = begun.elapsed();
+        Ok(control)
+    };
+    let network = async {
+        let Some(network) = &parts.network else { return Ok(()) };
+        let (connected, took) = timed(network.connect()).await;
+        timings.network = took;
+        connected.map_err(Error::from)?;
+        note(parts)
+    };
+    let (control, ()) = tokio::try_join!(run, network)?;
     let (call, create) = (config.timeouts.call(), config.timeouts.create());
     let guest = Guest::new(control, parts.vmm.vsock(), call, create);
     let request = configuration(planned, means, told)?;
@@ -354,14 +369,15 @@ fn short(id: &str) -> String {
 fn report(timings: &Timings, whole: Duration, answer: &ConfigureResponse) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     log::info!(
-        "boot: host preparation and VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, network \
-         {:.1} ms), machine started {:.1} ms, kernel to agent {:.1} ms (by the guest's clock \
+        "boot: host preparation and VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, taps \
+         {:.1} ms), machine started {:.1} ms (network beside it {:.1} ms), kernel to agent {:.1} ms (by the guest's clock \
          {:.1} ms), configure {:.1} ms, in all {:.1} ms",
         ms(timings.launched),
         ms(timings.sides[0]),
         ms(timings.sides[1]),
         ms(timings.sides[2]),
         ms(timings.booted.saturating_sub(timings.launched)),
+        ms(timings.network),
         ms(timings.connected.saturating_sub(timings.booted)),
         ms(Duration::from_nanos(answer.agent_started_ns)),
         ms(whole.saturating_sub(timings.connected)),

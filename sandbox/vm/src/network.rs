@@ -37,8 +37,7 @@ mod tests;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_api::FORWARD_PORT;
@@ -55,19 +54,21 @@ use crate::driver::Nic;
 use guest::Seat;
 use netlink::Netlink;
 use snapshot::Snapshot;
+use tap::Tap;
 use tc::Direction;
 
 /// How long a guest may take to accept a forwarded connection.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A Pod's network, joined to a guest that is yet to come.
+/// A Pod's network with a tap for each interface of a guest that is yet to come. Nothing passes
+/// before [`Network::connect`].
 #[derive(Debug)]
-pub struct Joined {
+pub struct Prepared {
     /// What the agent is told.
     pub guest: GuestNetwork,
     /// What the driver plugs in.
     pub nics: Vec<Nic>,
-    /// How it is left again.
+    /// How it is connected, and left again.
     pub network: Network,
 }
 
@@ -91,38 +92,51 @@ struct JoinedLink {
     opened: bool,
 }
 
-/// A joined network. Dropping it without [`Network::leave`] undoes it too, and blocks for the
-/// few milliseconds that takes.
+/// The guest's part of a Pod's network. Dropping it without [`Network::leave`] undoes it too, and
+/// blocks for the few milliseconds that takes.
 #[derive(Debug)]
 pub struct Network {
-    record: NetworkRecord,
-    left: AtomicBool,
+    netns: PathBuf,
+    inode: u64,
+    /// Held by who changes the namespace, so that leaving waits for a connection half-way.
+    state: Arc<Mutex<State>>,
 }
 
-/// Joins every interface of the Pod's network namespace at `netns` that has an address to a tap
-/// for the guest. When it fails, or nobody waits for it any more, the namespace is as it was.
+#[derive(Debug)]
+struct State {
+    /// Of `links`, in their order.
+    seats: Vec<Seat>,
+    links: Vec<JoinedLink>,
+    left: bool,
+}
+
+/// Makes a tap for every interface of the Pod's network namespace at `netns` that has an address.
+/// When it fails, or nobody waits for it any more, the namespace is as it was.
 ///
 /// # Errors
 ///
 /// [`NetworkError::HostNetwork`] when `netns` is empty or the host's own namespace;
 /// [`NetworkError::NotEthernet`] when a guest cannot have an interface; [`NetworkError::Kernel`]
 /// when the host's kernel lacks a part; others name what was refused.
-pub async fn join(netns: &Path) -> Result<Joined, NetworkError> {
+pub async fn prepare(netns: &Path) -> Result<Prepared, NetworkError> {
     let path = netns.to_owned();
     inside(netns, Namespace::open(netns)?, move |namespace| {
-        let read = |source| NetworkError::Read { what: "interfaces", source };
-        let mut netlink = Netlink::open().map_err(read)?;
+        let mut netlink = Netlink::open().map_err(unread)?;
         let snapshot = Snapshot::read(&mut netlink)?;
         let seats = guest::seats(&snapshot)?;
-        let record = NetworkRecord { netns: path, inode: namespace.inode(), links: Vec::new() };
-        // From here on its drop undoes what was done.
-        let mut network = Network { record, left: AtomicBool::new(false) };
+        let guest = guest::network(&snapshot, &seats);
+        let mut links = Vec::new();
         let mut nics = Vec::new();
         for (number, seat) in seats.iter().enumerate() {
-            let tap = join_seat(&mut netlink, seat, &mut network.record.links)?;
-            nics.push(Nic { id: format!("net{number}"), mac: seat.mac, mtu: seat.link.mtu, tap });
+            // A tap goes with its descriptor: what fails from here on leaves none.
+            let tap = tap::make(&mut netlink, seat.link.mtu)?;
+            links.push(JoinedLink::new(seat, &tap));
+            let (id, mac, mtu) = (format!("net{number}"), seat.mac, seat.link.mtu);
+            nics.push(Nic { id, mac, mtu, tap: tap.fd });
         }
-        Ok(Joined { guest: guest::network(&snapshot, &seats), nics, network })
+        let inode = namespace.inode();
+        let state = Arc::new(Mutex::new(State { seats, links, left: false }));
+        Ok(Prepared { guest, nics, network: Network { netns: path, inode, state } })
     })
     .await
 }
@@ -153,10 +167,44 @@ pub async fn undo(record: &NetworkRecord) -> Result<(), NetworkError> {
     inside(&record.netns, namespace, move |_| undo_links(&links)).await
 }
 
+impl JoinedLink {
+    fn new(seat: &Seat, tap: &Tap) -> Self {
+        let (index, name) = (seat.link.index, seat.link.name.clone());
+        Self { index, name, tap_index: tap.index, tap_name: tap.name.clone(), opened: false }
+    }
+}
+
 impl Network {
-    /// What another process needs to undo it, for the Pod's record.
-    pub fn record(&self) -> &NetworkRecord {
-        &self.record
+    /// What another process needs to undo it, for the Pod's record; another one once it is
+    /// connected.
+    pub fn record(&self) -> NetworkRecord {
+        let links = locked(&self.state).links.clone();
+        NetworkRecord { netns: self.netns.clone(), inode: self.inode, links }
+    }
+
+    /// Joins every interface to its tap: from now on the guest is the Pod on the wire. This waits
+    /// for the host's kernel several times, which is why it is not part of [`prepare`]: the machine
+    /// can start meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`prepare`]. What is half-way done goes with [`Network::leave`].
+    pub async fn connect(&self) -> Result<(), NetworkError> {
+        let Some(namespace) = Namespace::find(&self.netns, self.inode)? else {
+            let source = io::Error::from(io::ErrorKind::NotFound);
+            return Err(NetworkError::Read { what: "the Pod's network namespace", source });
+        };
+        let state = Arc::clone(&self.state);
+        inside(&self.netns, namespace, move |_| {
+            let State { seats, links, left } = &mut *locked(&state);
+            // Who left did not wait for this.
+            if *left || links.is_empty() {
+                return Ok(());
+            }
+            let mut netlink = Netlink::open().map_err(unread)?;
+            seats.iter().zip(links).try_for_each(|(seat, link)| connect(&mut netlink, seat, link))
+        })
+        .await
     }
 
     /// Undoes it, as [`undo`] does.
@@ -165,24 +213,21 @@ impl Network {
     ///
     /// As [`undo`].
     pub async fn leave(&self) -> Result<(), NetworkError> {
-        undo(&self.record).await?;
-        self.left.store(true, Ordering::Release);
-        Ok(())
+        let Some(namespace) = Namespace::find(&self.netns, self.inode)? else { return Ok(()) };
+        let state = Arc::clone(&self.state);
+        inside(&self.netns, namespace, move |_| leave(&state)).await
     }
 
     /// Takes connections to the loopback of the Pod's namespace to the guest, for as long as the
     /// answer lives. `vsock` is the machine's hybrid vsock (`Vmm::vsock`). Where that cannot be,
     /// a warning says so and nothing is forwarded.
     pub async fn forward_ports(&self, vsock: PathBuf) -> Option<PortForward> {
-        PortForward::offer(&self.record.netns, Arc::new(GuestPorts { vsock })).await
+        PortForward::offer(&self.netns, Arc::new(GuestPorts { vsock })).await
     }
 
-    fn undo_blocking(&self) -> Result<(), NetworkError> {
-        let record = &self.record;
-        match Namespace::find(&record.netns, record.inode)? {
-            Some(namespace) => {
-                inside_blocking(&record.netns, &namespace, || undo_links(&record.links))
-            }
+    fn leave_blocking(&self) -> Result<(), NetworkError> {
+        match Namespace::find(&self.netns, self.inode)? {
+            Some(namespace) => inside_blocking(&self.netns, &namespace, || leave(&self.state)),
             None => Ok(()),
         }
     }
@@ -190,45 +235,50 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        if self.left.load(Ordering::Acquire) || self.record.links.is_empty() {
+        let done = |state: &State| state.left || state.links.is_empty();
+        if done(&locked(&self.state)) {
             return;
         }
-        if let Err(error) = self.undo_blocking() {
+        if let Err(error) = self.leave_blocking() {
             let error = sandbox_core::Error::from(error);
-            log::warn!("leaving network namespace {}: {error}", self.record.netns.display());
+            log::warn!("leaving network namespace {}: {error}", self.netns.display());
         }
     }
 }
 
-/// Joins one interface and gives its tap. What is done is in `links` before it is done.
-fn join_seat(
+fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // Who panicked with it has changed at most what is undone whether it is there or not.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn leave(state: &Mutex<State>) -> Result<(), NetworkError> {
+    let mut state = locked(state);
+    undo_links(&state.links)?;
+    state.left = true;
+    Ok(())
+}
+
+fn unread(source: io::Error) -> NetworkError {
+    NetworkError::Read { what: "interfaces", source }
+}
+
+/// Joins one interface to its tap.
+fn connect(
     netlink: &mut Netlink,
     seat: &Seat,
-    links: &mut Vec<JoinedLink>,
-) -> Result<OwnedFd, NetworkError> {
-    let link = &seat.link;
-    let tap = tap::make()?;
-    links.push(JoinedLink {
-        index: link.index,
-        name: link.name.clone(),
-        tap_index: tap.index,
-        tap_name: tap.name.clone(),
-        opened: false,
-    });
+    joined: &mut JoinedLink,
+) -> Result<(), NetworkError> {
+    let (link, tap) = (&seat.link, joined.tap_index);
     let guard = load("guard", &bpf::guard(link.index, &seat.sources, seat.outwards()))?;
-    let inwards = load("redirect", &bpf::redirect(tap.index, seat.inwards()))?;
-    let only_guest = load("only_from", &bpf::only_from(tap.index))?;
+    let inwards = load("redirect", &bpf::redirect(tap, seat.inwards()))?;
+    let only_guest = load("only_from", &bpf::only_from(tap))?;
     // The guest is held to its addresses before its tap can carry anything.
-    open(netlink, tap.index, &tap.name)?;
-    attach(netlink, tap.index, &tap.name, Direction::Ingress, &guard)?;
-    tap::bring_up(netlink, &tap, link.mtu)?;
-    let opened = open(netlink, link.index, &link.name)?;
-    if let Some(joined) = links.last_mut() {
-        joined.opened = opened;
-    }
+    open(netlink, tap, &joined.tap_name)?;
+    attach(netlink, tap, &joined.tap_name, Direction::Ingress, &guard)?;
+    tap::bring_up(netlink, tap, &joined.tap_name)?;
+    joined.opened = open(netlink, link.index, &link.name)?;
     attach(netlink, link.index, &link.name, Direction::Ingress, &inwards)?;
-    attach(netlink, link.index, &link.name, Direction::Egress, &only_guest)?;
-    Ok(tap.fd)
+    attach(netlink, link.index, &link.name, Direction::Egress, &only_guest)
 }
 
 fn load(name: &'static str, code: &[u64]) -> Result<OwnedFd, NetworkError> {
@@ -278,9 +328,8 @@ fn lacking(
 
 /// Undoes `links` in this thread's namespace, the last one first; every step is tried.
 fn undo_links(links: &[JoinedLink]) -> Result<(), NetworkError> {
-    let read = |source| NetworkError::Read { what: "interfaces", source };
-    let mut netlink = Netlink::open().map_err(read)?;
-    let present = snapshot::links(&mut netlink).map_err(read)?;
+    let mut netlink = Netlink::open().map_err(unread)?;
+    let present = snapshot::links(&mut netlink).map_err(unread)?;
     let is_there =
         |index, name: &str| present.iter().any(|link| link.index == index && link.name == name);
     let mut first = Ok(());

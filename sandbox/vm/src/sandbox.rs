@@ -16,6 +16,7 @@ use crate::container::VmContainer;
 use crate::error::VmError;
 use crate::guest::Key;
 use crate::machine::{Machine, Parts};
+use crate::network::Network;
 use crate::process::GuestProcess;
 use crate::purge;
 use crate::record::Record;
@@ -71,8 +72,8 @@ impl VmSandbox {
         // Before anything runs: whoever cleans up after a crash knows where to look.
         record.store(&bundle)?;
         let note = |parts: &Parts| {
-            let network = parts.network.as_ref().map(|network| network.record().clone());
-            let processes = parts.processes();
+            let network = parts.network.as_ref().map(Network::record);
+            let (processes, record) = (parts.processes(), record.clone());
             Ok(Record { processes, network, ..record }.store(&bundle)?)
         };
         let connected = boot::boot(&planned, &self.means, note).await?;

@@ -24,8 +24,8 @@ pub(super) struct Tap {
     pub(super) index: u32,
 }
 
-/// Makes a tap. It is down, and the host's own network stack will not speak on it.
-pub(super) fn make() -> Result<Tap, NetworkError> {
+/// Makes a tap with this MTU. It is down, and the host's own network stack will not speak on it.
+pub(super) fn make(netlink: &mut Netlink, mtu: u32) -> Result<Tap, NetworkError> {
     let (fd, name) = sys::open_tap("tap%d").map_err(|source| match source.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => NetworkError::Kernel {
             part: "tap devices (/dev/net/tun)",
@@ -45,15 +45,15 @@ pub(super) fn make() -> Result<Tap, NetworkError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => result.map_err(failed("turning IPv6 off on"))?,
     }
+    let set = netlink.change(RTM_NEWLINK, 0, &header(index, 0), &[number(IFLA_MTU, mtu)]);
+    set.map_err(failed("setting the MTU of"))?;
     Ok(Tap { fd, name, index })
 }
 
-/// Sets the tap's MTU and brings it up.
-pub(super) fn bring_up(netlink: &mut Netlink, tap: &Tap, mtu: u32) -> Result<(), NetworkError> {
-    let failed =
-        |source| NetworkError::Link { verb: "bringing up", name: tap.name.clone(), source };
-    let header = header(tap.index, IFF_UP);
-    netlink.change(RTM_NEWLINK, 0, &header, &[number(IFLA_MTU, mtu)]).map_err(failed)
+/// Brings the tap with this index up.
+pub(super) fn bring_up(netlink: &mut Netlink, index: u32, name: &str) -> Result<(), NetworkError> {
+    let failed = |source| NetworkError::Link { verb: "bringing up", name: name.into(), source };
+    netlink.change(RTM_NEWLINK, 0, &header(index, IFF_UP), &[]).map_err(failed)
 }
 
 /// Removes the tap with this index, whoever has it open. Fine when it is gone.

@@ -20,6 +20,13 @@ const MAC: [u8; 6] = [0x02, 0, 0, 0x88, 0x07, 0x02];
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(5);
 
+/// A network whose machine has started.
+async fn join(netns: &Path) -> Result<Prepared, NetworkError> {
+    let prepared = prepare(netns).await?;
+    prepared.network.connect().await?;
+    Ok(prepared)
+}
+
 /// A Pod as the bridge plugin makes it.
 async fn bridged(tag: &str) -> Option<Bed> {
     let bed = Bed::new(tag).await?;
@@ -249,7 +256,7 @@ async fn leaving_puts_everything_back() {
     assert!(during.contains("10.88.7.2/24"), "the plugins need the address: {during}");
 
     // Another process, which has the record alone, while the tap is still open.
-    let record = serde_json::to_string(joined.network.record()).unwrap();
+    let record = serde_json::to_string(&joined.network.record()).unwrap();
     let record: NetworkRecord = serde_json::from_str(&record).unwrap();
     undo(&record).await.unwrap();
     assert_eq!(bed.state().await, before);
@@ -311,6 +318,29 @@ async fn a_failure_half_way_leaves_nothing() {
     let error = join(&bed.pod_path()).await.unwrap_err();
     let error = sandbox_core::Error::from(error).to_string();
     assert!(error.contains("interface eth1: it has a queueing discipline ingress"), "{error}");
+    assert_eq!(bed.state().await, before);
+}
+
+#[tokio::test]
+async fn nothing_passes_before_it_is_connected() {
+    let Some(bed) = bridged("early").await else { return };
+    let before = bed.state().await;
+    let prepared = prepare(&bed.pod_path()).await.unwrap();
+    let tap = prepared.nics.into_iter().next().unwrap().tap;
+    assert_eq!(bed.tap_mtu(&prepared.network).await, 1450);
+    let wire = bed.outside(Wire::listen).await;
+    let to = bed.out_mac().await;
+    let early = packets::udp(MAC, to, POD, OUTSIDE, b"bhnet-early");
+    let refused = nix::unistd::write(&tap, &[&[0; 10], &early[..]].concat()).unwrap_err();
+    assert_eq!(refused, nix::errno::Errno::EIO);
+    prepared.network.connect().await.unwrap();
+    packets::send(&tap, &packets::udp(MAC, to, POD, OUTSIDE, b"bhnet-last"));
+    let seen = wire.until("bhnet-last", LONG).concat();
+    assert!(!String::from_utf8_lossy(&seen).contains("bhnet-early"), "{seen:x?}");
+
+    // A connection that comes after the end does nothing.
+    prepared.network.leave().await.unwrap();
+    prepared.network.connect().await.unwrap();
     assert_eq!(bed.state().await, before);
 }
 

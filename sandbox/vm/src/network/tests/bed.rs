@@ -179,7 +179,7 @@ impl Bed {
 
     /// The MTU of the first tap.
     pub(super) async fn tap_mtu(&self, network: &Network) -> u32 {
-        let index = network.record.links[0].tap_index;
+        let index = network.record().links[0].tap_index;
         let read = || snapshot::links(&mut Netlink::open().unwrap()).unwrap();
         let links = self.inside_pod(read).await;
         links.into_iter().find(|link| link.index == index).unwrap().mtu

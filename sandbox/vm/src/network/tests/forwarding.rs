@@ -9,8 +9,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
-use super::super::join;
 use super::bed::Bed;
+use super::join;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const BULK: usize = 10 << 20;
