@@ -7,6 +7,7 @@ mod bind;
 mod command;
 mod confine;
 mod fake;
+mod lend;
 mod loopback;
 mod mark;
 mod mount;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use bind::{Bind, Propagation, ReadOnly};
-pub use command::{Command, Output, Resource};
+pub use command::{Command, Output, Resource, User};
 pub use confine::{Paths, can_confine};
 pub use fake::{FakeHost, Scripted};
 pub use mark::ProcessMark;
@@ -55,6 +56,16 @@ pub trait Host: Debug + Send + Sync {
     /// Binds `source` on the existing `target` of the same sort, a directory or not. Needs
     /// Linux 5.12.
     fn bind(&self, source: &Path, target: &Path, how: Bind) -> Result<(), MountError>;
+
+    /// Puts the device or the file `source` on the existing file `target`, where it belongs to the
+    /// user `owner`, who may write to it unless it is `read_only`. [`Host::unmount_all`] takes it back.
+    fn lend(
+        &self,
+        source: &Path,
+        target: &Path,
+        owner: u32,
+        read_only: bool,
+    ) -> Result<(), MountError>;
 
     /// Unmounts everything at and below `target`; fine when nothing is mounted there.
     fn unmount_all(&self, target: &Path) -> Result<(), MountError>;

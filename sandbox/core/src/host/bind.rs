@@ -116,8 +116,22 @@ pub(super) fn clone(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
 
 /// Sets attributes and propagation of a detached tree.
 pub(super) fn set(tree: &OwnedFd, deep: i32, attributes: u64, propagation: u64) -> io::Result<()> {
+    change(
+        tree,
+        deep,
+        &libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation, userns_fd: 0 },
+    )
+}
+
+/// Lets files of a detached mount belong to whom they belong to in the user namespace `users`.
+pub(super) fn map(tree: &OwnedFd, users: &OwnedFd) -> io::Result<()> {
+    let userns_fd = u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?;
+    let attr_set = libc::MOUNT_ATTR_IDMAP;
+    change(tree, 0, &libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd })
+}
+
+fn change(tree: &OwnedFd, deep: i32, wanted: &libc::mount_attr) -> io::Result<()> {
     let empty: &CStr = c"";
-    let wanted = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation, userns_fd: 0 };
     // SAFETY: the string ends in NUL, `wanted` is as long as the size says, both live through
     // the call, `tree` is open.
     let done = unsafe {
@@ -126,7 +140,7 @@ pub(super) fn set(tree: &OwnedFd, deep: i32, attributes: u64, propagation: u64) 
             tree.as_raw_fd(),
             empty.as_ptr(),
             libc::AT_EMPTY_PATH | deep,
-            &raw const wanted,
+            wanted as *const libc::mount_attr,
             size_of::<libc::mount_attr>(),
         )
     };

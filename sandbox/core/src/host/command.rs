@@ -9,6 +9,15 @@ pub use nix::sys::resource::Resource;
 use super::confine::Paths;
 use crate::exit::Exit;
 
+/// Whom a process runs as, if not root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// The user's number, and its group's.
+    pub id: u32,
+    /// Further groups.
+    pub groups: Vec<u32>,
+}
+
 /// A process to start. Its environment is empty but for what is given here and a `PATH`.
 #[derive(Debug)]
 pub struct Command {
@@ -27,6 +36,7 @@ pub struct Command {
     pub(super) paths: Option<Paths>,
     /// The mount namespace it runs in: the host's, which starts it.
     pub(super) mounts: Option<OwnedFd>,
+    pub(super) user: Option<User>,
 }
 
 impl Command {
@@ -47,6 +57,7 @@ impl Command {
             limits: Vec::new(),
             paths: None,
             mounts: None,
+            user: None,
         }
     }
 
@@ -140,6 +151,13 @@ impl Command {
     #[must_use]
     pub fn without_privileges(mut self) -> Self {
         self.without_privileges = true;
+        self
+    }
+
+    /// Runs the process as `user`, who is nobody else on the host. What it is given open it keeps.
+    #[must_use]
+    pub fn user(mut self, user: User) -> Self {
+        self.user = Some(user);
         self
     }
 

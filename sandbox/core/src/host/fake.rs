@@ -128,6 +128,11 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    fn lend(&self, _: &Path, target: &Path, _: u32, _: bool) -> Result<(), MountError> {
+        self.state().mounted.push(target.to_owned());
+        Ok(())
+    }
+
     fn unmount_all(&self, target: &Path) -> Result<(), MountError> {
         self.state().mounted.retain(|point| !point.starts_with(target));
         Ok(())

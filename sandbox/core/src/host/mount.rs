@@ -44,6 +44,14 @@ pub enum MountError {
         /// Why.
         source: io::Error,
     },
+    /// A device or a file could not be made somebody else's.
+    #[error("lending {source_path}")]
+    Lend {
+        /// The device or file.
+        source_path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The options do not fit one page even with short paths.
     #[error("mount options for {target} take {length} bytes; the kernel takes {OPTIONS_MAX}")]
     TooLong {
@@ -61,6 +69,7 @@ impl MountError {
             Self::Mount { target, .. }
             | Self::Unmount { target, .. }
             | Self::TooLong { target, .. } => place.clone_into(target),
+            Self::Lend { .. } => {}
         }
         self
     }
@@ -76,7 +85,10 @@ impl Classified for MountError {
                 }
                 _ => Kind::Internal,
             },
-            Self::Unmount { .. } => Kind::Internal,
+            Self::Lend { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Kind::InvalidArgument
+            }
+            Self::Unmount { .. } | Self::Lend { .. } => Kind::Internal,
             Self::TooLong { .. } => Kind::InvalidArgument,
         }
     }

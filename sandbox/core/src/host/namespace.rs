@@ -75,17 +75,16 @@ impl Namespace {
     }
 }
 
-/// What `work` mounts on `/proc`, as a mount that is nowhere. It is done where the host's mounts
-/// are and nobody sees it.
+/// What `work` mounts on `/proc`, or the part of it that it names, as a mount that is nowhere. It
+/// is done where the host's mounts are and nobody sees it.
 pub(super) fn detached<E: Send>(
-    work: impl FnOnce(&Path) -> Result<(), E> + Send,
+    work: impl FnOnce(&Path) -> Result<PathBuf, E> + Send,
 ) -> io::Result<Result<OwnedFd, E>> {
     alone(|| {
         unshare(CloneFlags::CLONE_NEWNS)?;
         change(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
-        let point = Path::new(PROC);
-        match work(point) {
-            Ok(()) => bind::clone(point, false).map(Ok),
+        match work(Path::new(PROC)) {
+            Ok(part) => bind::clone(&part, false).map(Ok),
             Err(error) => Ok(Err(error)),
         }
     })

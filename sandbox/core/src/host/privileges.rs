@@ -1,8 +1,10 @@
-//! Giving up capabilities for good, between fork and exec: no allocation, no lock.
+//! Giving up capabilities and root's name for good, between fork and exec: no allocation, no lock.
 
 #![allow(unsafe_code, reason = "neither std nor nix knows capabilities")]
 
 use std::io;
+
+use super::User;
 
 /// `_LINUX_CAPABILITY_VERSION_3` (capget(2)): two words of 32 capabilities each.
 const VERSION: u32 = 0x2008_0522;
@@ -49,5 +51,24 @@ pub(super) fn give_up() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     nix::sys::prctl::set_no_new_privs()?;
+    Ok(())
+}
+
+/// Makes the calling thread, the only one of its process, `user`'s. The C library's own functions
+/// would tell the process's other threads, of which a forked child has none, and take a lock.
+pub(super) fn become_user(user: &User) -> io::Result<()> {
+    let (groups, id) = (&user.groups, libc::c_ulong::from(user.id));
+    // SAFETY: the kernel reads `groups.len()` numbers, which are there.
+    let set = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+    if set != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // The group first: a user that is not root may not change it.
+    for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
+        // SAFETY: both take plain numbers and touch no memory of ours.
+        if unsafe { libc::syscall(call, id, id, id) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +16,8 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use super::lend::{self, Lent};
+use super::loopback::Loop;
 use super::mark::raw;
 use super::namespace::Namespace;
 use super::reaper::Reaper;
@@ -41,6 +43,8 @@ pub struct RealHost {
     reaping: Arc<Reaping>,
     /// Where its mounts are and its programs run, if not where this process does.
     namespace: Option<Namespace>,
+    /// The devices that were made for what it has lent, and where that is.
+    devices: Mutex<Vec<(PathBuf, Loop)>>,
 }
 
 /// The task that collects exits; it ends with the last host.
@@ -66,7 +70,17 @@ impl RealHost {
                 reaper.reap();
             }
         });
-        Ok(Self { reaper, reaping: Arc::new(Reaping(task)), namespace: None })
+        Ok(Self {
+            reaper,
+            reaping: Arc::new(Reaping(task)),
+            namespace: None,
+            devices: Mutex::default(),
+        })
+    }
+
+    fn devices(&self) -> MutexGuard<'_, Vec<(PathBuf, Loop)>> {
+        // Every change is one call.
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -124,7 +138,7 @@ impl Host for RealHost {
     fn mount(&self, mount: &RootfsMount, target: &Path) -> Result<(), MountError> {
         let Some(namespace) = &self.namespace else { return mount::mount(mount, target) };
         // What it is made of may lie where the namespace does not reach.
-        namespace::detached(|point| mount::mount(mount, point))
+        namespace::detached(|point| mount::mount(mount, point).map(|()| point.to_owned()))
             .and_then(|made| match made {
                 Ok(tree) => namespace.within(|| bind::attach(&tree, target)).map(Ok),
                 Err(error) => Ok(Err(error)),
@@ -140,7 +154,25 @@ impl Host for RealHost {
             .map_err(|error| bind::refused(source, target, error))
     }
 
+    fn lend(
+        &self,
+        source: &Path,
+        target: &Path,
+        owner: u32,
+        read_only: bool,
+    ) -> Result<(), MountError> {
+        let Lent { tree, device } = lend::owned(source, owner, read_only)?;
+        match &self.namespace {
+            Some(namespace) => namespace.within(|| bind::attach(&tree, target)),
+            None => bind::attach(&tree, target),
+        }
+        .map_err(|error| bind::refused(source, target, error))?;
+        self.devices().extend(device.map(|device| (target.to_owned(), device)));
+        Ok(())
+    }
+
     fn unmount_all(&self, target: &Path) -> Result<(), MountError> {
+        self.devices().retain(|(point, _)| !point.starts_with(target));
         let Some(namespace) = &self.namespace else { return mount::unmount_all(target) };
         namespace
             .within(|| Ok(mount::unmount_all(target)))
@@ -150,7 +182,8 @@ impl Host for RealHost {
     fn apart(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
         let namespace = Namespace::new(keep).map_err(HostError::Apart)?;
         let reaping = Arc::clone(&self.reaping);
-        Ok(Arc::new(Self { reaper: self.reaper, reaping, namespace: Some(namespace) }))
+        let (namespace, devices) = (Some(namespace), Mutex::default());
+        Ok(Arc::new(Self { reaper: self.reaper, reaping, namespace, devices }))
     }
 }
 

@@ -14,9 +14,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::setrlimit;
 use nix::sys::signal::Signal;
-use nix::unistd::{chdir, getppid, setsid};
+use nix::unistd::{Pid, chdir, getppid, setsid};
 
-use super::{Command, confine, privileges};
+use super::{Command, User, confine, privileges};
 
 /// The search path of started programs when the command names none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -40,7 +40,7 @@ pub(super) fn find(program: &Path) -> Option<PathBuf> {
 pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
     let Command { program, args, env, cwd, stdio, fds, .. } = command;
     let Command { mask_proc_sys_net, dies_with_parent, new_session, .. } = command;
-    let Command { netns, without_privileges, limits, paths, mounts, .. } = command;
+    let Command { netns, without_privileges, limits, paths, mounts, user, .. } = command;
     let mut confinement = paths.as_ref().map(confine::prepare).transpose()?;
     #[expect(clippy::disallowed_methods, reason = "this is the door")]
     let mut process = std::process::Command::new(&program);
@@ -53,7 +53,7 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
     let high = lift(fds)?;
     let placed: Vec<(RawFd, RawFd)> = high.iter().map(|(to, fd)| (fd.as_raw_fd(), *to)).collect();
     let placed_max = placed.iter().map(|(_, to)| *to).max().unwrap_or(0);
-    let parent = nix::unistd::getpid();
+    let parent = dies_with_parent.then(nix::unistd::getpid);
     // SAFETY: the closure only makes system calls on values that were prepared before the fork:
     // no allocation (nix keeps short paths on the stack), no lock, nothing of this process's
     // other threads.
@@ -78,15 +78,7 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
             if let Some(confinement) = confinement.take() {
                 confine::enforce(confinement)?;
             }
-            if without_privileges {
-                privileges::give_up()?;
-            }
-            if dies_with_parent {
-                prctl::set_pdeathsig(Signal::SIGKILL)?;
-                if getppid() != parent {
-                    return Err(io::ErrorKind::BrokenPipe.into());
-                }
-            }
+            lessen(without_privileges, user.as_ref(), parent)?;
             if new_session {
                 setsid()?;
             }
@@ -103,6 +95,20 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
     let child = process.spawn();
     drop((high, taken));
     child
+}
+
+/// Takes from the calling process what it is not to have, and lets it die with `parent`.
+fn lessen(without_privileges: bool, user: Option<&User>, parent: Option<Pid>) -> io::Result<()> {
+    if without_privileges {
+        privileges::give_up()?;
+    }
+    if let Some(user) = user {
+        privileges::become_user(user)?;
+    }
+    let Some(parent) = parent else { return Ok(()) };
+    // Last: a change of user takes it back.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
 
 /// Duplicates each fd to a number above [`FD_FLOOR`], close-on-exec.

@@ -266,6 +266,16 @@ impl Host for Recorder {
         self.0.unmount_all(target)
     }
 
+    fn lend(
+        &self,
+        source: &Path,
+        target: &Path,
+        owner: u32,
+        read_only: bool,
+    ) -> Result<(), MountError> {
+        self.0.lend(source, target, owner, read_only)
+    }
+
     fn apart(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
         self.0.apart(keep)
     }
