@@ -56,7 +56,8 @@ pub fn run(place: &Place, packages: &Packages, cache: &Path, plan: &Plan) -> Res
             &place.lib().join(format!("{tag}.log")),
         )?);
     }
-    let ended = boot(&kernel, &initramfs, &sockets, plan);
+    let emulator = packages.emulator(cache)?;
+    let ended = boot(emulator, &kernel, &initramfs, &sockets, plan);
     for server in &mut servers {
         kill_group(server);
     }
@@ -201,9 +202,13 @@ fn share(socket: &Path, dir: &Path, cache: &str, log: &Path) -> Result<Child> {
 }
 
 /// Boots, prints what comes from the serial console, and waits for the end.
-fn boot(kernel: &Kernel, initramfs: &Path, sockets: &Path, plan: &Plan) -> Result<()> {
-    let program = vm::in_path("qemu-system-x86_64");
-    let program = program.context("qemu-system-x86_64 is not installed: hack/setup does it")?;
+fn boot(
+    (program, firmware): (PathBuf, Vec<PathBuf>),
+    kernel: &Kernel,
+    initramfs: &Path,
+    sockets: &Path,
+    plan: &Plan,
+) -> Result<()> {
     let memory = plan.memory_mib.to_string();
     let mut run = Run::new(program)
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"])
@@ -220,6 +225,9 @@ fn boot(kernel: &Kernel, initramfs: &Path, sockets: &Path, plan: &Plan) -> Resul
             no_timer_check tsc=reliable apparmor=0 kvm_amd.npt=1",
         ])
         .args(["-device", "virtio-rng-pci"]);
+    for dir in firmware {
+        run = run.arg("-L").arg(dir);
+    }
     for tag in ["hostroot", "out"] {
         let socket = sockets.join(tag);
         let chardev = format!("socket,id={tag},path={}", socket.display());

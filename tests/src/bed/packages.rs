@@ -73,6 +73,8 @@ pub struct Packages {
     dir: PathBuf,
 }
 
+const QEMU: &str = "qemu-system-x86_64";
+
 /// The suites that the private apt reads.
 pub(super) const SUITES: [&str; 4] = ["bookworm", "bookworm-backports", "trixie", "sid"];
 
@@ -109,6 +111,22 @@ impl Packages {
             .into_iter()
             .find(|path| path.exists());
         found.context("Debian's package busybox has no busybox")
+    }
+
+    /// The QEMU that emulates a processor with virtualisation, and where its firmware is: Debian 12's
+    /// own loses the state of a guest's host now and then. Downloaded when it is not there.
+    pub fn emulator(&self, cache: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
+        if Release::of_this_machine()? != Release::Bookworm {
+            let program = super::vm::in_path(QEMU);
+            let program =
+                program.context("qemu-system-x86_64 is not installed: hack/setup does it")?;
+            return Ok((program, Vec::new()));
+        }
+        let packages = ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
+        self.unpack(cache, &[("qemu", &packages, "bookworm-backports")])?;
+        let usr = self.dir.join("qemu/usr");
+        let firmware = ["share/qemu", "share/seabios"].map(|dir| usr.join(dir));
+        Ok((usr.join("bin").join(QEMU), firmware.into()))
     }
 
     /// Unpacks those of `wanted` (key, package and suite) that are not there.
