@@ -13,6 +13,7 @@ mod direct;
 mod faults;
 mod images;
 mod isolation;
+mod monitors;
 mod network;
 mod policy;
 mod resources;
@@ -64,6 +65,7 @@ pub fn all() -> impl Iterator<Item = Case> {
         direct::CASES,
         verbs::CASES,
         crashes::CASES,
+        monitors::CASES,
     ];
     groups.into_iter().flatten().copied()
 }

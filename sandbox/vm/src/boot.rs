@@ -1,7 +1,8 @@
 //! From nothing to a guest that answers, as a chain of values: `Planned` (what to boot), the
 //! launched parts, the connected machine. What fails on the way takes down all that came before.
 
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use sandbox_netns::PortForward;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::backend::Means;
-use crate::driver::{Device, Machine as MachinePlan, Share as ShareDevice, Vmm};
+use crate::driver::{Device, Machine as MachinePlan, Share as ShareDevice, Vmm, user};
 use crate::error::VmError;
 use crate::guest::Guest;
 use crate::machine::{Connected, Parts};
@@ -44,6 +45,8 @@ pub(crate) struct Planned {
     pub(crate) guest: GuestPlan,
     pub(crate) size: Size,
     pub(crate) most: Size,
+    /// Whom the monitor runs as, if not root.
+    pub(crate) user: Option<u32>,
 }
 
 /// The started processes, and what the guest is to be told.
@@ -86,6 +89,7 @@ pub(crate) async fn boot(
             parts: launched.parts,
             guest,
             capabilities: means.driver.capabilities(),
+            user: planned.user,
             now: planned.size,
             most: planned.most,
             forward,
@@ -102,15 +106,11 @@ pub(crate) async fn boot(
 /// Starts the VMM and virtiofsd and makes the taps side by side, and plugs them together.
 async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
     let begun = Instant::now();
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    for dir in [monitor_dir(&planned.dir), disks::dir(&planned.dir)] {
-        builder.create(&dir).map_err(VmError::file("making", dir))?;
-    }
+    make_dirs(planned, &means.config.root)?;
     let machine = machine(planned, means);
     let ((vmm, monitor), (share, served), (prepared, taps)) = tokio::join!(
         timed(means.driver.launch(&machine)),
-        timed(serve(&planned.dir, means)),
+        timed(serve(planned, means)),
         timed(prepare(planned.netns.as_deref())),
     );
     let sides = [monitor, served, taps];
@@ -127,7 +127,7 @@ async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
     let parts = Parts { vmm, tree, share, network };
     let nics = nics.into_iter().map(Device::Nic);
     let devices = std::iter::once(Device::Share(device)).chain(nics);
-    match plug(&*parts.vmm, devices).await {
+    match plug(&*parts.vmm, devices, planned.user).await {
         Ok(listener) => {
             let launched = begun.elapsed();
             let network = Duration::ZERO;
@@ -144,6 +144,22 @@ async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
     }
 }
 
+/// Makes the machine's directories. A monitor that is not root comes through them, and so could
+/// everybody: what is in them is its own, or root's.
+fn make_dirs(planned: &Planned, root: &Path) -> Result<(), VmError> {
+    let way = if planned.user.is_some() { 0o711 } else { 0o700 };
+    let make = |dir: &Path, mode| {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
+        // Also where it was there before, or somebody's umask was stricter.
+        let set = |()| std::fs::set_permissions(dir, Permissions::from_mode(mode));
+        made.and_then(set).map_err(VmError::file("making", dir))
+    };
+    make(root, way)?;
+    make(&planned.dir, way)?;
+    make(&disks::dir(&planned.dir), way)?;
+    make(&monitor_dir(&planned.dir), 0o700)
+}
+
 /// Where the monitor may make files, which nobody else takes for anything.
 fn monitor_dir(machine: &Path) -> PathBuf {
     machine.join("vmm")
@@ -158,22 +174,27 @@ async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
 async fn plug(
     vmm: &dyn Vmm,
     devices: impl Iterator<Item = Device>,
+    user: Option<u32>,
 ) -> Result<UnixListener, VmError> {
     for device in devices {
         vmm.attach(device).await?;
     }
     let mut path = vmm.vsock().as_os_str().to_owned();
     path.push(format!("_{CONTROL_PORT}"));
-    UnixListener::bind(&path).map_err(VmError::file("listening for the agent on", path))
+    let failed = VmError::file("listening for the agent on", &path);
+    let listener = UnixListener::bind(&path);
+    listener
+        .and_then(|listener| user::give(Path::new(&path), user).map(|()| listener))
+        .map_err(failed)
 }
 
 /// Makes the Pod's shared directory and has it served.
-async fn serve(dir: &Path, means: &Means) -> Result<(Tree, Share)> {
-    let host = &*means.host;
+async fn serve(planned: &Planned, means: &Means) -> Result<(Tree, Share)> {
+    let (dir, host) = (&planned.dir, &*means.host);
     let program =
         Virtiofsd::find(host, means.config.virtiofsd.as_deref(), &means.config.known()).await?;
     let tree = Tree::create(Arc::clone(&means.host), dir)?;
-    match Share::start(host, &program, &tree) {
+    match Share::start(host, &program, &tree, planned.user) {
         Ok(share) => Ok((tree, share)),
         Err(error) => {
             if let Err(left) = tree.destroy() {
@@ -234,6 +255,7 @@ fn machine(planned: &Planned, means: &Means) -> MachinePlan {
         memory: planned.size.memory,
         max_memory: planned.most.memory,
         shared_memory: true,
+        user: planned.user,
         open: vec![disks::dir(&planned.dir)],
         console: means.config.console.then(|| planned.dir.join("console")),
     }

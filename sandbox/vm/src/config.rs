@@ -84,6 +84,8 @@ pub struct VmConfig {
     pub guest: PathBuf,
     /// Directory of the machines' sockets and shared directories; each machine has one in it.
     pub root: PathBuf,
+    /// Run the VMM as root, without capabilities, and not as a user of its own.
+    pub monitor_as_root: bool,
     /// More parameters for the guest's kernel, in front of those that it needs.
     pub kernel_params: String,
     /// Processors of a Pod that sets no CPU limit.
@@ -125,6 +127,7 @@ impl Default for VmConfig {
             virtiofsd: None,
             guest: PathBuf::from("/usr/share/bulkhead/guest"),
             root: PathBuf::from("/run/bulkhead/vm"),
+            monitor_as_root: false,
             kernel_params: String::new(),
             vcpus: 1,
             max_vcpus: 0,

@@ -10,6 +10,8 @@ use sandbox_core::{Classified, Kind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+use crate::socket;
+
 /// The longest answer to `CONNECT`.
 const ANSWER_MAX: usize = 32;
 
@@ -57,7 +59,7 @@ async fn handshake(vsock: &Path, port: u32, header: &str) -> Result<UnixStream, 
         | io::ErrorKind::ConnectionReset => DialError::Closed(port),
         _ => DialError::Io { port, source },
     };
-    let mut stream = UnixStream::connect(vsock).await.map_err(failed)?;
+    let mut stream = socket::connect(vsock).await.map_err(failed)?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(failed)?;
     // Byte by byte: what follows the line belongs to the stream.
     let mut answer = Vec::with_capacity(ANSWER_MAX);

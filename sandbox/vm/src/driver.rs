@@ -18,6 +18,7 @@ mod place;
 pub mod qemu;
 mod qmp;
 mod rest;
+pub(crate) mod user;
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
@@ -59,6 +60,8 @@ pub struct Machine {
     pub max_memory: u64,
     /// Whether a vhost-user device (virtio-fs) will need the memory shared.
     pub shared_memory: bool,
+    /// Whom the VMM runs as; root without one. It must be able to come to `dir`.
+    pub user: Option<u32>,
     /// Where disks are: the monitor opens files below these and in its own directory, and no
     /// other but those of the system.
     pub open: Vec<PathBuf>,

@@ -21,6 +21,7 @@ mod record;
 mod sandbox;
 pub mod share;
 mod size;
+mod socket;
 mod streams;
 pub mod volumes;
 

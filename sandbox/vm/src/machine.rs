@@ -71,6 +71,8 @@ pub(crate) struct Machine {
     pub(crate) vmm: Arc<dyn Vmm>,
     pub(crate) guest: Guest,
     pub(crate) capabilities: Capabilities,
+    /// Whom its monitor runs as, if not root.
+    user: Option<u32>,
     /// Set when everything of it has been taken down.
     pub(crate) ended: ExitCell,
     parts: Arc<Parts>,
@@ -109,6 +111,8 @@ pub(crate) struct Connected {
     pub(crate) parts: Parts,
     pub(crate) guest: Guest,
     pub(crate) capabilities: Capabilities,
+    /// Whom its monitor runs as, if not root.
+    pub(crate) user: Option<u32>,
     pub(crate) now: Size,
     pub(crate) most: Size,
     pub(crate) forward: Option<PortForward>,
@@ -117,7 +121,7 @@ pub(crate) struct Connected {
 impl Machine {
     /// Takes over a machine; `ended` is set when it, and all that lives for it, is gone.
     pub(crate) fn new(connected: Connected, config: Arc<VmConfig>, ended: ExitCell) -> Self {
-        let Connected { id, parts, guest, capabilities, now, most, forward } = connected;
+        let Connected { id, parts, guest, capabilities, user, now, most, forward } = connected;
         let (parts, stopping) = (Arc::new(parts), Arc::new(Notify::new()));
         let settling =
             tokio::spawn(settle(Arc::clone(&parts), Arc::clone(&stopping), ended.clone()));
@@ -126,6 +130,7 @@ impl Machine {
             vmm: Arc::clone(&parts.vmm),
             guest,
             capabilities,
+            user,
             ended,
             parts,
             stopping,
@@ -236,7 +241,7 @@ impl Machine {
 
     /// Plugs a disk in by the path that the monitor may open.
     async fn attach(&self, disk: &Disk) -> Result<(), VmError> {
-        let path = self.tree().lend_disk(&disk.id, &disk.path).map_err(Error::from)?;
+        let path = self.tree().lend_disk(disk, self.user).map_err(Error::from)?;
         let attached = self.vmm.attach(Device::Disk(Disk { path, ..disk.clone() })).await;
         if attached.is_err() {
             if let Err(left) = self.tree().take_disk_back(&disk.id) {

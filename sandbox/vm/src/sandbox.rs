@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Instant;
 
 use agent_api::agent::CreateContainerRequest;
 use async_trait::async_trait;
@@ -13,6 +14,7 @@ use sandbox_core::{Container, CreateContainer, Error, Exit, Id, Kind, Result, Ro
 use crate::backend::{Means, machine_dir};
 use crate::boot::{self, Planned};
 use crate::container::VmContainer;
+use crate::driver::user;
 use crate::error::VmError;
 use crate::guest::Key;
 use crate::machine::{Machine, Parts};
@@ -89,11 +91,13 @@ impl VmSandbox {
         guest: GuestPlan,
     ) -> Result<Planned, VmError> {
         let config = &self.means.config;
+        let dir = machine_dir(&config.root, &self.means.namespace, &request.id);
         let size = size::plan(config, Limit::of_pod(&request.bundle));
         let most = size::largest(config, HostSize::read());
         Ok(Planned {
             id: request.id.to_string(),
-            dir: machine_dir(&config.root, &self.means.namespace, &request.id),
+            user: (!config.monitor_as_root).then(|| user::of(&dir)),
+            dir,
             netns: network_namespace(request.bundle.spec())?,
             cgroup: cgroup(request.bundle.spec()),
             guest,
@@ -184,16 +188,17 @@ impl VmSandbox {
         joins: Option<&Arc<Machine>>,
     ) -> Result<VmContainer> {
         let mut plan = self.plan_container(request, joins.map(|machine| &**machine)).await?;
-        let machine = match joins {
-            Some(machine) => {
-                let (sandbox, dir) = (machine.id.clone(), machine.tree().dir().to_owned());
-                let record = Record { sandbox, dir, processes: Vec::new(), network: None };
-                record.store(request.bundle.path())?;
-                Arc::clone(machine)
-            }
-            None => self.open(request, plan.guest.take()).await?,
-        };
-        Ok(self.make(request, &machine, plan).await?)
+        if let Some(machine) = joins {
+            let (sandbox, dir) = (machine.id.clone(), machine.tree().dir().to_owned());
+            let record = Record { sandbox, dir, processes: Vec::new(), network: None };
+            record.store(request.bundle.path())?;
+            return Ok(self.make(request, machine, plan).await?);
+        }
+        let machine = self.open(request, plan.guest.take()).await?;
+        let begun = Instant::now();
+        let made = self.make(request, &machine, plan).await?;
+        log::info!("boot: first container {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
+        Ok(made)
     }
 
     /// Takes down what a failed creation left.

@@ -50,6 +50,7 @@ use nix::unistd::Pid;
 use sandbox_core::host::{ExitWatch, Host, HostError, MountError, ProcessMark};
 use sandbox_core::{Classified, Exit, Kind};
 
+use crate::driver::user;
 pub use program::Virtiofsd;
 use stderr::BoundedLog;
 pub(crate) use tree::VOLUMES;
@@ -147,9 +148,14 @@ impl Share {
     ///
     /// [`ShareError::Io`] when `<dir>/fs.sock` (at most 107 bytes) or the log cannot be made,
     /// [`ShareError::Host`] when the program does not start.
-    pub fn start(host: &dyn Host, program: &Virtiofsd, tree: &Tree) -> Result<Self, ShareError> {
+    pub fn start(
+        host: &dyn Host,
+        program: &Virtiofsd,
+        tree: &Tree,
+        user: Option<u32>,
+    ) -> Result<Self, ShareError> {
         let socket = tree.dir().join("fs.sock");
-        let listener = listen(&socket)?;
+        let listener = listen(&socket, user)?;
         let (log, stderr) = BoundedLog::open(&tree.dir().join("virtiofsd.log"))?;
         let command = program
             .command(tree.served(), SOCKET_FD)
@@ -214,10 +220,11 @@ pub async fn purge(host: Arc<dyn Host>, dir: &Path) -> Result<(), ShareError> {
     killed.and(removed).and(remove_socket(&dir.join("fs.sock")))
 }
 
-fn listen(socket: &Path) -> Result<OwnedFd, ShareError> {
+fn listen(socket: &Path, user: Option<u32>) -> Result<OwnedFd, ShareError> {
     remove_socket(socket)?;
     let listener = UnixListener::bind(socket).map_err(ShareError::io("listening on", socket))?;
     std::fs::set_permissions(socket, PermissionsExt::from_mode(0o600))
+        .and_then(|()| user::give(socket, user))
         .map_err(ShareError::io("closing to others", socket))?;
     Ok(listener.into())
 }

@@ -37,7 +37,7 @@ const BLOCKED: Duration = Duration::from_secs(45);
 const SHIM: &str = "containerd-shim-bulkhead-v2";
 
 /// The programs that a Pod's machine consists of on the host.
-fn programs(stage: &Stage) -> Result<Vec<String>> {
+pub(super) fn programs(stage: &Stage) -> Result<Vec<String>> {
     if !stage.handler.is_vm() {
         return skip("it has no virtual machine");
     }
@@ -62,10 +62,16 @@ fn processes(stage: &Stage, program: &str, pod: &str) -> Vec<i32> {
     traces::processes(stage.node.place()).into_iter().filter_map(is_it).collect()
 }
 
-fn signal_all(stage: &Stage, program: &str, pod: &Pod<'_>, signal: Signal) -> Result<()> {
+/// The processes of `program` that run for `pod`.
+pub(super) fn pids(stage: &Stage, program: &str, pod: &Pod<'_>) -> Vec<i32> {
     let group = pod.cgroup().rsplit('/').next().unwrap_or_default();
     let mut pids = processes(stage, program, group);
     pids.extend(processes(stage, program, &pod.id));
+    pids
+}
+
+fn signal_all(stage: &Stage, program: &str, pod: &Pod<'_>, signal: Signal) -> Result<()> {
+    let pids = pids(stage, program, pod);
     ensure!(!pids.is_empty(), "no {program} runs for the Pod");
     for pid in pids {
         // virtiofsd may be two processes, of which one takes the other along.

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use super::error::DriverError;
+use super::user::check_readable;
 use super::{Disk, Machine, Share};
 
 /// Memory is plugged in by sections of this many bytes (Linux on x86-64).
@@ -67,6 +68,10 @@ pub(super) fn check_files(machine: &Machine) -> Result<(), DriverError> {
     if !machine.initramfs.is_file() {
         return wrong("initramfs", &machine.initramfs, "give a file that is there");
     }
+    if machine.user.is_some() {
+        check_readable("kernel", &machine.kernel)?;
+        check_readable("initramfs", &machine.initramfs)?;
+    }
     Ok(())
 }
 
@@ -115,6 +120,7 @@ pub(super) mod tests {
             memory: 2 * SECTION,
             max_memory: 4 * SECTION,
             shared_memory: false,
+            user: None,
             open: Vec::new(),
             console: None,
         }

@@ -28,6 +28,7 @@ use super::error::DriverError;
 use super::growth::{Growth, modules};
 use super::place::Places;
 use super::rest::Rest;
+use super::user::check_kvm;
 use super::{CONSOLE_MAX, Capabilities, Device, Driver, Machine, Vmm};
 
 /// The name in the configuration, and of the program.
@@ -126,6 +127,7 @@ impl CloudHypervisor {
         let console = machine.console.as_ref().map(|_| machine.dir.join("console.fifo"));
         let reader = console.as_deref().map(fifo).transpose()?;
         if let Some(console) = &console {
+            crew.give(console)?;
             crew.removes(console.clone());
         }
         let config = config::config(machine, console.as_deref());
@@ -190,7 +192,8 @@ impl Driver for CloudHypervisor {
     async fn launch(&self, machine: &Machine) -> Result<Arc<dyn Vmm>> {
         check(machine)?;
         check_files(machine)?;
-        let mut crew = Crew::new(Arc::clone(&self.host), machine);
+        check_kvm(machine)?;
+        let mut crew = Crew::new(Arc::clone(&self.host), machine)?;
         let Started { pid, rest, events } = match self.make(&mut crew, machine).await {
             Ok(started) => started,
             Err(error) => {

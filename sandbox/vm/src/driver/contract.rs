@@ -4,6 +4,7 @@
 //! says what is missing. The guest is one that dials the host's vsock port 1024 when it is up.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use super::check::SECTION;
 use super::cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};
 use super::fake::FakeDriver;
 use super::qemu::{Accel, Qemu, QemuSettings};
-use super::{Device, Disk, Driver, Machine, Nic, Share, Vmm, probe_kvm};
+use super::{Device, Disk, Driver, Machine, Nic, Share, Vmm, probe_kvm, user};
 
 /// How long anything but the guest's start may take.
 const SOON: Duration = Duration::from_secs(90);
@@ -55,10 +56,23 @@ impl Ground {
             memory: 2 * SECTION,
             max_memory: 4 * SECTION,
             shared_memory: true,
+            user: monitors_user(),
             open: vec![std::env::temp_dir()],
             console: Some(dir.join("console")),
         }
     }
+}
+
+/// Whom monitors run as: only root can start somebody else's processes.
+fn monitors_user() -> Option<u32> {
+    nix::unistd::geteuid().is_root().then(|| user::of(Path::new("/run/contract")))
+}
+
+/// A directory that others come through.
+fn open_dir() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    dir
 }
 
 fn named(variable: &str) -> Result<PathBuf, String> {
@@ -77,6 +91,7 @@ async fn launched(driver: &dyn Driver, machine: &Machine) -> Arc<dyn Vmm> {
 fn disk(dir: &Path, id: &str, read_only: bool) -> Disk {
     let path = dir.join(format!("{id}.img"));
     std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    user::give(&path, monitors_user()).unwrap();
     Disk { id: id.into(), path, read_only }
 }
 
@@ -189,6 +204,7 @@ async fn shares(vmm: &dyn Vmm, dir: &Path) {
         }
     })
     .await;
+    user::give(&socket, monitors_user()).unwrap();
     let share = Share { id: "fs".into(), tag: "share".into(), socket };
     soon("a share", vmm.attach(Device::Share(share))).await.unwrap();
     // It serves one machine, with which it ends.
@@ -356,7 +372,7 @@ impl Tap {
 
 #[tokio::test]
 async fn the_fake_keeps_the_contract() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = open_dir();
     let (kernel, initramfs) = (dir.path().join("kernel"), dir.path().join("initramfs"));
     std::fs::write(&kernel, b"\x7fELF").unwrap();
     std::fs::write(&initramfs, b"").unwrap();
@@ -437,7 +453,7 @@ async fn tells_how_long_a_launch_takes(driver: &dyn Driver, ground: &Ground) {
 
 /// Root's other files are out of a monitor's reach.
 async fn opens_nothing_elsewhere(driver: &dyn Driver, ground: &Ground) {
-    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, other) = (tempfile::tempdir().unwrap(), open_dir());
     let machine = Machine { open: Vec::new(), ..ground.machine(dir.path()) };
     let vmm = launched(driver, &machine).await;
     soon("boot", vmm.boot()).await.unwrap();

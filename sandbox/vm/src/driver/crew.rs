@@ -10,12 +10,15 @@ use futures::future::select_all;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use sandbox_core::Exit;
-use sandbox_core::host::{Command, ExitWatch, Host, Paths, ProcessMark, Resource, find_program};
+use sandbox_core::host::{
+    Command, ExitWatch, Host, Paths, ProcessMark, Resource, User, find_program,
+};
 use tokio::net::unix::pipe;
 
 use super::Machine;
 use super::bounded_log::BoundedLog;
 use super::error::DriverError;
+use super::user;
 
 /// How much of a process's stderr goes to its log file.
 const LOG_MAX: u64 = 64 * 1024;
@@ -98,6 +101,7 @@ pub(super) struct Crew {
     host: Arc<dyn Host>,
     dir: PathBuf,
     netns: Option<PathBuf>,
+    user: Option<User>,
     /// What of the file system they may use.
     paths: Paths,
     members: Vec<Member>,
@@ -105,11 +109,20 @@ pub(super) struct Crew {
 }
 
 impl Crew {
-    /// Nobody yet, to work for `machine`.
-    pub(super) fn new(host: Arc<dyn Host>, machine: &Machine) -> Self {
+    /// Nobody yet, to work for `machine`, whose directory is theirs.
+    pub(super) fn new(host: Arc<dyn Host>, machine: &Machine) -> Result<Self, DriverError> {
         let (dir, netns) = (machine.dir.clone(), machine.netns.clone());
-        let paths = paths(machine);
-        Self { host, dir, netns, paths, members: Vec::new(), files: Vec::new() }
+        let (user, paths) = (machine.user.map(user::account), paths(machine));
+        let crew = Self { host, dir, netns, user, paths, members: Vec::new(), files: Vec::new() };
+        crew.give(&machine.dir)?;
+        Ok(crew)
+    }
+
+    /// Makes `path` the crew's.
+    pub(super) fn give(&self, path: &Path) -> Result<(), DriverError> {
+        let user = self.user.as_ref().map(|user| user.id);
+        let failed = |source| DriverError::File { step: "giving away", path: path.into(), source };
+        user::give(path, user).map_err(failed)
     }
 
     /// Starts a process with no privileges, confined to the machine's own files and what every
@@ -132,6 +145,9 @@ impl Crew {
             .without_privileges()
             // A core would hold the guest's memory.
             .limit(Resource::RLIMIT_CORE, 0);
+        if let Some(user) = &self.user {
+            command = command.user(user.clone());
+        }
         if let Some(netns) = &self.netns {
             command = command.netns(open(netns)?);
         }

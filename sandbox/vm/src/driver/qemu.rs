@@ -27,6 +27,7 @@ use super::error::DriverError;
 use super::growth::{Growth, modules};
 use super::place::Places;
 use super::qmp::{Qmp, Version};
+use super::user::check_kvm;
 use super::{CONSOLE_MAX, Capabilities, Device, Driver, Machine, Vmm};
 
 /// The name in the configuration.
@@ -155,7 +156,10 @@ impl Driver for Qemu {
     async fn launch(&self, machine: &Machine) -> Result<Arc<dyn Vmm>> {
         check(machine)?;
         check_files(machine)?;
-        let mut crew = Crew::new(Arc::clone(&self.host), machine);
+        if self.settings.accel == Accel::Kvm {
+            check_kvm(machine)?;
+        }
+        let mut crew = Crew::new(Arc::clone(&self.host), machine)?;
         let (pid, qmp) = match self.make(&mut crew, machine).await {
             Ok(made) => made,
             Err(error) => {

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, Interest};
 use tokio::net::UnixStream;
 
 use super::error::DriverError;
+use crate::socket;
 
 const PROGRAM: &str = "cloud-hypervisor";
 /// The longest head of a response, in bytes.
@@ -65,7 +66,7 @@ impl Rest {
     ) -> Result<Vec<u8>, DriverError> {
         let request = request(method, call, body);
         let exchange = async {
-            let mut stream = UnixStream::connect(&self.socket).await?;
+            let mut stream = socket::connect(&self.socket).await?;
             send(&stream, request.as_bytes(), fd).await?;
             receive(&mut stream).await
         };

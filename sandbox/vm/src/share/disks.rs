@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use sandbox_core::host::{Bind, Host, Propagation, ReadOnly};
 
 use super::ShareError;
+use crate::driver::Disk;
 
 /// The mount itself; what it is made read-only by is the monitor's opening of it.
 const PLAIN: Bind =
@@ -18,7 +19,8 @@ pub(crate) fn dir(machine: &Path) -> PathBuf {
     machine.join("disks")
 }
 
-/// Puts the image or device `source` there as `id`, and gives its path.
+/// Puts the image or device of `disk` there under its id, `user`'s where that is not root, and
+/// gives its path.
 ///
 /// # Errors
 ///
@@ -26,12 +28,16 @@ pub(crate) fn dir(machine: &Path) -> PathBuf {
 pub(crate) fn lend(
     host: &dyn Host,
     machine: &Path,
-    id: &str,
-    source: &Path,
+    disk: &Disk,
+    user: Option<u32>,
 ) -> Result<PathBuf, ShareError> {
-    let point = dir(machine).join(id);
+    let point = dir(machine).join(&disk.id);
     fs::File::create_new(&point).map_err(ShareError::io("making", &point))?;
-    match host.bind(source, &point, PLAIN) {
+    let lent = match user {
+        Some(user) => host.lend(&disk.path, &point, user, disk.read_only),
+        None => host.bind(&disk.path, &point, PLAIN),
+    };
+    match lent {
         Ok(()) => Ok(point),
         Err(error) => {
             // Empty, and made just now.

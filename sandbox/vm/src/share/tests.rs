@@ -218,7 +218,7 @@ async fn virtiofsd_sees_what_is_mounted_before_and_after_it_starts() {
     for program in programs(&scratch).await {
         let tree = scratch.tree();
         tree.mount(&id("early"), vec![overlay(&scratch)]).await.unwrap();
-        let share = Share::start(&*scratch.host, &program, &tree).unwrap();
+        let share = Share::start(&*scratch.host, &program, &tree, None).unwrap();
         // QEMU's enters its sandbox once somebody has connected.
         let client = UnixStream::connect(share.socket()).unwrap();
         let (_, root) = sandboxed(&share, "early/rootfs/etc/os").await;
@@ -245,7 +245,7 @@ async fn a_death_is_told_and_takes_the_child_along() {
     for program in programs(&scratch).await {
         let tree = scratch.tree();
         tree.mount(&id("c1"), vec![overlay(&scratch)]).await.unwrap();
-        let share = Share::start(&*scratch.host, &program, &tree).unwrap();
+        let share = Share::start(&*scratch.host, &program, &tree, None).unwrap();
         let client = UnixStream::connect(share.socket()).unwrap();
         let (child, _) = sandboxed(&share, "c1/rootfs/etc/os").await;
         assert!(share.processes()[0].kill());
@@ -266,7 +266,7 @@ async fn what_it_says_when_it_fails_is_at_hand() {
         let tree = scratch.tree();
         let missing = Tree::at(scratch.host.clone(), &scratch.path("nowhere"));
         fs::create_dir_all(missing.dir()).unwrap();
-        let share = Share::start(&*scratch.host, &program, &missing).unwrap();
+        let share = Share::start(&*scratch.host, &program, &missing, None).unwrap();
         let client = UnixStream::connect(share.socket());
         let soon = Duration::from_secs(10);
         let exit = tokio::time::timeout(soon, share.exited()).await.expect("an end");
@@ -381,7 +381,7 @@ async fn a_guest_reads_and_writes_what_it_may() {
             path_mount("m1", &file, PRIVATE),
         ];
         tree.mount(&id("c1"), mounts).await.unwrap();
-        let share = Share::start(&*scratch.host, &program, &tree).unwrap();
+        let share = Share::start(&*scratch.host, &program, &tree, None).unwrap();
         let exit = qemu(&scratch, &kernel, &initramfs, share.socket());
         printed(&scratch, "READY").await;
         for finding in [

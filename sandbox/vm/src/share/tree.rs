@@ -11,6 +11,7 @@ use sandbox_core::host::{Bind, Host, Propagation, ReadOnly};
 use sandbox_core::{Id, RootfsMount};
 
 use super::{ShareError, Volume, disks};
+use crate::driver::Disk;
 
 /// How long the mounts of one container may take; a volume's server may not answer.
 const MOUNT_DEADLINE: Duration = Duration::from_secs(60);
@@ -78,13 +79,13 @@ impl Tree {
         }
     }
 
-    /// Lets the machine's monitor open the image or device `source`, and gives its path there.
+    /// Lets the machine's monitor open the image or device of `disk`, and gives its path there.
     ///
     /// # Errors
     ///
     /// When the source is gone or the kernel refuses.
-    pub(crate) fn lend_disk(&self, id: &str, source: &Path) -> Result<PathBuf, ShareError> {
-        disks::lend(&*self.host, &self.dir, id, source)
+    pub(crate) fn lend_disk(&self, disk: &Disk, user: Option<u32>) -> Result<PathBuf, ShareError> {
+        disks::lend(&*self.host, &self.dir, disk, user)
     }
 
     /// Undoes [`Tree::lend_disk`]. Idempotent.

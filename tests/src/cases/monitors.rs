@@ -1,0 +1,56 @@
+//! What a machine's monitor is on the host: nobody, with nothing.
+
+use anyhow::{Context, Result, ensure};
+
+use super::crashes::{pids, programs};
+use super::{Case, cases};
+use crate::client::pod::Pod;
+use crate::client::stage::Stage;
+
+pub(super) const CASES: &[Case] = cases![monitors_are_nobody];
+
+/// The first number that no system hands out.
+const NOBODYS: u32 = 0x7000_0000;
+
+/// Each machine's programs but virtiofsd, which serves files of every user, run as a user of that
+/// machine's, without any privilege and any way to one.
+fn monitors_are_nobody(stage: &Stage) -> Result<()> {
+    let monitors: Vec<_> =
+        programs(stage)?.into_iter().filter(|name| name != "virtiofsd").collect();
+    let pods = [Pod::run(stage)?, Pod::run(stage)?];
+    let mut users = Vec::new();
+    for pod in &pods {
+        let mut owners = Vec::new();
+        for program in &monitors {
+            let found = pids(stage, program, pod);
+            ensure!(!found.is_empty(), "no {program} runs for the Pod");
+            for pid in found {
+                owners.push(user(pid).with_context(|| format!("{program}, process {pid}"))?);
+            }
+        }
+        owners.dedup();
+        ensure!(owners.len() == 1, "one machine's programs run as {owners:?}");
+        users.extend(owners);
+    }
+    ensure!(users[0] != users[1], "two machines have one user, {}", users[0]);
+    Ok(())
+}
+
+/// Whom a process runs as, which has no privileges.
+fn user(pid: i32) -> Result<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.map(str::trim).with_context(|| format!("no {name} in {status}"))
+    };
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        ensure!(field(set)?.trim_matches('0').is_empty(), "{set} is {}", field(set)?);
+    }
+    ensure!(field("NoNewPrivs")? == "1", "it can gain privileges");
+    let ids = [field("Uid")?, field("Gid")?].join("\t");
+    let ids: Vec<u32> = ids.split('\t').map(str::parse).collect::<Result<_, _>>()?;
+    ensure!(ids.iter().all(|id| *id == ids[0]) && ids[0] >= NOBODYS, "it is {ids:?}");
+    let groups = field("Groups")?;
+    ensure!(groups.split_whitespace().all(|group| group != "0"), "it is in groups {groups}");
+    Ok(ids[0])
+}
