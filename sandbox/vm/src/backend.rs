@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use guest_image::Guest;
@@ -33,6 +34,8 @@ pub(crate) struct Means {
     pub(crate) host: Arc<dyn Host>,
     pub(crate) driver: Arc<dyn Driver>,
     pub(crate) image: Guest,
+    /// How long it took to have these.
+    pub(crate) prepared: Duration,
 }
 
 impl VmBackend {
@@ -95,6 +98,7 @@ impl VmBackend {
 #[async_trait]
 impl Backend for VmBackend {
     async fn open(&self) -> Result<Arc<dyn Sandbox>> {
+        let begun = Instant::now();
         let host = self.apart()?;
         let (image, driver) = tokio::try_join!(self.image(), self.driver(Arc::clone(&host)))?;
         Ok(Arc::new(VmSandbox::new(Arc::new(Means {
@@ -103,6 +107,7 @@ impl Backend for VmBackend {
             host,
             driver,
             image,
+            prepared: begun.elapsed(),
         }))))
     }
 

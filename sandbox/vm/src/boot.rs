@@ -311,7 +311,7 @@ async fn connect(
         Some(network) => network.forward_ports(parts.vmm.vsock().to_owned()).await,
         None => None,
     };
-    report(timings, begun.elapsed(), &answer);
+    report(means.prepared, timings, begun.elapsed(), &answer);
     Ok((guest, forward))
 }
 
@@ -388,12 +388,13 @@ fn short(id: &str) -> String {
 }
 
 /// One line with every phase, in milliseconds.
-fn report(timings: &Timings, whole: Duration, answer: &ConfigureResponse) {
+fn report(prepared: Duration, timings: &Timings, whole: Duration, answer: &ConfigureResponse) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     log::info!(
-        "boot: host preparation and VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, taps \
+        "boot: host preparation {:.1} ms, VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, taps \
          {:.1} ms), machine started {:.1} ms (network beside it {:.1} ms), kernel to agent {:.1} ms (by the guest's clock \
          {:.1} ms), configure {:.1} ms, in all {:.1} ms",
+        ms(prepared),
         ms(timings.launched),
         ms(timings.sides[0]),
         ms(timings.sides[1]),
@@ -403,6 +404,6 @@ fn report(timings: &Timings, whole: Duration, answer: &ConfigureResponse) {
         ms(timings.connected.saturating_sub(timings.booted)),
         ms(Duration::from_nanos(answer.agent_started_ns)),
         ms(whole.saturating_sub(timings.connected)),
-        ms(whole),
+        ms(prepared + whole),
     );
 }

@@ -101,6 +101,7 @@ impl Vm {
             namespace: Id::new("test").unwrap(),
             host: self.host.apart(&[self.dir.path().to_owned(), "/usr".into()]).unwrap(),
             driver: Arc::new(self.driver.clone()),
+            prepared: std::time::Duration::ZERO,
         }
     }
 

@@ -6,11 +6,12 @@ use super::stats::Samples;
 use crate::client::stage::Stage;
 
 /// The phases, in their order, and the words that the log has for them.
-const PHASES: [(&str, &str); 9] = [
+const PHASES: [(&str, &str); 10] = [
+    ("host preparation", "host preparation "),
     ("monitor started", "monitor "),
     ("virtiofsd and share", "share "),
     ("taps made", "taps "),
-    ("host preparation (those three side by side)", "VMM start "),
+    ("VMM start (those three side by side)", "VMM start "),
     ("machine started", "machine started "),
     ("network connected (beside it)", "network beside it "),
     ("kernel to agent", "kernel to agent "),
@@ -56,12 +57,12 @@ mod tests {
 
     #[test]
     fn every_phase_is_read() {
-        let line = "time=\"2026\" level=info msg=\"boot: host preparation and VMM start 142.4 ms \
+        let line = "time=\"2026\" level=info msg=\"boot: host preparation 2.5 ms, VMM start 142.4 ms \
             (monitor 120.0 ms, share 30.5 ms, taps 1.1 ms), machine started 0.9 ms (network \
             beside it 9.1 ms), kernel to agent 3161.1 ms (by the guest's clock 2651.2 ms), configure 111.2 ms, in all 3415.7 \
             ms\" id=8f7f";
         let found: Vec<_> = PHASES.iter().map(|(_, words)| millis(line, words)).collect();
-        let wanted = [120.0, 30.5, 1.1, 142.4, 0.9, 9.1, 3161.1, 111.2, 3415.7];
+        let wanted = [2.5, 120.0, 30.5, 1.1, 142.4, 0.9, 9.1, 3161.1, 111.2, 3415.7];
         assert_eq!(found, wanted.map(Some));
         assert_eq!(millis(line, "nothing "), None);
     }
