@@ -1,7 +1,6 @@
 //! What the backend asks of a virtual machine monitor (VMM). The drivers differ in data
 //! ([`Capabilities`]), not in methods.
 
-mod bounded_log;
 mod check;
 mod choose;
 pub mod cloud_hypervisor;

@@ -5,6 +5,7 @@
 
 mod backend;
 mod boot;
+mod bounded_log;
 mod config;
 mod container;
 #[cfg(test)]

@@ -31,7 +31,6 @@
 pub(crate) mod disks;
 mod leftover;
 mod program;
-mod stderr;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -50,15 +49,17 @@ use nix::unistd::Pid;
 use sandbox_core::host::{ExitWatch, Host, HostError, MountError, ProcessMark};
 use sandbox_core::{Classified, Exit, Kind};
 
+use crate::bounded_log::BoundedLog;
 use crate::driver::user;
 pub use program::Virtiofsd;
-use stderr::BoundedLog;
 pub(crate) use tree::VOLUMES;
 pub use tree::{Shared, SharedMount, Tree};
 pub use volumes::{Volume, Volumes};
 
 /// How long a killed virtiofsd may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
+/// How much of what virtiofsd says goes to its log file.
+const LOG_MAX: u64 = 256 * 1024;
 
 /// The number under which virtiofsd finds its listening socket.
 const SOCKET_FD: i32 = 3;
@@ -156,7 +157,9 @@ impl Share {
     ) -> Result<Self, ShareError> {
         let socket = tree.dir().join("fs.sock");
         let listener = listen(&socket, user)?;
-        let (log, stderr) = BoundedLog::open(&tree.dir().join("virtiofsd.log"))?;
+        let path = tree.dir().join("virtiofsd.log");
+        let (log, stderr) =
+            BoundedLog::piped(&path, LOG_MAX).map_err(ShareError::io("writing", &path))?;
         let command = program
             .command(tree.served(), SOCKET_FD)
             .fd(SOCKET_FD, listener)

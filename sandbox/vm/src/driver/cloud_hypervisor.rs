@@ -20,7 +20,6 @@ use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
 use self::events::Removals;
-use super::bounded_log::BoundedLog;
 use super::check::{check, check_files, vsock};
 use super::connect::pair;
 use super::crew::Crew;
@@ -30,6 +29,7 @@ use super::place::Places;
 use super::rest::Rest;
 use super::user::check_kvm;
 use super::{CONSOLE_MAX, Capabilities, Device, Driver, Machine, Vmm};
+use crate::bounded_log::BoundedLog;
 
 /// The name in the configuration, and of the program.
 const NAME: &str = "cloud-hypervisor";
@@ -146,7 +146,8 @@ impl CloudHypervisor {
         })?;
         // Only now is there a writer, without whom the fifo would end at once.
         if let (Some(reader), Some(console)) = (reader, &machine.console) {
-            BoundedLog::start(reader, console, CONSOLE_MAX)?;
+            BoundedLog::start(reader, console, CONSOLE_MAX)
+                .map_err(DriverError::creating(console))?;
         }
         Ok(started)
     }

@@ -7,18 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::select_all;
-use nix::fcntl::OFlag;
-use nix::unistd::pipe2;
 use sandbox_core::Exit;
 use sandbox_core::host::{
     Command, ExitWatch, Host, Paths, ProcessMark, Resource, User, find_program,
 };
-use tokio::net::unix::pipe;
 
 use super::Machine;
-use super::bounded_log::BoundedLog;
 use super::error::DriverError;
 use super::user;
+use crate::bounded_log::BoundedLog;
 
 /// How much of a process's stderr goes to its log file.
 const LOG_MAX: u64 = 64 * 1024;
@@ -132,15 +129,15 @@ impl Crew {
         program: &'static str,
         command: Command,
     ) -> Result<u32, DriverError> {
-        let pipe = |source| DriverError::Io { program, source };
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).map_err(|e| pipe(e.into()))?;
-        let reader = pipe::Receiver::from_owned_fd(reader).map_err(pipe)?;
-        let log = BoundedLog::start(reader, &self.dir.join(format!("{program}.log")), LOG_MAX)?;
+        let path = self.dir.join(format!("{program}.log"));
+        let log = BoundedLog::piped(&path, LOG_MAX);
+        let (log, writer) = log.map_err(DriverError::creating(&path))?;
+        let second = writer.try_clone().map_err(|source| DriverError::Io { program, source })?;
         let mut paths = self.paths.clone();
         paths.read.extend(find_program(command.program()).into_iter().flat_map(installed));
         let mut command = command
             .confined(paths)
-            .stdout(writer.try_clone().map_err(pipe)?)
+            .stdout(second)
             .stderr(writer)
             .without_privileges()
             // A core would hold the guest's memory.

@@ -1,7 +1,7 @@
 //! What can go wrong with a machine's monitor.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sandbox_core::host::HostError;
@@ -46,6 +46,14 @@ pub(crate) enum DriverError {
     Missing { what: &'static str, program: PathBuf, mend: &'static str },
     #[error("this host's KVM runs no guest ({0}); {1}")]
     Kvm(String, &'static str),
+}
+
+impl DriverError {
+    /// The error of a file at `path` that cannot be made.
+    pub(super) fn creating(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { step: "creating", path, source }
+    }
 }
 
 fn tail(log: &str) -> String {

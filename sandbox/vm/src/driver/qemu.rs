@@ -19,7 +19,6 @@ use sandbox_core::{Exit, Result};
 use serde_json::json;
 use tokio::net::UnixStream;
 
-use super::bounded_log::BoundedLog;
 use super::check::{check, check_files, vsock};
 use super::connect::{connect, pair};
 use super::crew::Crew;
@@ -29,6 +28,7 @@ use super::place::Places;
 use super::qmp::{Qmp, Version};
 use super::user::check_kvm;
 use super::{CONSOLE_MAX, Capabilities, Device, Driver, Machine, Vmm};
+use crate::bounded_log::BoundedLog;
 
 /// The name in the configuration.
 const NAME: &str = "qemu";
@@ -124,7 +124,8 @@ impl Qemu {
             .fd(fd::VSOCK, OwnedFd::from(vsock));
         if let Some(console) = &machine.console {
             let (ours, theirs) = pair().map_err(io)?;
-            BoundedLog::start(ours, console, CONSOLE_MAX)?;
+            BoundedLog::start(ours, console, CONSOLE_MAX)
+                .map_err(DriverError::creating(console))?;
             command = command.fd(fd::CONSOLE, theirs);
         }
         let pid = crew.start(NAME, command)?;

@@ -2,16 +2,18 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::unix::pipe;
 use tokio::sync::watch;
-
-use super::error::DriverError;
 
 /// How much of the end is kept for an error's text, in bytes.
 const TAIL: usize = 2048;
@@ -20,25 +22,20 @@ const DRAIN: Duration = Duration::from_millis(500);
 
 /// A stream that is copied to a file up to a bound, and read to its end beyond it.
 #[derive(Debug, Clone)]
-pub(super) struct BoundedLog {
+pub(crate) struct BoundedLog {
     tail: Arc<Mutex<VecDeque<u8>>>,
     done: watch::Receiver<()>,
 }
 
 impl BoundedLog {
     /// Copies `source` to a new file at `path`, at most `most` bytes of it.
-    pub(super) fn start(
+    pub(crate) fn start(
         source: impl AsyncRead + Send + Unpin + 'static,
         path: &Path,
         most: u64,
-    ) -> Result<Self, DriverError> {
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-        let file = file.map_err(|source| DriverError::File {
-            step: "creating",
-            path: path.into(),
-            source,
-        })?;
+    ) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let (sender, done) = watch::channel(());
         let kept = Arc::clone(&tail);
@@ -50,11 +47,22 @@ impl BoundedLog {
         Ok(Self { tail, done })
     }
 
+    /// The same of a pipe, whose end to write to it gives.
+    pub(crate) fn piped(path: &Path, most: u64) -> io::Result<(Self, OwnedFd)> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        Ok((Self::start(pipe::Receiver::from_owned_fd(reader)?, path, most)?, writer))
+    }
+
     /// The last lines, once everything that was written has been read.
-    pub(super) async fn ending(&self) -> String {
+    pub(crate) async fn ending(&self) -> String {
         let mut done = self.done.clone();
         // It only fails to come when something else holds the pipe; the log is as good as it gets.
         let _ = tokio::time::timeout(DRAIN, done.changed()).await;
+        self.tail()
+    }
+
+    /// The last lines so far.
+    pub(crate) fn tail(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes: Vec<u8> = tail.iter().copied().collect();
         String::from_utf8_lossy(&bytes).trim().to_owned()
