@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 use std::os::unix::thread::JoinHandleExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -14,12 +16,15 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
 use nix::errno::Errno;
 use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::time::{ClockId, clock_gettime};
 
-/// How long the machine may take to make, which on a busy host is not only KVM's doing.
-const MAKING: Duration = Duration::from_secs(2);
-/// How long the guest may run. A processor needs microseconds, but on a busy host it may have to
-/// wait for its turn; where KVM is of no use the guest was seen to fail within some 50 ms.
-const RUNNING: Duration = Duration::from_secs(2);
+/// How much of a processor's time the probe may take. A guest needs microseconds of it; where KVM
+/// is of no use it was seen to fail within some 50 ms, or to take all it gets.
+const WORK: Duration = Duration::from_secs(1);
+/// How long it may wait for that on a busy host.
+const WAIT: Duration = Duration::from_secs(15);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 /// How often and how long the guest is told to stop after that.
 const KICK: Duration = Duration::from_millis(10);
 const KICKS: u32 = 50;
@@ -65,38 +70,53 @@ const HANDLER: u64 = (CODE_AT + CODE.len() - 2) as u64;
 const PORT: u16 = 0xf4;
 const DONE: u8 = 0x2a;
 
-/// Runs a guest of a few instructions for at most 2 s; the error says why KVM is of no use
-/// here. It blocks.
+/// Runs a guest of a few instructions for at most a second of a processor's time; the error says
+/// why KVM is of no use here. It blocks.
 ///
 /// # Errors
 ///
 /// A phrase for an error's text.
 pub fn probe_kvm() -> Result<(), String> {
-    let (made, making) = channel();
+    let made = Arc::new(AtomicBool::new(false));
     let (ended, running) = channel();
-    // The probe may have been given up by the time the thread tells.
+    let making = Arc::clone(&made);
     let probe = move || {
-        let outcome = run(|| {
-            let _ = made.send(());
-        });
-        let _ = ended.send(outcome);
+        // The probe may have been given up by the time the thread tells.
+        let _ = ended.send(run(|| making.store(true, Ordering::Release)));
     };
     let thread = std::thread::Builder::new().name("kvm-probe".into()).spawn(probe);
     let thread = thread.map_err(|error| format!("its probe cannot be started: {error}"))?;
-    // When no machine can be made, its end tells why.
-    let late = making.recv_timeout(MAKING) == Err(RecvTimeoutError::Timeout);
-    match running.recv_timeout(if late { Duration::ZERO } else { RUNNING }) {
-        Ok(outcome) => outcome,
-        Err(RecvTimeoutError::Disconnected) => Err("its probe failed".to_owned()),
-        Err(RecvTimeoutError::Timeout) => {
-            stop(&thread)?;
-            match late {
-                true => Err(format!("a machine was not made within {MAKING:?}")),
-                false => {
-                    Err(format!("a guest of {} bytes did not end within {RUNNING:?}", CODE.len()))
-                }
-            }
+    let begun = Instant::now();
+    loop {
+        match running.recv_timeout(LOOK) {
+            Ok(outcome) => return outcome,
+            Err(RecvTimeoutError::Disconnected) => return Err("its probe failed".to_owned()),
+            Err(RecvTimeoutError::Timeout) => {}
         }
+        let worked = worked(&thread).map_err(|errno| format!("its probe is lost: {errno}"))?;
+        if worked < WORK && begun.elapsed() < WAIT {
+            continue;
+        }
+        stop(&thread)?;
+        let took = format!("in {worked:?} of a processor's time and {:?}", begun.elapsed());
+        return Err(match made.load(Ordering::Acquire) {
+            true => format!("a guest of {} bytes did not end {took}", CODE.len()),
+            false => format!("a machine was not made {took}"),
+        });
+    }
+}
+
+/// How much of a processor's time `thread` has had.
+fn worked(thread: &JoinHandle<()>) -> Result<Duration, Errno> {
+    let mut clock = 0;
+    // SAFETY: the thread has not been joined, so that its id is its own; the call writes one
+    // number.
+    let found = unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) };
+    match found {
+        0 => clock_gettime(ClockId::from_raw(clock)).map(Duration::from),
+        // It has ended, which the channel tells.
+        libc::ESRCH => Ok(Duration::ZERO),
+        errno => Err(Errno::from_raw(errno)),
     }
 }
 
@@ -241,6 +261,6 @@ mod tests {
                 assert!(!why.is_empty());
             }
         }
-        assert!(started.elapsed() < 2 * MAKING);
+        assert!(started.elapsed() < 2 * WAIT);
     }
 }
