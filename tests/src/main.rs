@@ -13,6 +13,7 @@ use bulkhead_tests::bed::place::{Place, cache};
 use bulkhead_tests::bed::{nested, process, sweep, vm};
 use bulkhead_tests::bench;
 use bulkhead_tests::critest;
+use bulkhead_tests::relay;
 use bulkhead_tests::runner::{self, Counts, Plan, Supplies, Wants};
 use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
@@ -136,6 +137,9 @@ struct Nested {
     /// The machine's memory.
     #[arg(long, default_value = "4096", value_parser = clap::value_parser!(u32).range(512..))]
     memory_mib: u32,
+    /// The machine's processors. With more than one it is a little quicker, and dies more often.
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=8))]
+    processors: u32,
     /// How long the machine may run.
     #[arg(long, default_value = "90", value_parser = clap::value_parser!(u64).range(1..1440))]
     minutes: u64,
@@ -271,25 +275,42 @@ fn nested(args: Nested, place: &Place) -> Result<ExitCode> {
     for name in ["BULKHEAD_AGENT", "BULKHEAD_BIN_DIR", "BULKHEAD_CACHE"] {
         environment.extend(std::env::var_os(name).map(|value| (name, value)));
     }
-    let mut command = args.command;
-    if command.is_empty() {
-        let own = std::env::current_exe().context("this program's own path")?;
-        command.push(own.into());
-        command.extend(NESTED_CASES.map(OsString::from));
-        command.extend(args.cases.into_iter().map(OsString::from));
-    }
     let deadline = Duration::from_secs(args.minutes * 60);
-    let plan = nested::Plan { command, environment, memory_mib: args.memory_mib, deadline };
+    let (processors, memory_mib) = (args.processors, args.memory_mib);
     sweep_on_signal(place.clone());
-    let code = nested::run(place, supplies.packages(), &cache(), &plan);
+    let run = |command| {
+        let environment = environment.clone();
+        let plan = nested::Plan { command, environment, processors, memory_mib, deadline };
+        nested::run(place, supplies.packages(), &cache(), &plan)
+    };
+    let code = match args.command.is_empty() {
+        true => nested_cases(args.cases, run),
+        false => run(args.command).and_then(|ended| {
+            ended.code.map(ExitCode::from).context("the machine ended before its command did")
+        }),
+    };
     for line in sweep::sweep(place) {
         eprintln!("could not be removed: {line}");
     }
-    code.map(ExitCode::from)
+    code
 }
 
-/// What is played in the nested machine unless a command is given.
-const NESTED_CASES: [&str; 5] = ["e2e", "--handler", "kata-containers", "--containerd", "2.1"];
+/// The cases that are played where no command is given.
+fn nested_cases(
+    filters: Vec<String>,
+    run: impl Fn(Vec<OsString>) -> Result<nested::Ended>,
+) -> Result<ExitCode> {
+    let own = std::env::current_exe().context("this program's own path")?;
+    let (handler, version) = (Handler::KataContainers, Version::V21);
+    let words = ["e2e", "--handler", handler.name(), "--containerd", version.label()];
+    let command: Vec<_> =
+        [own.into_os_string()].into_iter().chain(words.map(OsString::from)).collect();
+    let names = Plan::new(&[version], &[handler], filters).names();
+    let counts = relay::play(names, |names| {
+        run(command.iter().cloned().chain(names.iter().map(OsString::from)).collect())
+    })?;
+    Ok(sum(counts, counts.passed > 0))
+}
 
 fn measure(args: Bench, place: Place) -> Result<ExitCode> {
     let handlers = if args.handler.is_empty() { Handler::ALL.into() } else { args.handler };

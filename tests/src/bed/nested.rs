@@ -29,19 +29,31 @@ pub struct Plan {
     pub command: Vec<OsString>,
     /// Variables of its environment.
     pub environment: Vec<(&'static str, OsString)>,
+    /// How many processors it has.
+    pub processors: u32,
     /// Memory in MiB.
     pub memory_mib: u32,
     /// How long the whole may take.
     pub deadline: Duration,
 }
 
+/// How a machine ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The command's exit code; none where the machine died before.
+    pub code: Option<u8>,
+    /// Its console's lines.
+    pub printed: Vec<String>,
+}
+
 /// Runs `plan` in a nested machine whose files are below `place`; what it prints is printed.
-/// Gives the command's exit code.
-pub fn run(place: &Place, packages: &Packages, cache: &Path, plan: &Plan) -> Result<u8> {
+pub fn run(place: &Place, packages: &Packages, cache: &Path, plan: &Plan) -> Result<Ended> {
     ensure!(cfg!(target_arch = "x86_64"), "the nested machine is an x86-64 one");
     let kernel = Kernel::unpacked(cache)?;
     let (sockets, out) = (place.run().join("nested"), place.lib().join("nested"));
     for dir in [&sockets, &out] {
+        // An earlier machine's.
+        let _ = fs::remove_dir_all(dir);
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     let initramfs = initramfs(&kernel, &packages.busybox(), &place.lib().join("initramfs"))?;
@@ -61,9 +73,12 @@ pub fn run(place: &Place, packages: &Packages, cache: &Path, plan: &Plan) -> Res
     for server in &mut servers {
         kill_group(server);
     }
-    ended?;
-    let code = fs::read_to_string(out.join("code")).context("it ended before its command did")?;
-    Ok(code.trim().parse::<u8>()?)
+    let printed = ended?;
+    let code = match fs::read_to_string(out.join("code")) {
+        Ok(code) => Some(code.trim().parse()?),
+        Err(_) => None,
+    };
+    Ok(Ended { code, printed })
 }
 
 /// An unpacked kernel package.
@@ -201,18 +216,19 @@ fn share(socket: &Path, dir: &Path, cache: &str, log: &Path) -> Result<Child> {
     Ok(child)
 }
 
-/// Boots, prints what comes from the serial console, and waits for the end.
+/// Boots, prints what comes from the serial console, and waits for the end. Gives what it printed.
 fn boot(
     (program, firmware): (PathBuf, Vec<PathBuf>),
     kernel: &Kernel,
     initramfs: &Path,
     sockets: &Path,
     plan: &Plan,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let memory = plan.memory_mib.to_string();
     let mut run = Run::new(program)
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"])
-        .args(["-no-reboot", "-m", &memory, "-smp", "2", "-accel", "tcg,thread=multi,tb-size=512"])
+        .args(["-no-reboot", "-m", &memory, "-smp", &plan.processors.to_string()])
+        .args(["-accel", "tcg,thread=multi,tb-size=512"])
         .args(["-M", "q35,memory-backend=mem,vmport=off,hpet=off", "-cpu", "max,+svm,+npt"])
         .args(["-object", &format!("memory-backend-memfd,id=mem,size={memory}M,share=on")])
         .arg("-kernel")
@@ -238,20 +254,23 @@ fn boot(
     let console = child.stdout.take().context("QEMU without an output")?;
     let printer = std::thread::spawn(move || {
         let mut reader = BufReader::new(console);
-        let mut line = Vec::new();
+        let (mut line, mut printed) = (Vec::new(), Vec::new());
         while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-            println!("{}", String::from_utf8_lossy(&line).trim_end());
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            println!("{text}");
+            printed.push(text);
             line.clear();
         }
+        printed
     });
     let ended = wait(&mut child, plan.deadline);
     kill_group(&mut child);
-    let _ = printer.join();
+    let printed = printer.join().unwrap_or_default();
     match ended? {
         Some(status) => ensure!(status.success(), "QEMU ended: {status}"),
         None => bail!("the nested machine still ran after {:?}", plan.deadline),
     }
-    Ok(())
+    Ok(printed)
 }
 
 #[cfg(test)]

@@ -112,7 +112,12 @@ fn machine_grows(stage: &Stage, container: &Container<'_>) -> Result<()> {
     stage.cri.update(&container.id, new)?;
     let (memory, processors) = seen()?;
     ensure!(memory > 1000 * MIB, "the guest has {memory} bytes for a limit of 1000 MiB");
-    ensure!(processors == 2, "the guest has {processors} processors for a limit of 2");
+    // A machine has no more than its host.
+    let most = std::thread::available_parallelism()?.get().min(2);
+    ensure!(processors as usize == most, "the guest has {processors} processors for a limit of 2");
+    if most == 1 {
+        println!("    this host has one processor: that a machine gets a second was not seen");
+    }
     Ok(())
 }
 
