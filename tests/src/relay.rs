@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 
 use crate::bed::nested::Ended;
 use crate::runner::Counts;
@@ -13,7 +13,7 @@ use crate::runner::Counts;
 ///
 /// # Errors
 ///
-/// Those of `run`.
+/// Those of `run`, and an exit code that the cases do not explain.
 pub fn play(names: Vec<String>, mut run: impl FnMut(&[String]) -> Result<Ended>) -> Result<Counts> {
     let mut counts = Counts::default();
     let mut left = VecDeque::from(names);
@@ -26,8 +26,12 @@ pub fn play(names: Vec<String>, mut run: impl FnMut(&[String]) -> Result<Ended>)
             left.retain(|other| other != name);
         }
         match (ended.code, left.front()) {
-            // What it did not name is the fault of who chose the names.
-            (Some(_), _) | (_, None) => break,
+            (Some(0) | None, None) => break,
+            (Some(code), Some(name)) => bail!("{name} was not played, and the exit code is {code}"),
+            (Some(code), None) => {
+                ensure!(counts.failed > 0, "no case failed, and the exit code is {code}");
+                break;
+            }
             (None, Some(name)) if died_in.as_ref() == Some(name) => {
                 println!("{name} ... FAILED\n  a second machine died in it");
                 counts.failed += 1;
@@ -79,9 +83,20 @@ mod tests {
         assert_eq!(played(&[(Some(1), whole)]), (counts, vec!["abcd".to_owned()]));
 
         let (first, second) = ("a ... ok (1 s)\npanic", "b ... ok (1 s)\nc ... ok (1 s)");
-        let machines = [(None, first), (None, second), (None, ""), (Some(0), "")];
-        let (counts, asked) = played(&machines[..3]);
+        let (counts, asked) = played(&[(None, first), (None, second), (None, "")]);
         assert_eq!(counts, Counts { passed: 3, failed: 1, skipped: 0 });
         assert_eq!(asked, ["abcd", "bcd", "d"]);
+    }
+
+    #[test]
+    fn an_exit_code_is_explained() {
+        let ended = |code, line: &str| {
+            let names = vec!["a".to_owned()];
+            play(names, |_| Ok(Ended { code: Some(code), printed: vec![line.to_owned()] }))
+        };
+        let unplayed = ended(0, "0 passed").unwrap_err().to_string();
+        assert_eq!(unplayed, "a was not played, and the exit code is 0");
+        ended(1, "a ... ok (1 s)").unwrap_err();
+        assert_eq!(ended(0, "a ... ok (1 s)").unwrap().passed, 1);
     }
 }

@@ -28,6 +28,7 @@ pub use bind::{Bind, Propagation, ReadOnly};
 pub use command::{Command, Output, Resource, User};
 pub use confine::{Paths, can_confine};
 pub use fake::{FakeHost, Scripted};
+pub use lend::Loan;
 pub use mark::ProcessMark;
 pub use mount::MountError;
 pub use real::RealHost;
@@ -57,15 +58,9 @@ pub trait Host: Debug + Send + Sync {
     /// Linux 5.12.
     fn bind(&self, source: &Path, target: &Path, how: Bind) -> Result<(), MountError>;
 
-    /// Puts the device or the file `source` on the existing file `target`, where it belongs to the
-    /// user `owner`, who may write to it unless it is `read_only`. [`Host::unmount_all`] takes it back.
-    fn lend(
-        &self,
-        source: &Path,
-        target: &Path,
-        owner: u32,
-        read_only: bool,
-    ) -> Result<(), MountError>;
+    /// Puts the device or the file `source` on the existing file `target`, where it is `to`'s owner's.
+    /// [`Host::unmount_all`] takes it back.
+    fn lend(&self, source: &Path, target: &Path, to: Loan) -> Result<(), MountError>;
 
     /// Unmounts everything at and below `target`; fine when nothing is mounted there.
     fn unmount_all(&self, target: &Path) -> Result<(), MountError>;

@@ -52,8 +52,10 @@ pub fn run(place: &Place, packages: &Packages, cache: &Path, plan: &Plan) -> Res
     let kernel = Kernel::unpacked(cache)?;
     let (sockets, out) = (place.run().join("nested"), place.lib().join("nested"));
     for dir in [&sockets, &out] {
-        // An earlier machine's.
-        let _ = fs::remove_dir_all(dir);
+        if dir.exists() {
+            // An earlier machine's, whose code is not this one's.
+            fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     }
     let initramfs = initramfs(&kernel, &packages.busybox(), &place.lib().join("initramfs"))?;

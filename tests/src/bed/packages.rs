@@ -113,8 +113,9 @@ impl Packages {
         found.context("Debian's package busybox has no busybox")
     }
 
-    /// The QEMU that emulates a processor with virtualisation, and where its firmware is: Debian 12's
-    /// own loses the state of a guest's host now and then. Downloaded when it is not there.
+    /// The QEMU that emulates a processor with virtualisation, and where its firmware is. On Debian 12
+    /// it is that of the backports, with which a nested machine of one processor was seen to last.
+    /// Downloaded when it is not there.
     pub fn emulator(&self, cache: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
         if Release::of_this_machine()? != Release::Bookworm {
             let program = super::vm::in_path(QEMU);

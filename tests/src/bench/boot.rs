@@ -59,8 +59,8 @@ mod tests {
     fn every_phase_is_read() {
         let line = "time=\"2026\" level=info msg=\"boot: host preparation 2.5 ms, VMM start 142.4 ms \
             (monitor 120.0 ms, share 30.5 ms, taps 1.1 ms), machine started 0.9 ms (network \
-            beside it 9.1 ms), kernel to agent 3161.1 ms (by the guest's clock 2651.2 ms), configure 111.2 ms, in all 3415.7 \
-            ms\" id=8f7f";
+            beside it 9.1 ms), kernel to agent 3161.1 ms (by the guest's clock 2651.2 ms), \
+            configure 111.2 ms, in all 3415.7 ms\" id=8f7f";
         let found: Vec<_> = PHASES.iter().map(|(_, words)| millis(line, words)).collect();
         let wanted = [2.5, 120.0, 30.5, 1.1, 142.4, 0.9, 9.1, 3161.1, 111.2, 3415.7];
         assert_eq!(found, wanted.map(Some));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::watch;
 
-use super::{Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output};
+use super::{Bind, Child, Command, ExitWatch, Host, HostError, Loan, MountError, Output};
 use crate::exit::Exit;
 use crate::request::RootfsMount;
 
@@ -128,7 +128,7 @@ impl Host for FakeHost {
         Ok(())
     }
 
-    fn lend(&self, _: &Path, target: &Path, _: u32, _: bool) -> Result<(), MountError> {
+    fn lend(&self, _source: &Path, target: &Path, _to: Loan) -> Result<(), MountError> {
         self.state().mounted.push(target.to_owned());
         Ok(())
     }

@@ -15,16 +15,26 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, clone};
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{Gid, Pid, Uid, chown};
+use nix::unistd::{Gid, Pid, Uid, chown, getpid, getppid};
 
 use super::loopback::Loop;
 use super::{MountError, bind, namespace};
 
 /// The stack of a process that only waits.
 const STACK: usize = 16 * 1024;
+
+/// Whom something is lent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loan {
+    /// The user it belongs to while it is lent.
+    pub owner: u32,
+    /// Whether that user may only read it.
+    pub read_only: bool,
+}
 
 /// A device or a file as a mount that is nowhere yet.
 #[derive(Debug)]
@@ -34,38 +44,38 @@ pub(super) struct Lent {
     pub(super) device: Option<Loop>,
 }
 
-/// The device or file `source`, belonging to `owner`.
-pub(super) fn owned(source: &Path, owner: u32, read_only: bool) -> Result<Lent, MountError> {
+/// The device or file `source`, belonging to `loan`'s owner.
+pub(super) fn owned(source: &Path, loan: Loan) -> Result<Lent, MountError> {
     let failed = |error| MountError::Lend { source_path: source.to_owned(), source: error };
     let found = fs::metadata(source).map_err(failed)?;
-    let mode = if read_only { Mode::S_IRUSR } else { Mode::S_IRUSR | Mode::S_IWUSR };
     if found.file_type().is_block_device() {
-        let tree = node(&found, owner, mode).map_err(failed)?;
+        let tree = node(&found, loan).map_err(failed)?;
         return Ok(Lent { tree, device: None });
     }
-    match mapped(source, &found, owner, read_only) {
+    match mapped(source, &found, loan) {
         Ok(tree) => return Ok(Lent { tree, device: None }),
         // Its file system, or the host, has no such mounts.
         Err(error) => log::debug!("{} is lent by a loop device: {error}", source.display()),
     }
-    let device = Loop::of(source, read_only).map_err(failed)?;
-    let tree = fs::metadata(device.path()).and_then(|found| node(&found, owner, mode));
+    let device = Loop::of(source, loan.read_only).map_err(failed)?;
+    let tree = fs::metadata(device.path()).and_then(|found| node(&found, loan));
     Ok(Lent { tree: tree.map_err(failed)?, device: Some(device) })
 }
 
-/// The file `source` through a mount in which its owner is `owner`.
-fn mapped(source: &Path, found: &fs::Metadata, owner: u32, read_only: bool) -> io::Result<OwnedFd> {
+/// The file `source` through a mount in which its owner is `loan`'s.
+fn mapped(source: &Path, found: &fs::Metadata, loan: Loan) -> io::Result<OwnedFd> {
     let tree = bind::clone(source, false)?;
-    bind::map(&tree, &users(found, owner)?)?;
-    if read_only {
+    bind::map(&tree, &users(found, loan.owner)?)?;
+    if loan.read_only {
         bind::set(&tree, 0, libc::MOUNT_ATTR_RDONLY, 0)?;
     }
     Ok(tree)
 }
 
 /// A node of its own for the device `found`, in a file system that is only reached by it.
-fn node(found: &fs::Metadata, owner: u32, mode: Mode) -> io::Result<OwnedFd> {
-    let device = found.rdev();
+fn node(found: &fs::Metadata, loan: Loan) -> io::Result<OwnedFd> {
+    let (device, owner) = (found.rdev(), loan.owner);
+    let mode = if loan.read_only { Mode::S_IRUSR } else { Mode::S_IRUSR | Mode::S_IWUSR };
     let made = namespace::detached(|point| {
         let (tmpfs, flags) = (Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC);
         #[expect(clippy::disallowed_methods, reason = "this is the door")]
@@ -80,7 +90,12 @@ fn node(found: &fs::Metadata, owner: u32, mode: Mode) -> io::Result<OwnedFd> {
 
 /// A user namespace in which the owner of `found` is `owner`. Nobody is in it.
 fn users(found: &fs::Metadata, owner: u32) -> io::Result<OwnedFd> {
+    let parent = getpid();
     let waits = || -> isize {
+        // Nobody else would end it.
+        if set_pdeathsig(Signal::SIGKILL).is_err() || getppid() != parent {
+            return 1;
+        }
         loop {
             // SAFETY: it touches nothing.
             unsafe { libc::pause() };
@@ -114,6 +129,7 @@ impl Drop for Waiting {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
     use std::time::Duration;
 
     use super::super::{Command, Host, RealHost, User};
@@ -121,6 +137,17 @@ mod tests {
     use crate::request::RootfsMount;
 
     const OWNER: u32 = 0x7000_0001;
+    const WRITES: Loan = Loan { owner: OWNER, read_only: false };
+    const READS: Loan = Loan { owner: OWNER, read_only: true };
+
+    /// A directory that others come through, and a file in it to mount on.
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        let point = dir.path().join("point");
+        fs::write(&point, "").unwrap();
+        (dir, point)
+    }
 
     /// What `script` says when the owner runs it.
     async fn owners(host: &dyn Host, script: &str) -> String {
@@ -137,38 +164,36 @@ mod tests {
             return;
         }
         let host = RealHost::new().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        let [image, point] = ["image", "point"].map(|name| dir.path().join(name));
+        let (dir, point) = place();
+        let image = dir.path().join("image");
         fs::write(&image, [b'x'; 4096]).unwrap();
         fs::set_permissions(&image, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(&point, "").unwrap();
         let read = format!("head -c 3 {}; id -u; id -g", point.display());
         let write = format!("echo -n new | dd of={} conv=notrunc status=none", point.display());
 
         let apart = host.apart(&[dir.path().to_owned()]).unwrap();
         assert!(owners(&*apart, &format!("cat {}", image.display())).await.contains("denied"));
-        apart.lend(&image, &point, OWNER, false).unwrap();
+        apart.lend(&image, &point, WRITES).unwrap();
         let owner = format!("{OWNER}\n{OWNER}\n");
         assert_eq!(owners(&*apart, &read).await, format!("xxx{owner}"));
         assert_eq!(owners(&*apart, &write).await, "");
         assert_eq!(fs::read(&image).unwrap()[..5], *b"newxx");
         assert_eq!(fs::metadata(&image).unwrap().uid(), 0, "its owner has not changed");
         apart.unmount_all(&point).unwrap();
-        apart.lend(&image, &point, OWNER, true).unwrap();
+        apart.lend(&image, &point, READS).unwrap();
         assert!(owners(&*apart, &write).await.contains("Read-only file system"));
         apart.unmount_all(&point).unwrap();
 
         match Loop::of(&image, false) {
             Ok(device) => {
-                apart.lend(device.path(), &point, OWNER, false).unwrap();
+                apart.lend(device.path(), &point, WRITES).unwrap();
                 assert_eq!(owners(&*apart, &read).await, format!("new{owner}"));
                 assert_eq!(fs::metadata(device.path()).unwrap().uid(), 0);
                 apart.unmount_all(&point).unwrap();
             }
             Err(error) => eprintln!("skipped: no loop device here: {error}"),
         }
-        let error = apart.lend(Path::new("/no/such"), &point, OWNER, false).unwrap_err();
+        let error = apart.lend(Path::new("/no/such"), &point, WRITES).unwrap_err();
         assert_eq!(error.to_string(), "lending /no/such");
         // Neither is in any thread's way: there is no process left.
         let children = fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
@@ -182,11 +207,9 @@ mod tests {
             return;
         }
         let host = RealHost::new().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        let [ram, point] = ["ram", "point"].map(|name| dir.path().join(name));
+        let (dir, point) = place();
+        let ram = dir.path().join("ram");
         fs::create_dir(&ram).unwrap();
-        fs::write(&point, "").unwrap();
         // It has no ID-mapped mounts.
         let ramfs =
             RootfsMount { kind: "ramfs".into(), source: "ramfs".into(), options: Vec::new() };
@@ -196,11 +219,11 @@ mod tests {
 
         let apart = host.apart(&[dir.path().to_owned()]).unwrap();
         let write = format!("echo -n new | dd of={} conv=notrunc,fsync", point.display());
-        apart.lend(&image, &point, OWNER, true).unwrap();
+        apart.lend(&image, &point, READS).unwrap();
         let refused = owners(&*apart, &write).await;
         assert!(refused.contains("denied"), "{refused}");
         apart.unmount_all(&point).unwrap();
-        apart.lend(&image, &point, OWNER, false).unwrap();
+        apart.lend(&image, &point, WRITES).unwrap();
         let written = owners(&*apart, &write).await;
         assert_eq!(fs::read(&image).unwrap()[..5], *b"newxx", "{written}");
         apart.unmount_all(&point).unwrap();

@@ -22,8 +22,8 @@ use super::mark::raw;
 use super::namespace::Namespace;
 use super::reaper::Reaper;
 use super::{
-    Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, bind, mount, namespace,
-    spawn,
+    Bind, Child, Command, ExitWatch, Host, HostError, Loan, MountError, Output, bind, mount,
+    namespace, spawn,
 };
 use crate::request::RootfsMount;
 
@@ -154,14 +154,8 @@ impl Host for RealHost {
             .map_err(|error| bind::refused(source, target, error))
     }
 
-    fn lend(
-        &self,
-        source: &Path,
-        target: &Path,
-        owner: u32,
-        read_only: bool,
-    ) -> Result<(), MountError> {
-        let Lent { tree, device } = lend::owned(source, owner, read_only)?;
+    fn lend(&self, source: &Path, target: &Path, to: Loan) -> Result<(), MountError> {
+        let Lent { tree, device } = lend::owned(source, to)?;
         match &self.namespace {
             Some(namespace) => namespace.within(|| bind::attach(&tree, target)),
             None => bind::attach(&tree, target),

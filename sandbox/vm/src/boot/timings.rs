@@ -31,9 +31,9 @@ pub(super) fn report(
 ) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     log::info!(
-        "boot: host preparation {:.1} ms, VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, taps \
-         {:.1} ms), machine started {:.1} ms (network beside it {:.1} ms), kernel to agent {:.1} ms (by the guest's clock \
-         {:.1} ms), configure {:.1} ms, in all {:.1} ms",
+        "boot: host preparation {:.1} ms, VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, \
+         taps {:.1} ms), machine started {:.1} ms (network beside it {:.1} ms), kernel to agent \
+         {:.1} ms (by the guest's clock {:.1} ms), configure {:.1} ms, in all {:.1} ms",
         ms(prepared),
         ms(timings.launched),
         ms(timings.sides[0]),

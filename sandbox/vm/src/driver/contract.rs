@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use sandbox_core::Kind;
 use sandbox_core::host::{
-    Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, ProcessMark, RealHost,
-    can_confine,
+    Bind, Child, Command, ExitWatch, Host, HostError, Loan, MountError, Output, ProcessMark,
+    RealHost, can_confine,
 };
 use sandbox_core::request::RootfsMount;
 use tokio::net::UnixListener;
@@ -282,14 +282,8 @@ impl Host for Recorder {
         self.0.unmount_all(target)
     }
 
-    fn lend(
-        &self,
-        source: &Path,
-        target: &Path,
-        owner: u32,
-        read_only: bool,
-    ) -> Result<(), MountError> {
-        self.0.lend(source, target, owner, read_only)
+    fn lend(&self, source: &Path, target: &Path, to: Loan) -> Result<(), MountError> {
+        self.0.lend(source, target, to)
     }
 
     fn apart(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {

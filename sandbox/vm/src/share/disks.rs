@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sandbox_core::host::{Bind, Host, Propagation, ReadOnly};
+use sandbox_core::host::{Bind, Host, Loan, Propagation, ReadOnly};
 
 use super::ShareError;
 use crate::driver::Disk;
@@ -34,7 +34,9 @@ pub(crate) fn lend(
     let point = dir(machine).join(&disk.id);
     fs::File::create_new(&point).map_err(ShareError::io("making", &point))?;
     let lent = match user {
-        Some(user) => host.lend(&disk.path, &point, user, disk.read_only),
+        Some(user) => {
+            host.lend(&disk.path, &point, Loan { owner: user, read_only: disk.read_only })
+        }
         None => host.bind(&disk.path, &point, PLAIN),
     };
     match lent {
