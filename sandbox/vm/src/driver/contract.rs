@@ -3,21 +3,20 @@
 //! The real ones run where the environment names their programs and a guest; otherwise the test
 //! says what is missing. The guest is one that dials the host's vsock port 1024 when it is up.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+mod recorder;
+mod tap;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use sandbox_core::Kind;
-use sandbox_core::host::{
-    Bind, Child, Command, ExitWatch, Host, HostError, Loan, MountError, Output, ProcessMark,
-    RealHost, can_confine,
-};
-use sandbox_core::request::RootfsMount;
+use sandbox_core::host::{Command, Host, ProcessMark, RealHost, can_confine};
 use tokio::net::UnixListener;
 
+use self::recorder::{Recorder, recorder};
+use self::tap::Tap;
 use super::check::SECTION;
 use super::cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};
 use super::fake::FakeDriver;
@@ -250,51 +249,6 @@ async fn ends_whole(driver: &dyn Driver, ground: &Ground) {
     }
 }
 
-/// A real host that remembers what it started.
-#[derive(Debug)]
-struct Recorder(RealHost, Mutex<Vec<ProcessMark>>);
-
-#[async_trait]
-impl Host for Recorder {
-    async fn run(&self, command: Command, deadline: Duration) -> Result<Output, HostError> {
-        self.0.run(command, deadline).await
-    }
-
-    fn spawn(&self, command: Command) -> Result<Child, HostError> {
-        let child = self.0.spawn(command)?;
-        self.1.lock().unwrap().extend(ProcessMark::of(child.pid));
-        Ok(child)
-    }
-
-    fn watch(&self, pid: u32) -> Result<ExitWatch, HostError> {
-        self.0.watch(pid)
-    }
-
-    fn mount(&self, mount: &RootfsMount, target: &Path) -> Result<(), MountError> {
-        self.0.mount(mount, target)
-    }
-
-    fn bind(&self, source: &Path, target: &Path, bind: Bind) -> Result<(), MountError> {
-        self.0.bind(source, target, bind)
-    }
-
-    fn unmount_all(&self, target: &Path) -> Result<(), MountError> {
-        self.0.unmount_all(target)
-    }
-
-    fn lend(&self, source: &Path, target: &Path, to: Loan) -> Result<(), MountError> {
-        self.0.lend(source, target, to)
-    }
-
-    fn apart(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
-        self.0.apart(keep)
-    }
-}
-
-fn recorder() -> Arc<Recorder> {
-    Arc::new(Recorder(RealHost::new().unwrap(), Mutex::default()))
-}
-
 /// A launch that the caller gives up leaves nothing, however far it has come.
 async fn leaves_nothing_when_given_up(driver: &dyn Driver, host: &Recorder, ground: &Ground) {
     let mut given_up = 0;
@@ -325,43 +279,6 @@ fn port(vsock: &Path, port: u32) -> PathBuf {
     let mut path = vsock.as_os_str().to_owned();
     path.push(format!("_{port}"));
     path.into()
-}
-
-/// A tap in a network namespace of its own.
-struct Tap {
-    fd: OwnedFd,
-    /// Keeps the namespace, and names it for this process.
-    netns: (OwnedFd, PathBuf),
-}
-
-impl Tap {
-    /// `None`, with a word, where this process may not make one.
-    fn new() -> Option<Self> {
-        let made = std::thread::spawn(Self::make).join().unwrap();
-        made.inspect_err(|error| println!("no network interface is plugged in: {error}")).ok()
-    }
-
-    fn make() -> std::io::Result<Self> {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
-        let netns = OwnedFd::from(std::fs::File::open("/proc/thread-self/ns/net")?);
-        let tun = std::fs::File::options().read(true).write(true).open("/dev/net/tun")?;
-        // SAFETY: an ifreq of zeros is a valid one.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(b"tap0") {
-            *to = *from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags =
-            (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-        // SAFETY: TUNSETIFF reads and writes one ifreq, which `request` is.
-        if unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) } < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        // SAFETY: F_DUPFD_CLOEXEC makes a new descriptor that nobody else owns.
-        let fd =
-            unsafe { OwnedFd::from_raw_fd(libc::fcntl(tun.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3)) };
-        let path = PathBuf::from(format!("/proc/self/fd/{}", netns.as_raw_fd()));
-        Ok(Self { fd, netns: (netns, path) })
-    }
 }
 
 #[tokio::test]

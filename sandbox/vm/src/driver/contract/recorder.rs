@@ -1,0 +1,57 @@
+//! A host that remembers what was started on it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sandbox_core::host::{
+    Bind, Child, Command, ExitWatch, Host, HostError, Loan, MountError, Output, ProcessMark,
+    RealHost,
+};
+use sandbox_core::request::RootfsMount;
+
+/// A real host that remembers what it started.
+#[derive(Debug)]
+pub(super) struct Recorder(pub(super) RealHost, pub(super) Mutex<Vec<ProcessMark>>);
+
+#[async_trait]
+impl Host for Recorder {
+    async fn run(&self, command: Command, deadline: Duration) -> Result<Output, HostError> {
+        self.0.run(command, deadline).await
+    }
+
+    fn spawn(&self, command: Command) -> Result<Child, HostError> {
+        let child = self.0.spawn(command)?;
+        self.1.lock().unwrap().extend(ProcessMark::of(child.pid));
+        Ok(child)
+    }
+
+    fn watch(&self, pid: u32) -> Result<ExitWatch, HostError> {
+        self.0.watch(pid)
+    }
+
+    fn mount(&self, mount: &RootfsMount, target: &Path) -> Result<(), MountError> {
+        self.0.mount(mount, target)
+    }
+
+    fn bind(&self, source: &Path, target: &Path, bind: Bind) -> Result<(), MountError> {
+        self.0.bind(source, target, bind)
+    }
+
+    fn unmount_all(&self, target: &Path) -> Result<(), MountError> {
+        self.0.unmount_all(target)
+    }
+
+    fn lend(&self, source: &Path, target: &Path, to: Loan) -> Result<(), MountError> {
+        self.0.lend(source, target, to)
+    }
+
+    fn apart(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
+        self.0.apart(keep)
+    }
+}
+
+pub(super) fn recorder() -> Arc<Recorder> {
+    Arc::new(Recorder(RealHost::new().unwrap(), Mutex::default()))
+}
