@@ -55,7 +55,7 @@ pub(super) fn owned(source: &Path, loan: Loan) -> Result<Lent, MountError> {
     match mapped(source, &found, loan) {
         Ok(tree) => return Ok(Lent { tree, device: None }),
         // Its file system, or the host, has no such mounts.
-        Err(error) => log::debug!("{} is lent by a loop device: {error}", source.display()),
+        Err(error) => log::info!("{} is lent by a loop device: {error}", source.display()),
     }
     let device = Loop::of(source, loan.read_only).map_err(failed)?;
     let tree = fs::metadata(device.path()).and_then(|found| node(&found, loan));

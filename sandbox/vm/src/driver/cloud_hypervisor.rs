@@ -118,7 +118,7 @@ impl CloudHypervisor {
             .args(["--seccomp", "true"])
             .fd(fd::API, OwnedFd::from(listener))
             .fd(fd::EVENTS, theirs);
-        let pid = crew.start(NAME, command)?;
+        let pid = crew.start_on_kvm(NAME, command)?;
         Ok(Started { pid, rest: Rest::new(socket, self.settings.command_deadline), events })
     }
 

@@ -39,9 +39,8 @@ const SYSTEM: [&str; 11] = [
     "/sys",
 ];
 
-/// Devices that a monitor works with; none of them holds anybody's data.
-const DEVICES: [&str; 6] =
-    ["/dev/kvm", "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+/// Devices that every program works with; none of them holds anybody's data.
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
 /// What of the file system a machine's processes may use.
 fn paths(machine: &Machine) -> Paths {
@@ -56,7 +55,7 @@ fn paths(machine: &Machine) -> Paths {
 /// What `programs` and those of the system read, besides what is a machine's own.
 pub(crate) fn files<'a>(programs: impl Iterator<Item = &'a Path>) -> Vec<PathBuf> {
     let found = programs.filter_map(find_program).flat_map(installed);
-    SYSTEM.iter().chain(&DEVICES).map(PathBuf::from).chain(found).collect()
+    SYSTEM.iter().chain(&DEVICES).chain([&user::KVM]).map(PathBuf::from).chain(found).collect()
 }
 
 /// A program, and the prefix that it was installed in with its data.
@@ -98,7 +97,7 @@ pub(super) struct Crew {
     host: Arc<dyn Host>,
     dir: PathBuf,
     netns: Option<PathBuf>,
-    user: Option<User>,
+    user: Option<u32>,
     /// What of the file system they may use.
     paths: Paths,
     members: Vec<Member>,
@@ -109,7 +108,7 @@ impl Crew {
     /// Nobody yet, to work for `machine`, whose directory is theirs.
     pub(super) fn new(host: Arc<dyn Host>, machine: &Machine) -> Result<Self, DriverError> {
         let (dir, netns) = (machine.dir.clone(), machine.netns.clone());
-        let (user, paths) = (machine.user.map(user::account), paths(machine));
+        let (user, paths) = (machine.user, paths(machine));
         let crew = Self { host, dir, netns, user, paths, members: Vec::new(), files: Vec::new() };
         crew.give(&machine.dir)?;
         Ok(crew)
@@ -117,9 +116,8 @@ impl Crew {
 
     /// Makes `path` the crew's.
     pub(super) fn give(&self, path: &Path) -> Result<(), DriverError> {
-        let user = self.user.as_ref().map(|user| user.id);
         let failed = |source| DriverError::File { step: "giving away", path: path.into(), source };
-        user::give(path, user).map_err(failed)
+        user::give(path, self.user).map_err(failed)
     }
 
     /// Starts a process with no privileges, confined to the machine's own files and what every
@@ -129,11 +127,31 @@ impl Crew {
         program: &'static str,
         command: Command,
     ) -> Result<u32, DriverError> {
+        self.spawn(program, command, self.paths.clone(), Vec::new())
+    }
+
+    /// [`Crew::start`] for a program that runs its guest by KVM, which nobody else may open.
+    pub(super) fn start_on_kvm(
+        &mut self,
+        program: &'static str,
+        command: Command,
+    ) -> Result<u32, DriverError> {
+        let mut paths = self.paths.clone();
+        paths.files.push(user::KVM.into());
+        self.spawn(program, command, paths, user::kvm_group().into_iter().collect())
+    }
+
+    fn spawn(
+        &mut self,
+        program: &'static str,
+        command: Command,
+        mut paths: Paths,
+        groups: Vec<u32>,
+    ) -> Result<u32, DriverError> {
         let path = self.dir.join(format!("{program}.log"));
         let log = BoundedLog::piped(&path, LOG_MAX);
         let (log, writer) = log.map_err(DriverError::creating(&path))?;
         let second = writer.try_clone().map_err(|source| DriverError::Io { program, source })?;
-        let mut paths = self.paths.clone();
         paths.read.extend(find_program(command.program()).into_iter().flat_map(installed));
         let mut command = command
             .confined(paths)
@@ -142,8 +160,8 @@ impl Crew {
             .without_privileges()
             // A core would hold the guest's memory.
             .limit(Resource::RLIMIT_CORE, 0);
-        if let Some(user) = &self.user {
-            command = command.user(user.clone());
+        if let Some(id) = self.user {
+            command = command.user(User { id, groups });
         }
         if let Some(netns) = &self.netns {
             command = command.netns(open(netns)?);

@@ -128,7 +128,10 @@ impl Qemu {
                 .map_err(DriverError::creating(console))?;
             command = command.fd(fd::CONSOLE, theirs);
         }
-        let pid = crew.start(NAME, command)?;
+        let pid = match self.settings.accel {
+            Accel::Kvm => crew.start_on_kvm(NAME, command)?,
+            Accel::Tcg => crew.start(NAME, command)?,
+        };
         let deadline = self.settings.launch_deadline;
         let greeting = Qmp::start(monitor, self.settings.command_deadline);
         let step = format!("make the machine ({})", self.settings.program.display());

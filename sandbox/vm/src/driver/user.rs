@@ -6,7 +6,6 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::path::Path;
 
-use sandbox_core::host::User;
 use sha2::{Digest, Sha256};
 
 use super::Machine;
@@ -18,7 +17,7 @@ const FIRST: u32 = 0x7000_0000;
 const COUNT: u32 = 0x0fff_fff0;
 
 /// What KVM's users open.
-const KVM: &str = "/dev/kvm";
+pub(super) const KVM: &str = "/dev/kvm";
 
 /// The user of the machine in `dir`.
 pub(crate) fn of(dir: &Path) -> u32 {
@@ -34,19 +33,20 @@ pub(crate) fn give(path: &Path, user: Option<u32>) -> io::Result<()> {
     }
 }
 
-/// A user's account with the group that may use KVM, if one may.
-pub(super) fn account(id: u32) -> User {
+/// The group that may use KVM, if one may.
+pub(super) fn kvm_group() -> Option<u32> {
     let kvm = fs::metadata(KVM).ok().filter(|kvm| kvm.mode() & 0o060 == 0o060);
     // Root's group has more than that.
-    let group = kvm.map(|kvm| kvm.gid()).filter(|group| *group != 0);
-    User { id, groups: group.into_iter().collect() }
+    kvm.map(|kvm| kvm.gid()).filter(|group| *group != 0)
 }
 
 /// Refuses a KVM that the machine's user cannot open.
 pub(super) fn check_kvm(machine: &Machine) -> Result<(), DriverError> {
-    let Some(user) = machine.user else { return Ok(()) };
+    if machine.user.is_none() {
+        return Ok(());
+    }
     match fs::metadata(KVM) {
-        Ok(kvm) if !may_use(&kvm, &account(user)) => Err(DriverError::Kvm(
+        Ok(kvm) if !everybodys(&kvm) && kvm_group().is_none() => Err(DriverError::Kvm(
             format!("{KVM} is root's alone (mode {:o}, group {})", kvm.mode() & 0o777, kvm.gid()),
             "let a group of its own use it, as udev's rules do (chgrp kvm /dev/kvm; chmod 660 \
              /dev/kvm), or set monitor_as_root = true",
@@ -56,8 +56,8 @@ pub(super) fn check_kvm(machine: &Machine) -> Result<(), DriverError> {
     }
 }
 
-fn may_use(device: &Metadata, user: &User) -> bool {
-    device.mode() & 0o006 == 0o006 || user.groups.contains(&device.gid())
+fn everybodys(device: &Metadata) -> bool {
+    device.mode() & 0o006 == 0o006
 }
 
 /// Refuses a file that the machine's user cannot read. It may read what everybody may.
