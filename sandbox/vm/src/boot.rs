@@ -116,7 +116,7 @@ async fn connect(
         Some(network) => network.forward_ports(parts.vmm.vsock().to_owned()).await,
         None => None,
     };
-    report(means.prepared, timings, begun.elapsed(), &answer);
+    report(means.prepared, timings, begun.elapsed(), &answer, guest.waited());
     Ok((guest, forward))
 }
 

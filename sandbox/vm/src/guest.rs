@@ -2,7 +2,8 @@
 //! is taken on trust.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_api::agent::{
     ConfigureRequest, ConfigureResponse, ContainerRef, CreateContainerRequest, ExecRequest,
@@ -94,6 +95,8 @@ pub(crate) struct Guest {
     vsock: PathBuf,
     call: Duration,
     create: Duration,
+    /// Nanoseconds.
+    waited: AtomicU64,
 }
 
 impl std::fmt::Debug for Guest {
@@ -106,7 +109,21 @@ impl Guest {
     /// The guest at the other end of `control`, whose ports are reached through `vsock`.
     pub(crate) fn new(control: UnixStream, vsock: &Path, call: Duration, create: Duration) -> Self {
         let client = AgentClient::new(ttrpc::r#async::Client::new(Socket::new(control)));
-        Self { client, vsock: vsock.to_owned(), call, create }
+        Self { client, vsock: vsock.to_owned(), call, create, waited: AtomicU64::new(0) }
+    }
+
+    /// How long the host has waited for the guest's answers, every caller's time by itself; not
+    /// for processes' ends.
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+    }
+
+    async fn awaited<T>(&self, answer: impl Future<Output = T>) -> T {
+        let begun = Instant::now();
+        let answer = answer.await;
+        let waited = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(waited, Ordering::Relaxed);
+        answer
     }
 
     /// Bounds a call in time and gives its error a meaning.
@@ -116,7 +133,7 @@ impl Guest {
         limit: Duration,
         call: impl Future<Output = ttrpc::Result<T>>,
     ) -> Result<T, GuestError> {
-        match tokio::time::timeout(limit, call).await {
+        match self.awaited(tokio::time::timeout(limit, call)).await {
             Ok(answer) => answer.map_err(|error| meaning(verb, error)),
             Err(_) => Err(GuestError::Deadline { verb, seconds: limit.as_secs() }),
         }
@@ -163,7 +180,7 @@ impl Guest {
     pub(crate) async fn stream(&self, key: &Key, name: &str) -> Result<UnixStream, GuestError> {
         let exec = key.exec.as_deref().unwrap_or("-");
         let header = format!("{} {exec} {name}", key.container);
-        Ok(dial(&self.vsock, STREAM_PORT, &header, self.call).await?)
+        Ok(self.awaited(dial(&self.vsock, STREAM_PORT, &header, self.call)).await?)
     }
 
     /// Runs a process; gives its id in the guest.

@@ -22,18 +22,20 @@ pub(super) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     (work.await, begun.elapsed())
 }
 
-/// One line with every phase, in milliseconds.
+/// One line with every phase, in milliseconds. The guest took `waited` of the configuration.
 pub(super) fn report(
     prepared: Duration,
     timings: &Timings,
     whole: Duration,
     answer: &ConfigureResponse,
+    waited: Duration,
 ) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     log::info!(
         "boot: host preparation {:.1} ms, VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, \
          taps {:.1} ms), machine started {:.1} ms (network beside it {:.1} ms), kernel to agent \
-         {:.1} ms (by the guest's clock {:.1} ms), configure {:.1} ms, in all {:.1} ms",
+         {:.1} ms (by the guest's clock {:.1} ms), configure {:.1} ms (the guest's part {:.1} ms), \
+         in all {:.1} ms",
         ms(prepared),
         ms(timings.launched),
         ms(timings.sides[0]),
@@ -44,6 +46,7 @@ pub(super) fn report(
         ms(timings.connected.saturating_sub(timings.booted)),
         ms(Duration::from_nanos(answer.agent_started_ns)),
         ms(whole.saturating_sub(timings.connected)),
+        ms(waited),
         ms(prepared + whole),
     );
 }
