@@ -74,29 +74,44 @@ impl Plan {
     }
 }
 
-/// Runs `plan` at `place` and prints how each spec ended. A spec that ends otherwise than the list
-/// says counts as failed, one that is known to fail as skipped.
-pub fn run(plan: &Plan, place: &Place) -> Result<Counts> {
-    let list = List::of(plan.handler, plan.version, plan.nri)?;
+/// What a run is played with; its images are those of the supplies as well.
+struct Provided {
+    supplies: Supplies,
+    program: Program,
+    images: Images,
+}
+
+/// Fills the cache with what `plan` needs, or tells what this machine lacks.
+fn provide(plan: &Plan) -> Result<Result<Provided, String>> {
     let cache = place::cache();
     let supplies = Supplies::gather(Wants::of(&[plan.handler]))?;
     if let Some(reason) = supplies.lacks(plan.handler) {
-        println!("{}/critest ... skipped: {reason}", plan.stem());
-        return Ok(Counts { skipped: 1, ..Counts::default() });
+        return Ok(Err(reason));
     }
+    let _filling = place::fills(&cache)?;
     let program = match Program::find(&cache)? {
         Ok(program) => program,
-        Err(lack) => {
-            println!("{}/critest ... skipped: {lack}", plan.stem());
-            return Ok(Counts { skipped: 1, ..Counts::default() });
-        }
+        Err(lack) => return Ok(Err(lack)),
     };
     let parts = Parts::gather(supplies.packages(), &cache, &cache.join("critest"))?;
     let images = parts.images()?;
     let archive = cache.join("critest/images.tar");
     fs::write(&archive, &images.imported)?;
+    Ok(Ok(Provided { supplies: supplies.with_images(archive), program, images }))
+}
+
+/// Runs `plan` at `place` and prints how each spec ended. A spec that ends otherwise than the list
+/// says counts as failed, one that is known to fail as skipped.
+pub fn run(plan: &Plan, place: &Place) -> Result<Counts> {
+    let list = List::of(plan.handler, plan.version, plan.nri)?;
+    let Provided { supplies, program, images } = match provide(plan)? {
+        Ok(provided) => provided,
+        Err(lack) => {
+            println!("{}/critest ... skipped: {lack}", plan.stem());
+            return Ok(Counts { skipped: 1, ..Counts::default() });
+        }
+    };
     fs::create_dir_all(&plan.out)?;
-    let supplies = supplies.with_images(archive);
     let node = supplies.up(place, plan.version)?;
     let begun = Instant::now();
     let specs = run_suite(plan, &node, &program, &images);

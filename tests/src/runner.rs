@@ -126,6 +126,7 @@ impl Supplies {
     /// missing: see [`Self::lacks`].
     pub fn gather(wants: Wants) -> Result<Self> {
         let cache = place::cache();
+        let _filling = place::fills(&cache)?;
         let packages = Packages::fetch(&cache)?;
         let images = image::archive(&cache, &packages.busybox())?;
         let unasked = || "not asked for".to_owned();

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::packages::Packages;
-use super::place::Place;
+use super::place::{self, Place};
 use super::process::{Run, kill_group, until, wait};
 use super::{kernel, vm};
 
@@ -49,7 +49,10 @@ pub struct Ended {
 /// Runs `plan` in a nested machine whose files are below `place`; what it prints is printed.
 pub fn run(place: &Place, packages: &Packages, cache: &Path, plan: &Plan) -> Result<Ended> {
     ensure!(cfg!(target_arch = "x86_64"), "the nested machine is an x86-64 one");
+    let filling = place::fills(cache)?;
     let kernel = Kernel::unpacked(cache)?;
+    let emulator = packages.emulator(cache)?;
+    drop(filling);
     let (sockets, out) = (place.run().join("nested"), place.lib().join("nested"));
     for dir in [&sockets, &out] {
         if dir.exists() {
@@ -70,7 +73,6 @@ pub fn run(place: &Place, packages: &Packages, cache: &Path, plan: &Plan) -> Res
             &place.lib().join(format!("{tag}.log")),
         )?);
     }
-    let emulator = packages.emulator(cache)?;
     let ended = boot(emulator, &kernel, &initramfs, &sockets, plan);
     for server in &mut servers {
         kill_group(server);

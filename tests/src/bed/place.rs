@@ -1,10 +1,12 @@
 //! The names of one bed: every path, bridge and cgroup that it uses derives from one short id, so
 //! that two beds on a machine never meet and `sweep` finds all of one.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
 
 /// The id of a bed and the paths that follow from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +80,16 @@ pub fn cache() -> PathBuf {
     }
 }
 
+/// Keeps others from filling `cache` until it is dropped; waits for who fills it now.
+pub fn fills(cache: &Path) -> Result<Flock<File>> {
+    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let path = cache.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .with_context(|| format!("cannot lock {}", path.display()))
+}
+
 /// The workspace's folder of built things, told by where this program stands.
 fn target() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
@@ -120,6 +132,24 @@ mod tests {
     #[test]
     fn a_bridge_name_fits() {
         assert!(Place::named("abcdef12").unwrap().bridge("17").len() <= 15);
+    }
+
+    #[test]
+    fn a_cache_is_filled_by_one_at_a_time() {
+        let cache = std::env::temp_dir().join(format!("bulkhead-lock-{}", std::process::id()));
+        let held = fills(&cache).unwrap();
+        let (sender, filled) = std::sync::mpsc::channel();
+        let other = cache.clone();
+        let thread = std::thread::spawn(move || {
+            let second = fills(&other).unwrap();
+            sender.send(()).unwrap();
+            drop(second);
+        });
+        filled.recv_timeout(std::time::Duration::from_millis(100)).unwrap_err();
+        drop(held);
+        filled.recv().unwrap();
+        thread.join().unwrap();
+        fs::remove_dir_all(cache).unwrap();
     }
 
     #[test]
