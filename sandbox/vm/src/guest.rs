@@ -1,6 +1,8 @@
 //! The host's side of the agent's protocol: every call has a deadline, and nothing the guest says
 //! is taken on trust.
 
+mod answer;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,49 +13,14 @@ use agent_api::agent::{
 };
 use agent_api::agent_ttrpc::AgentClient;
 use agent_api::{PROTOCOL, STREAM_PORT};
-use sandbox_core::stats::Interface;
-use sandbox_core::{Classified, Exit, Kind, ProcessInfo, Stats};
+use sandbox_core::{Exit, ProcessInfo, Stats};
 use tokio::net::UnixStream;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context::Context;
 
-use crate::dial::{DialError, dial};
-
-/// How many characters of a guest's text reach an error or a log.
-const TEXT_MAX: usize = 400;
-
-/// How many processes or interfaces of an answer are looked at.
-const LIST_MAX: usize = 4096;
-
-/// A call to the agent that failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum GuestError {
-    #[error("the guest could not {verb}: {message}")]
-    Refused { verb: &'static str, kind: Kind, message: String },
-    #[error("the guest's agent is gone")]
-    Gone,
-    #[error("the guest did not {verb} within {seconds} s")]
-    Deadline { verb: &'static str, seconds: u64 },
-    #[error(
-        "the guest's agent speaks protocol {theirs}, this shim {PROTOCOL}; build the guest anew \
-         with `bulkhead guest build`"
-    )]
-    Protocol { theirs: u32 },
-    #[error(transparent)]
-    Dial(#[from] DialError),
-}
-
-impl Classified for GuestError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Refused { kind, .. } => *kind,
-            Self::Gone => Kind::Unavailable,
-            Self::Deadline { .. } => Kind::DeadlineExceeded,
-            Self::Protocol { .. } => Kind::FailedPrecondition,
-            Self::Dial(error) => error.kind(),
-        }
-    }
-}
+pub(crate) use self::answer::GuestError;
+use self::answer::meaning;
+use crate::dial::dial;
 
 /// A process of the guest by its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,38 +209,7 @@ impl Guest {
     pub(crate) async fn stats(&self, id: &str) -> Result<Stats, GuestError> {
         let request = container(id);
         let call = self.client.stats(Context::default(), &request);
-        let answer = self.ask("tell what the container uses", self.call, call).await?;
-        let interface = |c: agent_api::agent::Counters| Interface {
-            name: clean(&c.name).chars().take(15).collect(),
-            rx_bytes: c.rx_bytes,
-            rx_packets: c.rx_packets,
-            rx_errors: c.rx_errors,
-            rx_dropped: c.rx_dropped,
-            tx_bytes: c.tx_bytes,
-            tx_packets: c.tx_packets,
-            tx_errors: c.tx_errors,
-            tx_dropped: c.tx_dropped,
-        };
-        Ok(Stats {
-            cpu_total_ns: answer.cpu_total_ns,
-            cpu_user_ns: answer.cpu_user_ns,
-            cpu_system_ns: answer.cpu_system_ns,
-            cpu_periods: answer.cpu_periods,
-            cpu_throttled_periods: answer.cpu_throttled_periods,
-            cpu_throttled_ns: answer.cpu_throttled_ns,
-            memory_usage: answer.memory_usage,
-            memory_peak: answer.memory_peak,
-            memory_limit: answer.memory_limit,
-            memory_inactive_file: answer.memory_inactive_file,
-            memory_anon: answer.memory_anon,
-            memory_file: answer.memory_file,
-            memory_pgfault: answer.memory_pgfault,
-            memory_pgmajfault: answer.memory_pgmajfault,
-            oom_kills: answer.oom_kills,
-            pids: answer.pids,
-            pids_limit: answer.pids_limit,
-            network: answer.network.into_iter().take(LIST_MAX).map(interface).collect(),
-        })
+        self.ask("tell what the container uses", self.call, call).await.map(answer::stats)
     }
 
     pub(crate) async fn pause(&self, id: &str) -> Result<(), GuestError> {
@@ -292,11 +228,7 @@ impl Guest {
         let request = container(id);
         let call = self.client.pids(Context::default(), &request);
         let answer = self.ask("list the processes", self.call, call).await?;
-        let info = |process: agent_api::agent::Pid| ProcessInfo {
-            pid: process.pid,
-            exec_id: Some(process.exec).filter(|exec| !exec.is_empty()),
-        };
-        Ok(answer.pids.into_iter().take(LIST_MAX).map(info).collect())
+        Ok(answer::processes(answer.pids))
     }
 
     pub(crate) async fn delete(&self, id: &str) -> Result<(), GuestError> {
@@ -320,45 +252,4 @@ fn container(id: &str) -> ContainerRef {
 fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// What the agent's refusal, or the lack of an answer, means.
-fn meaning(verb: &'static str, error: ttrpc::Error) -> GuestError {
-    use ttrpc::Code;
-    let ttrpc::Error::RpcStatus(status) = error else { return GuestError::Gone };
-    let kind = match status.code.enum_value() {
-        Ok(Code::INVALID_ARGUMENT) => Kind::InvalidArgument,
-        Ok(Code::NOT_FOUND) => Kind::NotFound,
-        Ok(Code::ALREADY_EXISTS) => Kind::AlreadyExists,
-        Ok(Code::FAILED_PRECONDITION) => Kind::FailedPrecondition,
-        Ok(Code::UNIMPLEMENTED) => Kind::Unimplemented,
-        Ok(Code::UNAVAILABLE) => Kind::Unavailable,
-        Ok(Code::DEADLINE_EXCEEDED) => Kind::DeadlineExceeded,
-        Ok(Code::PERMISSION_DENIED) => Kind::PermissionDenied,
-        Ok(_) | Err(_) => Kind::Internal,
-    };
-    GuestError::Refused { verb, kind, message: clean(&status.message) }
-}
-
-/// A guest's text, fit for a log: short, on one line, without control characters.
-fn clean(text: &str) -> String {
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().take(TEXT_MAX).map(printable).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_keeps_its_code_and_a_guests_text_is_tamed() {
-        let status =
-            ttrpc::get_status(ttrpc::Code::NOT_FOUND, format!("no\n\x1b[2J{}", "x".repeat(999)));
-        let error = meaning("do it", ttrpc::Error::RpcStatus(status));
-        assert_eq!(error.kind(), Kind::NotFound);
-        let text = error.to_string();
-        assert!(text.starts_with("the guest could not do it: no  [2Jxxx"), "{text}");
-        assert!(text.len() < 500);
-        assert!(matches!(meaning("do it", ttrpc::Error::Eof), GuestError::Gone));
-    }
 }
