@@ -1,8 +1,9 @@
 //! `bulkhead-testbed`: brings up a private containerd and plays the cases on it.
 #![forbid(unsafe_code)]
 
+mod args;
+
 use std::ffi::OsString;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,150 +16,10 @@ use bulkhead_tests::bench;
 use bulkhead_tests::critest;
 use bulkhead_tests::relay;
 use bulkhead_tests::runner::{self, Counts, Plan, Supplies, Wants};
-use clap::{Args, Parser, Subcommand};
+use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-#[derive(Debug, Parser)]
-#[command(about, version)]
-struct Cli {
-    /// The bed's id: 4 to 8 lower-case letters and digits; a fresh one by default.
-    #[arg(long, global = true)]
-    bed: Option<String>,
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Fill the cache with packages, images and built tools.
-    Fetch,
-    /// Play cases on real containerds.
-    E2e(E2e),
-    /// Measure handlers side by side; prints numbers as Markdown and asserts none.
-    Bench(Bench),
-    /// Measure `bulkhead pull` beside `skopeo copy` from a registry on loopback; asserts no number.
-    BenchPull(BenchPull),
-    /// Run critest under one handler; what does not pass is told from the lists in tests/critest.
-    Critest(Critest),
-    /// Boot a machine in this machine, with KVM and cgroup v2, and run a command in it: by default
-    /// the cases of the VM handler, on the cloud-hypervisor that BULKHEAD_CLOUD_HYPERVISOR names.
-    Nested(Nested),
-    /// Bring up one containerd and leave it running.
-    Up {
-        /// Which line of releases.
-        #[arg(long, default_value = "1.7", value_parser = version)]
-        containerd: Version,
-        /// Where runsc is built from the newest module too.
-        #[arg(long)]
-        newest: bool,
-        /// With what virtual machines need.
-        #[arg(long)]
-        vm: bool,
-    },
-    /// Take down the bed of `--bed`, or every bed of this machine with `--all`.
-    Down {
-        /// Every bed that left a folder here.
-        #[arg(long)]
-        all: bool,
-    },
-}
-
-#[derive(Debug, Args)]
-struct E2e {
-    /// Only on these containerds.
-    #[arg(long, value_parser = version, value_delimiter = ',')]
-    containerd: Vec<Version>,
-    /// Only under these handlers.
-    #[arg(long, value_parser = handler, value_delimiter = ',')]
-    handler: Vec<Handler>,
-    /// Print the names of the cases and end.
-    #[arg(long)]
-    list: bool,
-    /// Only cases whose name holds one of these.
-    filters: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-struct Bench {
-    /// On this containerd.
-    #[arg(long, default_value = "2.1", value_parser = version)]
-    containerd: Version,
-    /// Only these handlers.
-    #[arg(long, value_parser = handler, value_delimiter = ',')]
-    handler: Vec<Handler>,
-    /// How many Pods each handler runs.
-    #[arg(long, default_value = "15", value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-    /// Write every number to this file too.
-    #[arg(long)]
-    json: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct BenchPull {
-    /// How often each client pulls.
-    #[arg(long, default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
-    rounds: u32,
-    /// The image's layers.
-    #[arg(long, default_value = "10", value_parser = clap::value_parser!(u32).range(1..=100))]
-    layers: u32,
-    /// The size of each, in MiB.
-    #[arg(long, default_value = "103", value_parser = clap::value_parser!(u32).range(1..=4096))]
-    layer_mib: u32,
-}
-
-#[derive(Debug, Args)]
-struct Critest {
-    /// Under this handler.
-    #[arg(long, default_value = "gvisor", value_parser = handler)]
-    handler: Handler,
-    /// On this containerd.
-    #[arg(long, default_value = "2.1", value_parser = version)]
-    containerd: Version,
-    /// NRI's specs and no others.
-    #[arg(long)]
-    nri: bool,
-    /// Only specs that this regular expression matches; may be given again.
-    #[arg(long)]
-    focus: Vec<String>,
-    /// No spec that this regular expression matches; may be given again.
-    #[arg(long)]
-    skip: Vec<String>,
-    /// Where the log, the JUnit file and the tables go.
-    #[arg(long, default_value = "target/critest")]
-    out: PathBuf,
-    /// Write the table of all runs in that folder into this file, and run nothing.
-    #[arg(long)]
-    readme: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-struct Nested {
-    /// The machine's memory.
-    #[arg(long, default_value = "4096", value_parser = clap::value_parser!(u32).range(512..))]
-    memory_mib: u32,
-    /// The machine's processors. With more than one it is a little quicker, and dies more often.
-    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=8))]
-    processors: u32,
-    /// How long the machine may run.
-    #[arg(long, default_value = "90", value_parser = clap::value_parser!(u64).range(1..1440))]
-    minutes: u64,
-    /// Only cases whose name holds one of these, when the cases are played.
-    #[arg(long = "case")]
-    cases: Vec<String>,
-    /// What to run instead.
-    #[arg(last = true)]
-    command: Vec<OsString>,
-}
-
-fn version(label: &str) -> Result<Version> {
-    Version::named(label).ok_or_else(|| anyhow!("{label:?} is none of 1.6, 1.7, 2.1"))
-}
-
-fn handler(name: &str) -> Result<Handler> {
-    let known = Handler::ALL.map(Handler::name).join(", ");
-    Handler::named(name).ok_or_else(|| anyhow!("{name:?} is none of {known}"))
-}
+use self::args::{Bench, BenchPull, Cli, Command, Critest, E2e, Nested};
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
