@@ -280,6 +280,7 @@ fn files_below(dir: &Path, wanted: fn(&str) -> bool) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::process::until;
     use super::*;
 
     #[test]
@@ -321,9 +322,12 @@ mod tests {
             )
             .unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let seen = processes(&place);
+        // A program runs a moment before the kernel shows its arguments.
+        let seen = until("the process is seen", Duration::from_secs(10), || {
+            Ok(processes(&place).contains_key(&pid).then_some(()))
+        });
         let _ = child.kill();
         let _ = child.wait();
-        assert!(seen.contains_key(&pid), "{seen:?}");
+        seen.unwrap();
     }
 }
