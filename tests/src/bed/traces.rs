@@ -94,8 +94,8 @@ impl Traces {
     }
 }
 
-/// Processes of the bed, containerd included: those whose command line, working folder, root or
-/// program speak of it, or that sit in its cgroups.
+/// Processes of the bed, containerd included: those whose command line, working folder, root,
+/// program or root file system speak of it, or that sit in its cgroups.
 pub fn processes(place: &Place) -> BTreeMap<i32, String> {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let mut found = BTreeMap::new();
@@ -104,15 +104,23 @@ pub fn processes(place: &Place) -> BTreeMap<i32, String> {
         let line = fs::read(proc.join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         let link = |name: &str| fs::read_link(proc.join(name)).unwrap_or_default();
-        let cgroup = fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
+        let text = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();
         let speaks = place.is_in(&line)
-            || place.is_in(&cgroup)
+            || place.is_in(&text("cgroup"))
+            || place.is_in(root_mount(&text("mountinfo")))
             || ["cwd", "root", "exe"].iter().any(|l| place.is_in(&link(l).to_string_lossy()));
         if pid != own && speaks && !is_bystander(&line) && !is_zombie(&proc) {
             found.insert(pid, format!("{pid} {}", line.trim()));
         }
     }
     found
+}
+
+/// The line of `/proc/<pid>/mountinfo` that tells of the root file system: a container's names the
+/// layers that it is made of. Empty where there is none.
+fn root_mount(mountinfo: &str) -> &str {
+    let is_root = |line: &&str| line.split(' ').nth(4) == Some("/");
+    mountinfo.lines().find(is_root).unwrap_or_default()
 }
 
 /// The test bed's own programs name the bed too.
@@ -306,6 +314,20 @@ mod tests {
         let folder = Traces([("cgroup", set(&["/p", "/p/c", "/pq"]))].into());
         assert_eq!(folder.beyond(&before), ["cgroup: /p", "cgroup: /pq"]);
         assert!(before.beyond(&after).is_empty());
+    }
+
+    #[test]
+    fn a_container_is_known_by_its_layers() {
+        let place = Place::named("abcd12").unwrap();
+        let layers = place.lib().join("16/root/snapshots/1/fs");
+        let root = format!("75 49 0:40 / / ro - overlay overlay rw,lowerdir={}", layers.display());
+        let other = "76 75 0:43 / /proc rw - proc proc rw";
+        assert!(place.is_in(root_mount(&format!("{root}\n{other}\n"))));
+        // A machine's own table names every bed that has mounts.
+        let host =
+            format!("49 1 254:0 / / rw - ext4 /dev/vda rw\n{}", root.replace(" / / ", " / /x "));
+        assert!(!place.is_in(root_mount(&host)));
+        assert_eq!(root_mount(""), "");
     }
 
     #[test]
