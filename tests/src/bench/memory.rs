@@ -47,7 +47,7 @@ pub(super) fn measure(stage: &Stage) -> Result<BTreeMap<&'static str, Memory>> {
     std::thread::sleep(SETTLE);
     let mut parts: BTreeMap<&'static str, Memory> = BTreeMap::new();
     for (pid, line) in traces::processes(stage.node.place()) {
-        if before.contains_key(&pid) {
+        if before.contains_key(&pid) || is_kernels(pid)? {
             continue;
         }
         let path = format!("/proc/{pid}/smaps_rollup");
@@ -67,6 +67,14 @@ pub(super) fn measure(stage: &Stage) -> Result<BTreeMap<&'static str, Memory>> {
     }
     ensure!(parts.contains_key("shim"), "no shim among the Pod's processes: {parts:?}");
     Ok(parts)
+}
+
+/// Whether it is a thread of the kernel's, which has no memory of its own: KVM puts one that works
+/// for a machine into the cgroup of its monitor.
+fn is_kernels(pid: i32) -> Result<bool> {
+    let statm = format!("/proc/{pid}/statm");
+    let text = fs::read_to_string(&statm).context(statm)?;
+    Ok(text.split_whitespace().next() == Some("0"))
 }
 
 /// The part that a process with this command line plays.
@@ -127,6 +135,17 @@ mod tests {
         assert_eq!(rollup(text), Some((1234, 708)));
         assert_eq!(rollup("Pss: 1 kB\n"), None);
         assert_eq!(rollup(""), None);
+    }
+
+    #[test]
+    fn the_kernels_threads_are_told_from_processes() {
+        assert!(!is_kernels(i32::try_from(std::process::id()).unwrap()).unwrap());
+        let threads = fs::read_to_string("/proc/2/comm").unwrap_or_default();
+        // In a container's process id namespace there are none.
+        if threads.trim() == "kthreadd" {
+            assert!(is_kernels(2).unwrap());
+        }
+        is_kernels(i32::MAX).unwrap_err();
     }
 
     #[test]
