@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 /// The id of a bed and the paths that follow from it.
@@ -80,14 +81,20 @@ pub fn cache() -> PathBuf {
     }
 }
 
-/// Keeps others from filling `cache` until it is dropped; waits for who fills it now.
+/// Keeps others from filling `cache` until it is dropped. Waits for who fills it now: the programs
+/// that do have deadlines, and the lock goes with their process.
 pub fn fills(cache: &Path) -> Result<Flock<File>> {
     fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let path = cache.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .with_context(|| format!("cannot lock {}", path.display()))
+    let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock).or_else(|(file, errno)| {
+        if errno != Errno::EWOULDBLOCK {
+            return Err(errno);
+        }
+        eprintln!("waiting for who fills {}", cache.display());
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
+    });
+    locked.with_context(|| format!("cannot lock {}", path.display()))
 }
 
 /// The workspace's folder of built things, told by where this program stands.
@@ -147,7 +154,7 @@ mod tests {
         });
         filled.recv_timeout(std::time::Duration::from_millis(100)).unwrap_err();
         drop(held);
-        filled.recv().unwrap();
+        filled.recv_timeout(std::time::Duration::from_secs(30)).unwrap();
         thread.join().unwrap();
         fs::remove_dir_all(cache).unwrap();
     }

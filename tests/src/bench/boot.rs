@@ -16,16 +16,19 @@ const PHASES: [(&str, &str); 11] = [
     ("network connected (beside it)", "network beside it "),
     ("kernel to agent", "kernel to agent "),
     ("configure", "configure "),
-    ("of it the guest's part", CONFIGURED),
-    ("all of it", "in all "),
+    ("of it the guest's part", GUESTS),
+    ("all of it", WHOLE),
 ];
-
-/// What the guest did of its configuration.
-const CONFIGURED: &str = "the guest's part ";
 
 /// The line that follows, in the same way: the Pod's sandbox container.
 const FIRST: [(&str, &str); 2] =
-    [("first container", "first container "), ("of its making the guest's part", CONFIGURED)];
+    [("first container", MADE), ("of its making the guest's part", GUESTS)];
+
+/// Words of the log that are looked for by themselves.
+const WHOLE: &str = "in all ";
+const MADE: &str = "first container ";
+/// What the guest itself did of what it stands behind.
+const GUESTS: &str = "the guest's part ";
 
 /// Everything of the host's and the agent's: what is not the guest's kernel.
 const OURS: &str = "all but kernel to agent (aim: ≤ 40 without emulation)";
@@ -37,24 +40,25 @@ const HOSTS: &str = "of it outside the guest";
 /// in milliseconds.
 pub(super) fn measure(stage: &Stage, pod: &str, offset: u64, into: &mut Samples) -> Result<()> {
     let log = stage.node.log_since(offset);
-    let line = log.lines().find(|line| line.contains("boot: ") && line.contains(pod));
-    let line = line.with_context(|| format!("the log tells nothing of the boot of {pod}"))?;
+    let line = |words: &str| {
+        let found = log.lines().find(|line| line.contains(words) && line.contains(pod));
+        found.with_context(|| format!("the log has no {words:?} of {pod}"))
+    };
+    let (boot, made) = (line(WHOLE)?, line(MADE)?);
     let column = stage.handler.name();
-    let phase = |words| millis(line, words).with_context(|| format!("no {words:?} in {line:?}"));
-    for (row, words) in PHASES {
-        into.add(row, column, phase(words)?);
+    for (line, rows) in [(boot, &PHASES[..]), (made, &FIRST[..])] {
+        for (row, words) in rows {
+            into.add(row, column, phase(line, words)?);
+        }
     }
-    let first = log.lines().find(|line| line.contains(FIRST[0].1) && line.contains(pod));
-    let first =
-        first.with_context(|| format!("the log tells nothing of {pod}'s first container"))?;
-    let part = |words| millis(first, words).with_context(|| format!("no {words:?} in {first:?}"));
-    for (row, words) in FIRST {
-        into.add(row, column, part(words)?);
-    }
-    let ours = phase("in all ")? - phase("kernel to agent ")? + part(FIRST[0].1)?;
+    let ours = phase(boot, WHOLE)? - phase(boot, "kernel to agent ")? + phase(made, MADE)?;
     into.add(OURS, column, ours);
-    into.add(HOSTS, column, ours - phase(CONFIGURED)? - part(CONFIGURED)?);
+    into.add(HOSTS, column, ours - phase(boot, GUESTS)? - phase(made, GUESTS)?);
     Ok(())
+}
+
+fn phase(line: &str, words: &str) -> Result<f64> {
+    millis(line, words).with_context(|| format!("no {words:?} in {line:?}"))
 }
 
 /// The number after `words`.

@@ -1,6 +1,7 @@
 //! What a machine's monitor is on the host: nobody, with nothing.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
@@ -14,7 +15,7 @@ pub(super) const CASES: &[Case] = cases![monitors_are_nobody];
 /// The first number that no system hands out.
 const NOBODYS: u32 = 0x7000_0000;
 
-/// The group of KVM's device is more than nothing, for those who run a guest by it.
+/// Its group is more than nothing, and for those alone who run a guest by it.
 const KVM: &str = "/dev/kvm";
 
 /// Each machine's programs but virtiofsd, which serves files of every user, run as a user of that
@@ -30,9 +31,7 @@ fn monitors_are_nobody(stage: &Stage) -> Result<()> {
             let found = pids(stage, program, pod);
             ensure!(!found.is_empty(), "no {program} runs for the Pod");
             for pid in found {
-                let may_use_kvm = program != "vhost-device-vsock";
-                let user = user(pid, may_use_kvm);
-                owners.push(user.with_context(|| format!("{program}, process {pid}"))?);
+                owners.push(user(pid).with_context(|| format!("{program}, process {pid}"))?);
             }
         }
         owners.dedup();
@@ -44,7 +43,7 @@ fn monitors_are_nobody(stage: &Stage) -> Result<()> {
 }
 
 /// Whom a process runs as, which has no privileges.
-fn user(pid: i32, may_use_kvm: bool) -> Result<u32> {
+fn user(pid: i32) -> Result<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -57,11 +56,24 @@ fn user(pid: i32, may_use_kvm: bool) -> Result<u32> {
     let ids = [field("Uid")?, field("Gid")?].join("\t");
     let ids: Vec<u32> = ids.split('\t').map(str::parse).collect::<Result<_, _>>()?;
     ensure!(ids.iter().all(|id| *id == ids[0]) && ids[0] >= NOBODYS, "it is {ids:?}");
-    let kvm = std::fs::metadata(KVM).ok().filter(|_| may_use_kvm).map(|kvm| kvm.gid());
+    let kvm = match has_open(pid, KVM)? {
+        true => Some(std::fs::metadata(KVM)?.gid()),
+        false => None,
+    };
     let groups = field("Groups")?;
     for group in groups.split_whitespace().map(str::parse::<u32>) {
         let group = group?;
         ensure!(group != 0 && Some(group) == kvm, "it is in group {group}; KVM's is {kvm:?}");
     }
     Ok(ids[0])
+}
+
+fn has_open(pid: i32, file: &str) -> Result<bool> {
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // It may have been closed since.
+        if std::fs::read_link(entry?.path()).is_ok_and(|target| target == Path::new(file)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
