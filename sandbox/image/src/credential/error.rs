@@ -1,22 +1,22 @@
-//! Why credentials cannot be read. No message holds a value, only places.
+//! Errors of credential sources. Messages contain file names and keys, never values.
 
 use std::path::PathBuf;
 
 use sandbox_core::host::HostError;
 use sandbox_core::{Classified, Kind};
 
-/// Why a source of credentials gives none.
+/// Why a credential source cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// A file or directory cannot be read.
     #[error("cannot read the credentials in {path}")]
     Read {
-        /// Its path.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// The content is not what it should be.
+    /// The content is invalid.
     #[error("{place}: {why}")]
     Content {
         /// The file or document, and the entry in it.
@@ -24,7 +24,7 @@ pub enum CredentialError {
         /// What is wrong, without any value.
         why: String,
     },
-    /// A Secret of another type.
+    /// The type of a Secret is not one for registry credentials.
     #[error(
         "{place}: Secret of type {kind:?} cannot be an imagePullSecret; it must be kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg"
     )]
@@ -41,10 +41,10 @@ pub enum CredentialError {
         program: String,
         /// The configuration that names it.
         place: String,
-        /// Why.
+        /// The cause.
         source: HostError,
     },
-    /// A credential helper answered, but not with a credential.
+    /// A credential helper failed or returned no valid credential.
     #[error("credential helper {program:?} (named in {place}): {why}")]
     Helper {
         /// The helper.

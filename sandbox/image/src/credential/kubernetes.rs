@@ -6,16 +6,17 @@ use std::path::Path;
 use sandbox_core::Secret;
 use serde::Deserialize;
 
-use super::docker::{self, RawEntry};
-use super::{Candidate, CredentialError, DockerConfig};
+use super::docker::{self, DockerConfig, RawEntry};
+use super::error::CredentialError;
+use super::source::Candidate;
 
-/// A Secret's key and its type.
+/// The data key and the type of a Secret.
 const NEW: (&str, &str) = (".dockerconfigjson", "kubernetes.io/dockerconfigjson");
 const OLD: (&str, &str) = (".dockercfg", "kubernetes.io/dockercfg");
-/// A List in a List in a List is not something that a tool writes.
+/// Upper bound on nested Lists; tools do not nest them.
 const DEPTH_LIMIT: usize = 4;
 
-/// What is read of every document, whatever it is.
+/// The part read of every document, whatever its kind.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Header {
@@ -46,18 +47,18 @@ struct Metadata {
     namespace: Option<String>,
 }
 
-/// The credentials in a file: Kubernetes Secrets as YAML or JSON, also in a List and among other
-/// objects, or a Docker configuration as it is. Credential helpers are never run for such a file.
+/// Reads the credentials in a file: Kubernetes Secrets as YAML or JSON, possibly in a List or among
+/// other objects, or a plain Docker configuration. Credential helpers are never run for such a file.
 ///
 /// # Errors
 ///
-/// When the file cannot be read, or holds no credential.
+/// When the file cannot be read or has no Secret of a suitable type.
 pub fn secret_file(path: &Path) -> Result<Vec<Candidate>, CredentialError> {
     let content = docker::content(path)?;
     secret_text(&path.display().to_string(), &content)
 }
 
-/// The credentials in a text that messages call `place`.
+/// As [`secret_file`]; `place` is the name of the text in messages.
 pub(crate) fn secret_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
     let plain = text.expose_text().ok_or_else(|| CredentialError::content(place, "not UTF-8"))?;
     if plain.trim_start().starts_with('{') && !is_object(plain) {
@@ -82,20 +83,20 @@ pub(crate) fn secret_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, 
     })
 }
 
-/// Whether a JSON text is an object of Kubernetes.
+/// Whether a JSON text is a Kubernetes object.
 fn is_object(text: &str) -> bool {
     serde_json::from_str::<Header>(text).is_ok_and(|header| !header.kind.is_empty())
 }
 
-/// Where a YAML parser stopped; its own words may hold a value.
+/// The position of a YAML error; the parser's own message may contain a value.
 fn fault(error: &serde_norway::Error) -> String {
     match error.location() {
         Some(at) => format!(
-            "line {}, column {} is not what a Secret has there, or not YAML",
+            "line {}, column {}: invalid YAML or not a valid Secret",
             at.line(),
             at.column()
         ),
-        None => "it is not a Secret, or not YAML".to_owned(),
+        None => "invalid YAML or not a valid Secret".to_owned(),
     }
 }
 
@@ -111,9 +112,9 @@ fn collect(
     for item in std::mem::take(&mut object.items) {
         collect(place, item, found, depth + 1)?;
     }
-    // Items of a SecretList have no kind of their own.
     let secret_type = object.secret_type.clone().unwrap_or_default();
     let wanted = secret_type == NEW.1 || secret_type == OLD.1;
+    // Items of a SecretList have no kind of their own.
     if !wanted || !matches!(object.kind.as_str(), "Secret" | "") {
         return Ok(());
     }
@@ -131,11 +132,11 @@ fn collect(
     Ok(())
 }
 
-/// The credentials of one Secret, its data decoded; messages call it `place`.
+/// The credentials in one Secret with decoded `data`; `place` is its name in messages.
 ///
 /// # Errors
 ///
-/// When the type is none that holds registry credentials, or the data is not what the type says.
+/// When the type is not one for registry credentials, or the data does not match the type.
 pub fn pull_secret(
     place: &str,
     secret_type: &str,
@@ -145,8 +146,7 @@ pub fn pull_secret(
         kind if kind == NEW.1 => NEW.0,
         kind if kind == OLD.1 => OLD.0,
         kind => {
-            let (place, kind) = (place.to_owned(), kind.to_owned());
-            return Err(CredentialError::Type { place, kind });
+            return Err(CredentialError::Type { place: place.to_owned(), kind: kind.to_owned() });
         }
     };
     let place = format!("{place}: data[{key:?}]");
@@ -162,16 +162,17 @@ pub fn pull_secret(
     }
 }
 
-/// A Docker configuration in its new or old form; helpers are not run.
-pub(super) fn docker_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
+/// Parses a Docker configuration in the current or the `.dockercfg` format; helpers are not run.
+fn docker_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
     match DockerConfig::parse(place, text, None) {
         Ok(config) if !config.is_empty() => Ok(config.into_stored()),
-        // The old form is the entries alone; it has no key in common with the new one.
+        // `.dockercfg` is the map of entries itself and shares no key with the current format.
         Ok(_) => old_text(place, text),
         Err(error) => Err(error),
     }
 }
 
+/// Parses a Docker configuration in the `.dockercfg` format.
 pub(super) fn old_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
     let entries: BTreeMap<String, RawEntry> = docker::json(place, text)?;
     docker::candidates(place, entries)
