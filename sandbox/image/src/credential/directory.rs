@@ -62,15 +62,15 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, CredentialError> {
 /// The credentials in a file; none if its name is not one of those above.
 fn file(path: &Path) -> Result<Vec<Candidate>, CredentialError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let place = path.display().to_string();
+    let location = path.display().to_string();
     let is = |ending: &str| name.ends_with(ending);
     if !path.is_file() {
         return Ok(Vec::new());
     }
     if name == ".dockercfg" {
-        kubernetes::old_text(&place, &docker::content(path)?)
+        kubernetes::old_text(&location, &docker::content(path)?)
     } else if name == ".dockerconfigjson" || is(".json") || is(".yaml") || is(".yml") {
-        kubernetes::secret_text(&place, &docker::content(path)?)
+        kubernetes::secret_text(&location, &docker::content(path)?)
     } else {
         Ok(Vec::new())
     }

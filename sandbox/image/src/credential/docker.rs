@@ -34,7 +34,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 /// A configuration file of Docker or podman.
 #[derive(Debug)]
 pub struct DockerConfig {
-    place: String,
+    location: String,
     has_auths: bool,
     stored: Vec<Candidate>,
     /// `credHelpers`: host to helper.
@@ -74,21 +74,21 @@ impl DockerConfig {
         Self::parse(&path.display().to_string(), &content(path)?, helpers)
     }
 
-    /// Parses the text of a file; `place` is its name in messages.
+    /// Parses the text of a file; `location` is its name in messages.
     ///
     /// # Errors
     ///
     /// When it is not a Docker configuration.
     pub fn parse(
-        place: &str,
+        location: &str,
         text: &Secret,
         helpers: Option<Helpers>,
     ) -> Result<Self, CredentialError> {
-        let raw: RawConfig = json(place, text)?;
+        let raw: RawConfig = json(location, text)?;
         Ok(Self {
-            place: place.to_owned(),
+            location: location.to_owned(),
             has_auths: raw.auths.is_some(),
-            stored: candidates(place, raw.auths.unwrap_or_default())?,
+            stored: candidates(location, raw.auths.unwrap_or_default())?,
             by_host: raw.cred_helpers.unwrap_or_default(),
             store: raw.creds_store.filter(|name| !name.is_empty()),
             helpers,
@@ -127,7 +127,7 @@ impl CredentialSource for DockerConfig {
         let mut found = Vec::new();
         if let (Some((helper, server)), Some(helpers)) = (self.helper(wanted.host()), &self.helpers)
         {
-            found.extend(helpers.ask(helper, &server, &self.place).await?);
+            found.extend(helpers.ask(helper, &server, &self.location).await?);
         }
         found.extend(self.stored.find(wanted).await?);
         Ok(found)
@@ -152,7 +152,7 @@ pub(super) fn content(path: &Path) -> Result<Secret, CredentialError> {
 
 /// Parses JSON. The parser's own errors may contain values, so they are not passed on.
 pub(super) fn json<'a, T: Deserialize<'a>>(
-    place: &str,
+    location: &str,
     text: &'a Secret,
 ) -> Result<T, CredentialError> {
     serde_json::from_slice(text.expose()).map_err(|error| {
@@ -164,18 +164,18 @@ pub(super) fn json<'a, T: Deserialize<'a>>(
         let line = error.line();
         let column = error.column();
         let why = format!("not a Docker configuration: line {line}, column {column}: {what}");
-        CredentialError::content(place, why)
+        CredentialError::content(location, why)
     })
 }
 
 /// Converts the entries of `auths`, or of a whole file in the `.dockercfg` format.
 pub(super) fn candidates(
-    place: &str,
+    location: &str,
     entries: BTreeMap<String, RawEntry>,
 ) -> Result<Vec<Candidate>, CredentialError> {
     let mut found = Vec::new();
     for (key, entry) in entries {
-        let origin = format!("{place}: entry {key:?}");
+        let origin = format!("{location}: entry {key:?}");
         let error = |why: &str| CredentialError::content(&origin, why);
         let Some(credential) = credential(entry).map_err(error)? else { continue };
         let pattern = Pattern::parse(&key).map_err(|e| error(&e.to_string()))?;

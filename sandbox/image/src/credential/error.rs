@@ -17,48 +17,48 @@ pub enum CredentialError {
         source: std::io::Error,
     },
     /// The content is invalid.
-    #[error("{place}: {why}")]
+    #[error("{location}: {why}")]
     Content {
         /// The file or document, and the entry in it.
-        place: String,
+        location: String,
         /// What is wrong, without any value.
         why: String,
     },
     /// The type of a Secret is not one for registry credentials.
     #[error(
-        "{place}: Secret of type {kind:?} cannot be an imagePullSecret; it must be kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg"
+        "{location}: Secret of type {kind:?} cannot be an imagePullSecret; it must be kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg"
     )]
     Type {
         /// The Secret's document.
-        place: String,
+        location: String,
         /// Its type.
         kind: String,
     },
     /// A credential helper could not be run.
-    #[error("credential helper {program:?} (named in {place})")]
+    #[error("credential helper {program:?} (named in {location})")]
     Run {
         /// The helper.
         program: String,
         /// The configuration that names it.
-        place: String,
+        location: String,
         /// The cause.
         source: HostError,
     },
     /// A credential helper failed or returned no valid credential.
-    #[error("credential helper {program:?} (named in {place}): {why}")]
+    #[error("credential helper {program:?} (named in {location}): {why}")]
     Helper {
         /// The helper.
         program: String,
         /// The configuration that names it.
-        place: String,
+        location: String,
         /// What is wrong, without any value.
         why: String,
     },
 }
 
 impl CredentialError {
-    pub(super) fn content(place: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Content { place: place.into(), why: why.into() }
+    pub(super) fn content(location: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Content { location: location.into(), why: why.into() }
     }
 }
 

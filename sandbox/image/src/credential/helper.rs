@@ -31,7 +31,7 @@ pub struct Helpers {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct HelperOutput {
     #[serde(rename = "ServerURL", default)]
     server: String,
     username: String,
@@ -45,18 +45,18 @@ impl Helpers {
         Self { host, environment }
     }
 
-    /// Runs a helper to get the credential for `server`; `place` is the file that names the helper.
+    /// Runs a helper to get the credential for `server`; `location` is the file that names the helper.
     pub(super) async fn ask(
         &self,
         name: &str,
         server: &str,
-        place: &str,
+        location: &str,
     ) -> Result<Option<Candidate>, CredentialError> {
         let program = format!("docker-credential-{name}");
-        let place = place.to_owned();
+        let location = location.to_owned();
         let wrong = |why: String| CredentialError::Helper {
             program: program.clone(),
-            place: place.clone(),
+            location: location.clone(),
             why,
         };
         let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
@@ -66,10 +66,10 @@ impl Helpers {
         let pattern = Pattern::parse(server).map_err(|error| wrong(error.to_string()))?;
         let command = self.command(&program, server).map_err(|error| wrong(error.to_string()))?;
         let output = self.host.run(command, TIMEOUT).await.map_err(|source| {
-            CredentialError::Run { program: program.clone(), place: place.clone(), source }
+            CredentialError::Run { program: program.clone(), location: location.clone(), source }
         })?;
         let Some(credential) = read(output, &pattern).map_err(wrong)? else { return Ok(None) };
-        let origin = format!("{place}: {program}");
+        let origin = format!("{location}: {program}");
         Ok(Some(Candidate { credential, pattern, origin }))
     }
 
@@ -101,17 +101,18 @@ fn read(output: Output, asked: &Pattern) -> Result<Option<Credential>, String> {
         };
     }
     let wrong = "its output is not JSON with ServerURL, Username and Secret";
-    let answer: Answer = serde_json::from_slice(stdout.expose()).map_err(|_| wrong.to_owned())?;
-    let server = Pattern::parse(&answer.server);
-    if !answer.server.is_empty() && !server.is_ok_and(|server| server == *asked) {
-        let server = crate::text::line(&answer.server);
+    let parsed: HelperOutput =
+        serde_json::from_slice(stdout.expose()).map_err(|_| wrong.to_owned())?;
+    let server = Pattern::parse(&parsed.server);
+    if !parsed.server.is_empty() && !server.is_ok_and(|server| server == *asked) {
+        let server = crate::text::line(&parsed.server);
         return Err(format!("it returned a credential for {server:?} instead of {asked}"));
     }
-    if answer.secret.is_empty() {
+    if parsed.secret.is_empty() {
         return Ok(None);
     }
-    Ok(Some(match answer.username.as_str() {
-        TOKEN_USER => Credential::Identity(answer.secret),
-        username => Credential::Basic { username: username.to_owned(), password: answer.secret },
+    Ok(Some(match parsed.username.as_str() {
+        TOKEN_USER => Credential::Identity(parsed.secret),
+        username => Credential::Basic { username: username.to_owned(), password: parsed.secret },
     }))
 }

@@ -58,28 +58,33 @@ pub fn secret_file(path: &Path) -> Result<Vec<Candidate>, CredentialError> {
     secret_text(&path.display().to_string(), &content)
 }
 
-/// As [`secret_file`]; `place` is the name of the text in messages.
-pub(crate) fn secret_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
-    let plain = text.expose_text().ok_or_else(|| CredentialError::content(place, "not UTF-8"))?;
+/// As [`secret_file`]; `location` is the name of the text in messages.
+pub(crate) fn secret_text(
+    location: &str,
+    text: &Secret,
+) -> Result<Vec<Candidate>, CredentialError> {
+    let plain =
+        text.expose_text().ok_or_else(|| CredentialError::content(location, "not UTF-8"))?;
     if plain.trim_start().starts_with('{') && !is_object(plain) {
-        return docker_text(place, text);
+        return docker_text(location, text);
     }
     let mut found = None;
     let headers = serde_norway::Deserializer::from_str(plain);
     let documents = serde_norway::Deserializer::from_str(plain);
     for (at, (header, document)) in headers.zip(documents).enumerate() {
-        let place = format!("{place}: document {}", at + 1);
-        let not_yaml = |error: serde_norway::Error| CredentialError::content(&place, fault(&error));
+        let location = format!("{location}: document {}", at + 1);
+        let not_yaml =
+            |error: serde_norway::Error| CredentialError::content(&location, yaml_error(&error));
         // An empty document has no kind.
         let header = Option::<Header>::deserialize(header).map_err(not_yaml)?.unwrap_or_default();
         if matches!(header.kind.as_str(), "Secret" | "List" | "SecretList") {
             let object = RawObject::deserialize(document).map_err(not_yaml)?;
-            collect(&place, object, &mut found, 0)?;
+            collect(&location, object, &mut found, 0)?;
         }
     }
     found.ok_or_else(|| {
         let why = format!("it holds no Secret of type {} or {}", NEW.1, OLD.1);
-        CredentialError::content(place, why)
+        CredentialError::content(location, why)
     })
 }
 
@@ -89,7 +94,7 @@ fn is_object(text: &str) -> bool {
 }
 
 /// The position of a YAML error; the parser's own message may contain a value.
-fn fault(error: &serde_norway::Error) -> String {
+fn yaml_error(error: &serde_norway::Error) -> String {
     match error.location() {
         Some(at) => format!(
             "line {}, column {}: invalid YAML or not a valid Secret",
@@ -101,16 +106,16 @@ fn fault(error: &serde_norway::Error) -> String {
 }
 
 fn collect(
-    place: &str,
+    location: &str,
     mut object: RawObject,
     found: &mut Option<Vec<Candidate>>,
     depth: usize,
 ) -> Result<(), CredentialError> {
     if depth > DEPTH_LIMIT {
-        return Err(CredentialError::content(place, "Lists are nested too deeply"));
+        return Err(CredentialError::content(location, "Lists are nested too deeply"));
     }
     for item in std::mem::take(&mut object.items) {
-        collect(place, item, found, depth + 1)?;
+        collect(location, item, found, depth + 1)?;
     }
     let secret_type = object.secret_type.clone().unwrap_or_default();
     let wanted = secret_type == NEW.1 || secret_type == OLD.1;
@@ -119,26 +124,26 @@ fn collect(
         return Ok(());
     }
     let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
-    let place = format!("{place} (Secret {namespace}/{})", object.metadata.name);
+    let location = format!("{location} (Secret {namespace}/{})", object.metadata.name);
     let mut data = BTreeMap::new();
     for (key, value) in object.data.unwrap_or_default() {
         let decoded = docker::base64(&value).ok_or_else(|| {
-            CredentialError::content(&place, format!("data[{key:?}] is not base64"))
+            CredentialError::content(&location, format!("data[{key:?}] is not base64"))
         })?;
         data.insert(key, decoded);
     }
     data.extend(object.string_data.unwrap_or_default());
-    found.get_or_insert_default().extend(pull_secret(&place, &secret_type, &data)?);
+    found.get_or_insert_default().extend(pull_secret(&location, &secret_type, &data)?);
     Ok(())
 }
 
-/// The credentials in one Secret with decoded `data`; `place` is its name in messages.
+/// The credentials in one Secret with decoded `data`; `location` is its name in messages.
 ///
 /// # Errors
 ///
 /// When the type is not one for registry credentials, or the data does not match the type.
 pub fn pull_secret(
-    place: &str,
+    location: &str,
     secret_type: &str,
     data: &BTreeMap<String, Secret>,
 ) -> Result<Vec<Candidate>, CredentialError> {
@@ -146,34 +151,37 @@ pub fn pull_secret(
         kind if kind == NEW.1 => NEW.0,
         kind if kind == OLD.1 => OLD.0,
         kind => {
-            return Err(CredentialError::Type { place: place.to_owned(), kind: kind.to_owned() });
+            return Err(CredentialError::Type {
+                location: location.to_owned(),
+                kind: kind.to_owned(),
+            });
         }
     };
-    let place = format!("{place}: data[{key:?}]");
-    let text = data.get(key).ok_or_else(|| CredentialError::content(&place, "is missing"))?;
+    let location = format!("{location}: data[{key:?}]");
+    let text = data.get(key).ok_or_else(|| CredentialError::content(&location, "is missing"))?;
     if key == NEW.0 {
-        let raw: docker::RawConfig = docker::json(&place, text)?;
+        let raw: docker::RawConfig = docker::json(&location, text)?;
         let entries = raw.auths.ok_or_else(|| {
-            CredentialError::content(&place, "not a Docker configuration: it has no auths")
+            CredentialError::content(&location, "not a Docker configuration: it has no auths")
         })?;
-        docker::candidates(&place, entries)
+        docker::candidates(&location, entries)
     } else {
-        old_text(&place, text)
+        old_text(&location, text)
     }
 }
 
 /// Parses a Docker configuration in the current or the `.dockercfg` format; helpers are not run.
-fn docker_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
-    match DockerConfig::parse(place, text, None) {
+fn docker_text(location: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
+    match DockerConfig::parse(location, text, None) {
         Ok(config) if !config.is_empty() => Ok(config.into_stored()),
         // `.dockercfg` is the map of entries itself and shares no key with the current format.
-        Ok(_) => old_text(place, text),
+        Ok(_) => old_text(location, text),
         Err(error) => Err(error),
     }
 }
 
 /// Parses a Docker configuration in the `.dockercfg` format.
-pub(super) fn old_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
-    let entries: BTreeMap<String, RawEntry> = docker::json(place, text)?;
-    docker::candidates(place, entries)
+pub(super) fn old_text(location: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
+    let entries: BTreeMap<String, RawEntry> = docker::json(location, text)?;
+    docker::candidates(location, entries)
 }

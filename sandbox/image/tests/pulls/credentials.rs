@@ -13,11 +13,11 @@ use crate::server::{Reply, Request, Server};
 fn basic(image: Image) -> Server {
     let wanted = format!("Basic {}", STANDARD.encode("bob:hunter2"));
     Server::plain(move |request: &Request| match request.header("authorization") {
-        Some(shown) if shown == wanted => image.answer(request),
-        Some(shown) => {
+        Some(sent) if sent == wanted => image.answer(request),
+        Some(sent) => {
             // Echoes the credential, which must not end up in messages.
             let body =
-                format!(r#"{{"errors":[{{"code":"DENIED","message":"no access with {shown}"}}]}}"#);
+                format!(r#"{{"errors":[{{"code":"DENIED","message":"no access with {sent}"}}]}}"#);
             Reply::new(401, body).with("WWW-Authenticate", "Basic realm=\"r\"")
         }
         None => Reply::new(401, "").with("WWW-Authenticate", "Basic realm=\"r\""),

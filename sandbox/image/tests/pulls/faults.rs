@@ -157,9 +157,9 @@ async fn invalid_responses() {
     );
     // Content with another digest.
     let bytes = image.manifests["1"].1.clone();
-    let lying =
+    let mismatched =
         Server::plain(move |_| Reply::new(200, bytes.clone()).with("Content-Type", MANIFEST));
-    let text = pull(format!("{}/app@{other}", lying.host())).await;
+    let text = pull(format!("{}/app@{other}", mismatched.host())).await;
     assert!(text.contains("returned an invalid image app:sha256:"), "{text}");
     let huge = Server::plain(|_| Reply::new(200, vec![b' '; 5 << 20]));
     assert!(pull(format!("{}/app", huge.host())).await.contains("larger than 4194304 bytes"));

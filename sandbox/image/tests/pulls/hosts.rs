@@ -177,7 +177,7 @@ async fn certificates() {
         (&good, format!("ca = {ca:?}\n"), ""),
         (&good, "skip_verify = true\n".to_owned(), ""),
         (&wrong, format!("ca = {ca:?}\n"), "its certificate is for another host"),
-        (&mutual, format!("ca = {ca:?}\n"), "it may want a client certificate"),
+        (&mutual, format!("ca = {ca:?}\n"), "it may require a client certificate"),
         (&mutual, format!("ca = {ca:?}\nclient = [[{pem:?}, {key:?}]]\n"), ""),
         (&mutual, format!("ca = {ca:?}\nclient = {both:?}\n"), ""),
         (&good, format!("ca = {key:?}\n"), "it contains no PEM certificate"),

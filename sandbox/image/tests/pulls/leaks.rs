@@ -72,7 +72,7 @@ async fn a_credential_does_not_leak() {
     let tokens = Server::plain(move |request: &Request| {
         let identity = request.whole().contains(IDENTITY);
         match request.header("authorization") {
-            Some(shown) if shown == bob => Reply::new(200, r#"{"token":"TOKEN"}"#),
+            Some(sent) if sent == bob => Reply::new(200, r#"{"token":"TOKEN"}"#),
             // Echoes the credential, as careless servers do.
             _ => Reply::new(
                 if identity { 400 } else { 401 },
