@@ -268,7 +268,7 @@ async fn plans_and_checks() {
     for line in [
         "ok   name",
         "ok   TCP",
-        "ok   TLS          none: plain http, on this machine",
+        "ok   TLS          none: plain http, loopback host",
         "ok   credential   user \"bob\"",
         "ok   platform     linux/",
     ] {

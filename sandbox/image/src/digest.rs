@@ -7,7 +7,8 @@ use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
 /// Parses a digest of a supported algorithm.
 pub(crate) fn parse(text: &str) -> Result<Digest, &'static str> {
-    const EXPECTED: &str = "the digest must be sha256:, sha384: or sha512: followed by the right number of lower-case hexadecimal digits";
+    const EXPECTED: &str = "the digest must be sha256:, sha384: or sha512: \
+         followed by the right number of lower-case hexadecimal digits";
     let digest = Digest::from_str(text).map_err(|_| EXPECTED)?;
     if Verifier::new(&digest).is_some() { Ok(digest) } else { Err(EXPECTED) }
 }

@@ -1,5 +1,5 @@
-//! The fuzz targets: each parses untrusted bytes and asserts invariants of the result. The tests replay
-//! the kept inputs.
+//! The fuzz targets: each parses untrusted bytes and asserts invariants of the result. The tests
+//! replay the kept inputs.
 
 use std::fs;
 
@@ -107,7 +107,8 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
-/// Corrects the checksum of every header; with wrong ones, mutated archives would be rejected early.
+/// Corrects the checksum of every header; with wrong ones, mutated archives would be rejected
+/// early.
 fn with_checksums(data: &[u8]) -> Vec<u8> {
     let mut tar = data.to_vec();
     let mut at = 0usize;

@@ -1,7 +1,7 @@
 //! An OCI image layout on disk, updated atomically.
 //!
-//! Blobs are written to a staging folder inside the layout and moved into place when all of them are
-//! complete and verified. The next pull removes the staging folder of one that was killed.
+//! Blobs are written to a staging folder inside the layout and moved into place when all of them
+//! are complete and verified. The next pull removes the staging folder of one that was killed.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -79,7 +79,8 @@ impl Classified for LayoutError {
     }
 }
 
-/// A pending change to a layout. Dropping it without [`commit`](Self::commit) leaves the layout unchanged.
+/// A pending change to a layout. Dropping it without [`commit`](Self::commit) leaves the layout
+/// unchanged.
 #[derive(Debug)]
 pub struct Stage {
     directory: PathBuf,
@@ -196,8 +197,8 @@ impl Stage {
         fs::read(&path).map_err(LayoutError::io("read", &path))
     }
 
-    /// Moves the blobs into place and adds the image to the layout's index, where it replaces an image
-    /// of the same name. After an error the index is unchanged.
+    /// Moves the blobs into place and adds the image to the layout's index, where it replaces an
+    /// image of the same name. After an error the index is unchanged.
     pub(crate) fn commit(
         mut self,
         image: &Descriptor,

@@ -167,8 +167,8 @@ pub(crate) fn server(host: &str) -> &str {
     if host == DEFAULT_HOST { DEFAULT_SERVER } else { host }
 }
 
-/// Splits off the tag. Only a colon after the last slash, outside brackets, starts a tag; others belong to
-/// ports and IPv6 addresses.
+/// Splits off the tag. Only a colon after the last slash, outside brackets, starts a tag; others
+/// belong to ports and IPv6 addresses.
 fn split_tag(name: &str) -> (&str, Option<&str>) {
     match name.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') && !tag.ends_with(']') => (name, Some(tag)),
@@ -197,8 +197,8 @@ fn parse_name(name: &str) -> Result<Place, &'static str> {
 
 /// Whether the first component of a name is a host rather than part of the repository.
 ///
-/// Docker also treats a component with a capital letter as a host; that is not supported, because hosts
-/// are converted to lower case.
+/// Docker also treats a component with a capital letter as a host; that is not supported, because
+/// hosts are converted to lower case.
 fn is_host(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':'])
 }

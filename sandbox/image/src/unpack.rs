@@ -1,8 +1,8 @@
 //! Unpacks untrusted layers onto a directory.
 //!
-//! No entry can reach outside the root: the kernel resolves paths within it (`RESOLVE_IN_ROOT`), the
-//! last component is never followed, `..` in a name is refused, devices are not created, and only
-//! extended attributes without a meaning to the host are set.
+//! No entry can reach outside the root: the kernel resolves paths within it (`RESOLVE_IN_ROOT`),
+//! the last component is never followed, `..` in a name is refused, devices are not created, and
+//! only extended attributes without a meaning to the host are set.
 
 mod compression;
 mod entry;
@@ -39,8 +39,8 @@ const TRAILER: u64 = 1 << 20;
 pub struct Limits {
     /// Number of entries in all layers.
     pub entries: u64,
-    /// Total size of the files in all layers, in bytes. It also limits each decompressed layer, which
-    /// may be larger by 1 KiB per allowed entry.
+    /// Total size of the files in all layers, in bytes. It also limits each decompressed layer,
+    /// which may be larger by 1 KiB per allowed entry.
     pub bytes: u64,
 }
 
@@ -93,13 +93,14 @@ impl Unpacker {
         self.total
     }
 
-    /// Unpacks one layer: tar, plain or compressed with gzip or zstd. `diff_id` is the digest of the
-    /// plain tar. After an error the directory contains part of the layer and should be discarded.
+    /// Unpacks one layer: tar, plain or compressed with gzip or zstd. `diff_id` is the digest of
+    /// the plain tar. After an error the directory contains part of the layer and should be
+    /// discarded.
     ///
     /// # Errors
     ///
-    /// When the layer is corrupt, has a refused entry, exceeds a limit or does not match `diff_id`, or on
-    /// I/O errors.
+    /// When the layer is corrupt, has a refused entry, exceeds a limit or does not match `diff_id`,
+    /// or on I/O errors.
     pub fn layer(
         &mut self,
         layer: impl BufRead,

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
-//! Pulls from registries: a scripted server, and Debian's `docker-registry` if `BULKHEAD_REGISTRY` is
-//! set to its path.
+//! Pulls from registries: a scripted server, and Debian's `docker-registry` if `BULKHEAD_REGISTRY`
+//! is set to its path.
 
 #[path = "pulls/bed.rs"]
 mod bed;

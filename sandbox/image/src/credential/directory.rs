@@ -44,8 +44,8 @@ impl CredentialSource for SecretDirectory {
     }
 }
 
-/// The paths in a directory, sorted. The kubelet's own `..data` is skipped: its files are reached through
-/// the symlinks to it.
+/// The paths in a directory, sorted. The kubelet's own `..data` is skipped: its files are reached
+/// through the symlinks to it.
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, CredentialError> {
     let error = |source| CredentialError::Read { path: directory.to_owned(), source };
     let mut paths = Vec::new();

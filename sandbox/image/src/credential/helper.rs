@@ -39,13 +39,14 @@ struct HelperOutput {
 }
 
 impl Helpers {
-    /// Runs helpers through `host` with this environment (they need `HOME`, `PATH` and the variables of
-    /// a cloud provider).
+    /// Runs helpers through `host` with this environment (they need `HOME`, `PATH` and the
+    /// variables of a cloud provider).
     pub fn new(host: Arc<dyn Host>, environment: Vec<(OsString, OsString)>) -> Self {
         Self { host, environment }
     }
 
-    /// Runs a helper to get the credential for `server`; `location` is the file that names the helper.
+    /// Runs a helper to get the credential for `server`; `location` is the file that names the
+    /// helper.
     pub(super) async fn ask(
         &self,
         name: &str,

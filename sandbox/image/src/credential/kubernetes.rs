@@ -48,7 +48,8 @@ struct Metadata {
 }
 
 /// Reads the credentials in a file: Kubernetes Secrets as YAML or JSON, possibly in a List or among
-/// other objects, or a plain Docker configuration. Credential helpers are never run for such a file.
+/// other objects, or a plain Docker configuration. Credential helpers are never run for such a
+/// file.
 ///
 /// # Errors
 ///

@@ -82,7 +82,8 @@ fn handshake_error(error: &io::Error) -> (String, bool) {
     (tls.map_or_else(|| error.to_string(), tls_message), plain)
 }
 
-/// Whether a loopback host speaks TLS; `true` if it cannot be reached, so that the request reports why.
+/// Whether a loopback host speaks TLS; `true` if it cannot be reached, so that the request reports
+/// why.
 pub(super) async fn speaks_tls(host: &RegistryHost) -> Result<bool, RegistryError> {
     Ok(!matches!(dial(host).await?, Dialed::NoTls { plain: true, .. }))
 }

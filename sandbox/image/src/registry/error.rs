@@ -242,7 +242,8 @@ pub(super) fn tls_message(error: &rustls::Error) -> String {
             other => format!("its certificate is not accepted: {other}"),
         },
         rustls::Error::AlertReceived(alert) => format!(
-            "it refuses the TLS connection ({alert:?}); it may require a client certificate (`client` in hosts.toml)"
+            "it refuses the TLS connection ({alert:?}); \
+             it may require a client certificate (`client` in hosts.toml)"
         ),
         rustls::Error::InvalidMessage(_) => {
             "it does not speak TLS; for plain http, set server = \"http://...\" in hosts.toml"

@@ -50,8 +50,8 @@ struct ErrorResponse {
 
 /// Whether a credential for the registry may be sent to a token server.
 ///
-/// It may if the server is on the registry's own host, or if the registry named it over verified TLS;
-/// over plain HTTP only on loopback, or on the host of a registry that itself uses plain HTTP.
+/// It may if the server is on the registry's own host, or if the registry named it over verified
+/// TLS; over plain HTTP only on loopback, or on the host of a registry that itself uses plain HTTP.
 pub(super) fn may_have_credential(transport: &Transport, realm: &Url) -> Result<(), &'static str> {
     let registry = &transport.base;
     let local = |url: &Url| url.host_str().is_some_and(is_loopback);

@@ -1,5 +1,5 @@
-//! HTTP requests: with credentials and configured headers to the registry's own host, without them to
-//! others.
+//! HTTP requests: with credentials and configured headers to the registry's own host, without them
+//! to others.
 
 use std::time::Duration;
 
@@ -68,7 +68,8 @@ impl Transport {
         let mut url = request.url.clone();
         let mut own = true;
         for _ in 0..=MAX_REDIRECTS {
-            // After a redirect to another host the credential is withheld, even if a later one leads back.
+            // After a redirect to another host the credential is withheld, even if a later one
+            // leads back.
             own = own && url.origin() == self.base.origin();
             let client = if own { &self.own } else { &self.others };
             let mut builder = client.request(Method::GET, url.clone());
@@ -122,8 +123,8 @@ impl Transport {
         }
     }
 
-    /// Sends a request to a token server, without the registry's configured headers. Redirects are not
-    /// followed.
+    /// Sends a request to a token server, without the registry's configured headers. Redirects are
+    /// not followed.
     pub(super) async fn token(
         &self,
         realm: &Url,

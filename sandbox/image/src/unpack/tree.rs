@@ -220,7 +220,7 @@ impl Tree {
     }
 
     /// Sets owner, attributes, mode and time, in this order: chown(2) clears set-user-ID bits and
-    /// capabilities, and all of them change the time.
+    /// capabilities, and a read-only mode can prevent setting attributes.
     fn finish_open(
         &self,
         fd: &impl AsFd,
@@ -320,8 +320,8 @@ impl Tree {
     }
 }
 
-/// Whether an extended attribute may be set. Excludes `trusted.` and `user.overlay.`, which overlayfs
-/// on the host interprets; file capabilities require `owners`, that is, root.
+/// Whether an extended attribute may be set. Excludes `trusted.` and `user.overlay.`, which
+/// overlayfs on the host interprets; file capabilities require `owners`, that is, root.
 fn may_set(key: &str, owners: bool) -> bool {
     key.starts_with("user.") && !key.starts_with("user.overlay.")
         || (owners && key == "security.capability")

@@ -11,8 +11,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// A certificate authority with its files in a directory: `ca.pem`, and `NAME.pem` and `NAME.key` for
-/// each certificate it signed.
+/// A certificate authority with its files in a directory: `ca.pem`, and `NAME.pem` and `NAME.key`
+/// for each certificate it signed.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,

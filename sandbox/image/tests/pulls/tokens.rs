@@ -15,8 +15,8 @@ use crate::server::{Reply, Request, Server};
 /// Creates a credential with a secret.
 type Made = fn(&str) -> Credential;
 
-/// A token server that issues `TOKEN-n` for bob, for the identity token `good`, and if `anonymous` also
-/// without a credential.
+/// A token server that issues `TOKEN-n` for bob, for the identity token `good`, and if `anonymous`
+/// also without a credential.
 fn token_server(anonymous: bool) -> Server {
     let count = AtomicUsize::new(0);
     let bob = format!("Basic {}", STANDARD.encode("bob:hunter2"));
