@@ -8,9 +8,9 @@ mod message;
 use std::io::{Read as _, Write as _};
 
 use sandbox_core::Secret;
-use sandbox_image::credential::{CredentialError, CredentialSource as _, Wanted};
-use sandbox_image::reference::ReferenceError;
-use sandbox_image::{Reference, Sources};
+use sandbox_image::{
+    CredentialError, CredentialSource as _, Reference, ReferenceError, Sources, Wanted,
+};
 
 use crate::pull::{PullError, keep_out_of_core_dumps, sources};
 use args::{CacheKey, ProviderArgs};

@@ -1,8 +1,10 @@
 //! Registry credentials as CRI wants them.
 
 use k8s_cri::v1::AuthConfig;
-use sandbox_image::credential::{CredentialError, CredentialSource as _, Wanted, pull_secret};
-use sandbox_image::{Candidate, Credential, Place, Sources};
+use sandbox_image::{
+    Candidate, Credential, CredentialError, CredentialSource as _, Place, Sources, Wanted,
+    pull_secret,
+};
 
 use crate::manifest::{Manifest, Pod};
 

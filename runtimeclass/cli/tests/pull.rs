@@ -212,12 +212,12 @@ async fn what_fails_ends_with_a_line_and_leaves_nothing() {
         (bed.secret(&host, "bob"), bed.secret(&host, "eve"), format!("oci:{}", bed.path("oci")));
     let missing = format!("{host}/app:2");
     for (args, part) in [
-        (vec!["--anonymous", &name], "wants a credential for app, and no source has one for it"),
+        (vec!["--anonymous", &name], "requires a credential for app, and no source has one"),
         (vec!["--secret", &eve, &name], "refuses access to app: user \"eve\" of "),
         (vec!["--secret", &bob, &missing], "has no image app:2"),
         (
             vec!["--secret", &bob, "--platform", "linux/riscv64", &name],
-            "is not there for linux/riscv64",
+            "is not available for linux/riscv64",
         ),
         (
             vec!["--secret", "/no/such/file", &name],
@@ -268,7 +268,7 @@ async fn plans_and_checks() {
     for line in [
         "ok   name",
         "ok   TCP",
-        "ok   TLS          none: plain http, on this machine",
+        "ok   TLS          none: plain http, loopback host",
         "ok   credential   user \"bob\"",
         "ok   platform     linux/",
     ] {

@@ -1,43 +1,46 @@
-//! A pull's way, walked step by step, so that the step that fails is told.
+//! Checks the steps of a pull one by one, to find the one that fails.
 
 use crate::platform::Platform;
 use crate::pull::{self, PullError};
 use crate::reference::Reference;
-use crate::registry::{Challenge, Client, Dialed, Endpoint, RegistryError, RegistryHost, dial};
+use crate::registry::{
+    Challenge, Client, Dialed, Endpoint, RegistryError, RegistryHost, Repository, dial,
+};
+use crate::text;
 
-/// How a step went.
+/// The outcome of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Well; what was found.
+    /// Success, with what was found.
     Fine(String),
-    /// Not; why, and what to do.
+    /// Failure, with the reason and what to do.
     Failed(String),
-    /// An earlier one failed.
+    /// Not attempted, since an earlier step failed.
     NotReached,
 }
 
-/// One step.
+/// One step of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// Its name: `name`, `TCP`, `TLS`, `token server`, `credential`, `image`, `platform`.
+    /// One of `name`, `TCP`, `TLS`, `token server`, `credential`, `image` and `platform`.
     pub name: &'static str,
-    /// How it went.
+    /// The outcome.
     pub outcome: Outcome,
 }
 
-/// The walk to one host.
+/// The check of one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostCheck {
-    /// The address of its API.
+    /// The base URL of its API.
     pub url: String,
-    /// Another host than the image's own.
+    /// Whether it is a host other than the one in the image reference.
     pub mirror: bool,
-    /// Its steps, in order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
 impl HostCheck {
-    /// Whether every step went well.
+    /// Whether every step succeeded.
     pub fn is_fine(&self) -> bool {
         self.steps.iter().all(|step| matches!(step.outcome, Outcome::Fine(_)))
     }
@@ -45,11 +48,11 @@ impl HostCheck {
 
 const NAMES: [&str; 7] = ["name", "TCP", "TLS", "token server", "credential", "image", "platform"];
 
-/// Walks to every host that answers for an image's registry.
+/// Checks every host that serves an image's registry.
 ///
 /// # Errors
 ///
-/// When the configuration cannot be read.
+/// When the configuration is invalid or cannot be read.
 pub async fn check(
     client: &Client,
     reference: &Reference,
@@ -57,12 +60,12 @@ pub async fn check(
 ) -> Result<Vec<HostCheck>, RegistryError> {
     let mut checks = Vec::new();
     for host in client.hosts(reference.place())? {
-        checks.push(walk(client, reference, platform, host).await?);
+        checks.push(check_host(client, reference, platform, host).await?);
     }
     Ok(checks)
 }
 
-async fn walk(
+async fn check_host(
     client: &Client,
     reference: &Reference,
     platform: &Platform,
@@ -70,20 +73,20 @@ async fn walk(
 ) -> Result<HostCheck, RegistryError> {
     let mut outcomes = Vec::new();
     let mirror = host.mirror;
-    let up = reach(&host, &mut outcomes).await?;
+    let reachable = connect(&host, &mut outcomes).await?;
     let mut url = host.url.to_string();
-    if up {
+    if reachable {
         let endpoint = client.endpoint(reference.place(), host).await?;
         url = endpoint.url();
-        ask(endpoint, reference, platform, &mut outcomes).await;
+        request(endpoint, reference, platform, &mut outcomes).await;
     }
     let mut outcomes = outcomes.into_iter();
     let step = |name| Step { name, outcome: outcomes.next().unwrap_or(Outcome::NotReached) };
     Ok(HostCheck { url, mirror, steps: NAMES.map(step).into() })
 }
 
-/// Name, TCP and TLS.
-async fn reach(host: &RegistryHost, outcomes: &mut Vec<Outcome>) -> Result<bool, RegistryError> {
+/// The steps `name`, `TCP` and `TLS`.
+async fn connect(host: &RegistryHost, outcomes: &mut Vec<Outcome>) -> Result<bool, RegistryError> {
     let name = host.authority();
     let fine = |text: String| Outcome::Fine(text);
     match dial(host).await? {
@@ -102,10 +105,10 @@ async fn reach(host: &RegistryHost, outcomes: &mut Vec<Outcome>) -> Result<bool,
             outcomes.push(Outcome::Failed(why));
             Ok(false)
         }
-        Dialed::NoTls { address, plain: true, .. } if host.may_be_plain => {
+        Dialed::NoTls { address, plain: true, .. } if host.allows_http => {
             outcomes.push(fine(address.ip().to_string()));
             outcomes.push(fine(address.to_string()));
-            outcomes.push(fine("none: plain http, on this machine".to_owned()));
+            outcomes.push(fine("none: plain http, loopback host".to_owned()));
             Ok(true)
         }
         Dialed::NoTls { address, why, .. } => {
@@ -120,40 +123,43 @@ async fn reach(host: &RegistryHost, outcomes: &mut Vec<Outcome>) -> Result<bool,
             let verified = if host.tls.skip_verify { ", NOT verified (skip_verify)" } else { "" };
             outcomes.push(fine(match version {
                 Some(version) => format!("{version}{verified}"),
-                None => "none: plain http, as hosts.toml says".to_owned(),
+                None => "none: plain http, set in hosts.toml".to_owned(),
             }));
             Ok(true)
         }
     }
 }
 
-/// What the registry itself says.
-async fn ask(
+/// The steps that need requests: `token server` to `platform`.
+async fn request(
     endpoint: Endpoint,
     reference: &Reference,
     platform: &Platform,
     outcomes: &mut Vec<Outcome>,
 ) {
-    let repository = endpoint.alone();
+    let repository = Repository::single(endpoint);
     let result = pull::resolve_config(&repository, reference, platform).await;
     let Some(endpoint) = repository.endpoints().first() else { return };
     let challenge = endpoint.challenge().await;
     let server = match &challenge {
-        Some(Challenge::Bearer { realm, .. }) => crate::text::line(realm),
-        Some(Challenge::Basic) => "none: the registry takes user and password itself".to_owned(),
-        None => "none is needed".to_owned(),
+        Some(Challenge::Bearer { realm, .. }) => text::line(realm),
+        Some(Challenge::Basic) => {
+            "none: the registry itself checks username and password".to_owned()
+        }
+        None => "not needed".to_owned(),
     };
-    let shown = match endpoint.candidate().await {
+    let credential = match endpoint.candidate().await {
         Some(candidate) => {
             format!("{} of {}", candidate.credential.described(), candidate.origin)
         }
-        None => "none is needed".to_owned(),
+        None => "not needed".to_owned(),
     };
     let fine = Outcome::Fine;
     match result {
         Ok((document, found)) => {
             let digest = document.descriptor.digest();
-            outcomes.extend([fine(server), fine(shown), fine(digest.to_string()), fine(found)]);
+            let digest = fine(digest.to_string());
+            outcomes.extend([fine(server), fine(credential), digest, fine(found)]);
         }
         Err(PullError::Registry(error @ RegistryError::TokenServer { .. })) => {
             outcomes.push(Outcome::Failed(error.to_string()));
@@ -167,13 +173,14 @@ async fn ask(
             let image = reference.to_string();
             outcomes.extend([
                 fine(server),
-                fine(shown),
+                fine(credential),
                 fine(image),
                 Outcome::Failed(error.to_string()),
             ]);
         }
         Err(error) => {
-            outcomes.extend([fine(server), fine(shown), Outcome::Failed(error.to_string())]);
+            let failed = Outcome::Failed(error.to_string());
+            outcomes.extend([fine(server), fine(credential), failed]);
         }
     }
 }

@@ -1,18 +1,19 @@
-//! Digests: the only names of content that nobody has to be believed for.
+//! Verification of content by digest.
 
 use std::str::FromStr as _;
 
 use oci_spec::image::{Digest, DigestAlgorithm};
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 
-/// Reads a digest of an algorithm that can be verified here.
+/// Parses a digest of a supported algorithm.
 pub(crate) fn parse(text: &str) -> Result<Digest, &'static str> {
-    const WANTED: &str = "the digest must be sha256:, sha384: or sha512: and lower-case hexadecimal digits of its length";
-    let digest = Digest::from_str(text).map_err(|_| WANTED)?;
-    if Verifier::new(&digest).is_some() { Ok(digest) } else { Err(WANTED) }
+    const EXPECTED: &str = "the digest must be sha256:, sha384: or sha512: \
+         followed by the right number of lower-case hexadecimal digits";
+    let digest = Digest::from_str(text).map_err(|_| EXPECTED)?;
+    if Verifier::new(&digest).is_some() { Ok(digest) } else { Err(EXPECTED) }
 }
 
-/// Hashes content as it streams by.
+/// Hashes content incrementally.
 #[derive(Clone, Debug)]
 pub(crate) enum Verifier {
     Sha256(Sha256),
@@ -21,13 +22,13 @@ pub(crate) enum Verifier {
 }
 
 impl Verifier {
-    /// A verifier for the digest's algorithm, if it is one that is known here.
+    /// A verifier for the algorithm of `digest`; `None` if it is not supported.
     pub(crate) fn new(digest: &Digest) -> Option<Self> {
         match digest.algorithm() {
             DigestAlgorithm::Sha256 => Some(Self::Sha256(Sha256::new())),
             DigestAlgorithm::Sha384 => Some(Self::Sha384(Sha384::new())),
             DigestAlgorithm::Sha512 => Some(Self::Sha512(Sha512::new())),
-            // The enum is open; what is not listed here cannot be verified.
+            // The enum is non-exhaustive.
             _ => None,
         }
     }
@@ -40,7 +41,7 @@ impl Verifier {
         }
     }
 
-    /// The digest of what went by, as text.
+    /// The digest of the content.
     pub(crate) fn finish(self) -> String {
         match self {
             Self::Sha256(hash) => format!("sha256:{:x}", hash.finalize()),
@@ -60,8 +61,8 @@ pub(crate) fn sha256(bytes: &[u8]) -> Digest {
     }
 }
 
-/// Whether `bytes` have that digest.
-pub(crate) fn is_of(digest: &Digest, bytes: &[u8]) -> bool {
+/// Whether `bytes` have the digest `digest`.
+pub(crate) fn matches(digest: &Digest, bytes: &[u8]) -> bool {
     Verifier::new(digest).is_some_and(|mut verifier| {
         verifier.update(bytes);
         verifier.finish() == digest.as_ref()
@@ -77,15 +78,15 @@ mod tests {
         let empty256 = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let abc512 = "sha512:ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f";
         let abc384 = "sha384:cb00753f45a35e8bb5a03d699ac65007272c32ab0eded1631a8b605a43ff5bed8086072ba1e7cc2358baeca134c825a7";
-        assert!(is_of(&parse(empty256).unwrap(), b""));
-        assert!(is_of(&parse(abc512).unwrap(), b"abc"));
-        assert!(is_of(&parse(abc384).unwrap(), b"abc"));
-        assert!(!is_of(&parse(empty256).unwrap(), b"abc"));
+        assert!(matches(&parse(empty256).unwrap(), b""));
+        assert!(matches(&parse(abc512).unwrap(), b"abc"));
+        assert!(matches(&parse(abc384).unwrap(), b"abc"));
+        assert!(!matches(&parse(empty256).unwrap(), b"abc"));
         assert_eq!(sha256(b"").as_ref(), empty256);
     }
 
     #[test]
-    fn what_cannot_be_verified_is_refused() {
+    fn unsupported_digests_are_rejected() {
         for text in
             ["", "sha256", "sha256:", "sha256:AB", "md5:d41d8cd98f00b204e9800998ecf8427e", "x:../y"]
         {

@@ -1,5 +1,5 @@
-//! What the fuzz targets call: each reads bytes from others and asserts what must hold whatever
-//! they are. The kept inputs are replayed by the tests here.
+//! The fuzz targets: each parses untrusted bytes and asserts invariants of the result. The tests
+//! replay the kept inputs.
 
 use std::fs;
 
@@ -8,24 +8,24 @@ use sandbox_core::Secret;
 use tar::Header;
 
 use crate::credential::{DockerConfig, Pattern, secret_text};
-use crate::registry::{Challenge, Content, read_challenge, read_document};
+use crate::registry::{Challenge, Content, parse_challenge, parse_manifest};
 use crate::unpack::{Limits, Unpacker};
 use crate::{Candidate, Platform, Reference, digest, platform};
 
-/// Of a tar.
+/// The block size of tar.
 const BLOCK: usize = 512;
 
-/// The longest message about one input.
+/// Upper bound on the length of error messages.
 const MESSAGE: usize = 4096;
 
-/// An image reference: what it is filled in to is one too, and the same.
+/// An image reference: its full form parses to the same reference.
 pub fn reference(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     match text.parse::<Reference>() {
         Ok(reference) => {
             let whole = reference.to_string();
             assert_eq!(whole.parse().as_ref(), Ok(&reference), "{text:?} is {whole:?}");
-            // It becomes a part of a URL and of a path.
+            // It is used in URLs and paths.
             let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.".contains(c);
             let repository = reference.place().repository();
             assert!(repository.chars().all(plain) && !repository.contains(".."), "{repository:?}");
@@ -35,7 +35,7 @@ pub fn reference(data: &[u8]) {
     }
 }
 
-/// A configuration of docker or podman.
+/// A configuration of Docker or podman.
 pub fn docker_config(data: &[u8]) {
     let text = Secret::new(data);
     match DockerConfig::parse("f", &text, None) {
@@ -44,7 +44,7 @@ pub fn docker_config(data: &[u8]) {
     }
 }
 
-/// Kubernetes Secrets, or whatever else the file holds.
+/// A file with Kubernetes Secrets.
 pub fn secret_yaml(data: &[u8]) {
     match secret_text("f", &Secret::new(data)) {
         Ok(found) => found.iter().for_each(candidate),
@@ -52,7 +52,7 @@ pub fn secret_yaml(data: &[u8]) {
     }
 }
 
-/// What is printed of a credential can be read again, and is not the secret.
+/// The displayed pattern parses again, and the displayed credential does not contain the secret.
 fn candidate(found: &Candidate) {
     let shown = found.pattern.to_string();
     assert!(Pattern::parse(&shown).is_ok(), "{shown:?}");
@@ -61,7 +61,7 @@ fn candidate(found: &Candidate) {
     assert!(debug.len() < 40, "{debug}");
 }
 
-/// `WWW-Authenticate` headers, one a line.
+/// `WWW-Authenticate` headers, one per line.
 pub fn challenge(data: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in data.split(|byte| *byte == b'\n').take(20) {
@@ -69,21 +69,21 @@ pub fn challenge(data: &[u8]) {
             headers.append(WWW_AUTHENTICATE, value);
         }
     }
-    if let Some(Challenge::Bearer { realm, service, scope, error }) = read_challenge(&headers) {
+    if let Some(Challenge::Bearer { realm, service, scope, error }) = parse_challenge(&headers) {
         let longest = data.len();
         let parts = [Some(realm), service, scope, error];
         assert!(parts.iter().flatten().all(|part| part.len() <= longest));
     }
 }
 
-/// A manifest or an index, under each type that a registry may send it as.
+/// A manifest or an index, with several values of `Content-Type`.
 pub fn manifest(data: &[u8]) {
     for kind in [
         "",
         "application/vnd.oci.image.manifest.v1+json",
         "application/vnd.docker.distribution.manifest.list.v2+json",
     ] {
-        let Ok(document) = read_document(data.to_vec(), kind, digest::sha256(data)) else {
+        let Ok(document) = parse_manifest(data.to_vec(), kind, digest::sha256(data)) else {
             continue;
         };
         assert!(document.bytes == data && document.descriptor.size() == data.len() as u64);
@@ -99,7 +99,7 @@ pub fn manifest(data: &[u8]) {
             }
         };
         for blob in blobs {
-            // It becomes the name of a file and a part of a URL.
+            // It is used in file names and URLs.
             let name = blob.digest().to_string();
             let plain = |c: char| c.is_ascii_alphanumeric() || "+._-:=".contains(c);
             assert!(name.chars().all(plain) && !name.contains(".."), "{name:?}");
@@ -107,10 +107,11 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
-/// The same with the checksum of every header as it should be, which no mutation would hit: all
-/// but the headers of a tar would never be reached.
+/// Corrects the checksum of every header; with wrong ones, mutated archives would be rejected
+/// early.
 fn with_checksums(data: &[u8]) -> Vec<u8> {
-    let (mut tar, mut at) = (data.to_vec(), 0usize);
+    let mut tar = data.to_vec();
+    let mut at = 0usize;
     while let Some(block) = tar.get_mut(at..at.saturating_add(BLOCK)) {
         let mut size = 0;
         if block.iter().any(|byte| *byte != 0) {
@@ -121,13 +122,13 @@ fn with_checksums(data: &[u8]) -> Vec<u8> {
             size = header.entry_size().ok().and_then(|it| it.try_into().ok()).unwrap_or(0);
         }
         let next = at.saturating_add(BLOCK).saturating_add(size);
-        // None is past every end.
+        // An overflow ends the loop.
         at = next.checked_next_multiple_of(BLOCK).unwrap_or(usize::MAX);
     }
     tar
 }
 
-/// A layer, in whatever compression, onto a directory beside which nothing may change.
+/// A layer, compressed or not; nothing outside the root directory may change.
 pub fn layer(data: &[u8]) {
     let compressed = [[0x1f, 0x8b].as_slice(), &[0x28, 0xb5, 0x2f, 0xfd]];
     let data = match compressed.iter().any(|magic| data.starts_with(magic)) {
@@ -136,7 +137,8 @@ pub fn layer(data: &[u8]) {
     };
     let data = data.as_slice();
     let Ok(place) = tempfile::tempdir() else { return };
-    let (root, outside) = (place.path().join("root"), place.path().join("outside"));
+    let root = place.path().join("root");
+    let outside = place.path().join("outside");
     let made = fs::create_dir(&root).and_then(|()| fs::write(&outside, "untouched"));
     if made.is_err() {
         return;
@@ -146,14 +148,18 @@ pub fn layer(data: &[u8]) {
         Ok(unpacker) => unpacker,
         Err(error) => panic!("{error}"),
     };
-    // Twice, so that it also meets what it left itself.
+    // The second time onto the result of the first.
     for _ in 0..2 {
         if let Err(error) = unpacker.layer(data, None) {
             assert!(error.to_string().len() < 3 * MESSAGE, "{error}");
         }
     }
-    assert!(fs::read(&outside).is_ok_and(|it| it == b"untouched"), "something got out");
-    assert_eq!(fs::read_dir(place.path()).map_or(0, Iterator::count), 2, "something got out");
+    assert!(fs::read(&outside).is_ok_and(|it| it == b"untouched"), "a change outside the root");
+    assert_eq!(
+        fs::read_dir(place.path()).map_or(0, Iterator::count),
+        2,
+        "a change outside the root"
+    );
 }
 
 #[cfg(test)]
@@ -162,7 +168,7 @@ mod tests {
 
     type Target = fn(&[u8]);
 
-    /// Each target with the folder of its kept inputs.
+    /// Each target, by the name of its folder of kept inputs.
     const TARGETS: [(&str, Target); 6] = [
         ("reference", super::reference),
         ("docker_config", super::docker_config),
@@ -173,7 +179,7 @@ mod tests {
     ];
 
     #[test]
-    fn the_kept_inputs() {
+    fn kept_inputs() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
         for (name, target) in TARGETS {
             let mut inputs = 0;
@@ -186,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn every_target_is_one_of_cargo_fuzz() {
+    fn every_target_has_a_binary() {
         let targets = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
         let mut names: Vec<_> = std::fs::read_dir(targets)
             .unwrap()

@@ -1,7 +1,7 @@
-//! An OCI image layout on disk: whole or not at all.
+//! An OCI image layout on disk, updated atomically.
 //!
-//! Everything is made in a folder of its own inside the layout and moved to its place when all of
-//! it is there and verified; what a killed pull left in that folder is removed by the next.
+//! Blobs are written to a staging folder inside the layout and moved into place when all of them
+//! are complete and verified. The next pull removes the staging folder of one that was killed.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -17,40 +17,40 @@ use crate::reference::Reference;
 
 const MARKER: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 const STAGE: &str = ".pull";
-/// The tag, as the specification and skopeo have it.
+/// Annotation with the tag, by the specification; read by skopeo.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// The whole name, as containerd's import wants it.
+/// Annotation with the full name, required by containerd's import.
 const IMAGE_NAME: &str = "io.containerd.image.name";
 
 /// Why a layout cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum LayoutError {
-    /// The file system refused.
+    /// An I/O error.
     #[error("cannot {verb} {path}")]
     Io {
-        /// What was to be done.
+        /// The operation.
         verb: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         source: io::Error,
     },
-    /// There is something else.
+    /// The directory contains something else.
     #[error(
-        "{path} is not empty and no OCI layout (it has no oci-layout file); give another directory"
+        "{path} is neither empty nor an OCI layout (it has no oci-layout file); use another directory"
     )]
     Foreign {
         /// The directory.
         path: PathBuf,
     },
-    /// Another pull writes there.
-    #[error("{path}: another pull is writing to it; wait for it, or give another directory")]
+    /// Another pull holds the lock.
+    #[error("{path}: another pull is writing to it; wait for it or use another directory")]
     Busy {
         /// The directory.
         path: PathBuf,
     },
-    /// Its index is not one.
-    #[error("{path} is no index of an OCI layout")]
+    /// `index.json` is invalid.
+    #[error("{path} is not the index of an OCI layout")]
     Index {
         /// The file.
         path: PathBuf,
@@ -79,29 +79,30 @@ impl Classified for LayoutError {
     }
 }
 
-/// A layout that is being added to. Dropped before its commit it leaves the layout as it was.
+/// A pending change to a layout. Dropping it without [`commit`](Self::commit) leaves the layout
+/// unchanged.
 #[derive(Debug)]
 pub struct Stage {
     directory: PathBuf,
-    /// Held while this lives, so that two pulls do not meet.
+    /// Held for the lifetime of the stage to exclude other pulls.
     _lock: File,
-    /// This made the directory.
+    /// Whether the directory was created by this stage.
     created: bool,
     staged: Vec<Digest>,
     committed: bool,
 }
 
 impl Stage {
-    /// Opens a layout, or makes one in an empty or missing directory.
+    /// Opens a layout, or creates one in an empty or missing directory.
     ///
     /// # Errors
     ///
-    /// When something else is there, another pull is at work, or the file system refuses.
+    /// When the directory contains something else, another pull is in progress, or I/O fails.
     pub fn open(directory: &Path) -> Result<Self, LayoutError> {
         let created = match fs::create_dir(directory) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(error) => return Err(LayoutError::io("make", directory)(error)),
+            Err(error) => return Err(LayoutError::io("create", directory)(error)),
         };
         let lock = File::open(directory).map_err(LayoutError::io("open", directory))?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -123,7 +124,7 @@ impl Stage {
             }
         }
         let path = stage.path();
-        fs::create_dir(&path).map_err(LayoutError::io("make", &path))?;
+        fs::create_dir(&path).map_err(LayoutError::io("create", &path))?;
         Ok(stage)
     }
 
@@ -145,12 +146,8 @@ impl Stage {
         self.directory.join("blobs").join(digest.algorithm().as_ref()).join(digest.digest())
     }
 
-    /// Whether the layout has a blob, by a look at every byte of it.
-    ///
-    /// # Errors
-    ///
-    /// When it is there and cannot be read.
-    pub fn has(&self, blob: &Descriptor) -> Result<bool, LayoutError> {
+    /// Whether the layout has a blob with the right content, which is read in full.
+    pub(crate) fn has(&self, blob: &Descriptor) -> Result<bool, LayoutError> {
         let path = self.place(blob.digest());
         let error = |source| LayoutError::io("read", &path)(source);
         let mut file = match File::open(&path) {
@@ -171,15 +168,11 @@ impl Stage {
         }
     }
 
-    /// An empty file for a blob, and its path for messages.
-    ///
-    /// # Errors
-    ///
-    /// When the file system refuses.
-    pub fn file(&mut self, digest: &Digest) -> Result<(File, PathBuf), LayoutError> {
+    /// Creates an empty file for a blob; its path is for messages.
+    pub(crate) fn file(&mut self, digest: &Digest) -> Result<(File, PathBuf), LayoutError> {
         let path = self.staged_path(digest);
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
-        let file = file.map_err(LayoutError::io("make", &path))?;
+        let file = file.map_err(LayoutError::io("create", &path))?;
         if !self.staged.contains(digest) {
             self.staged.push(digest.clone());
         }
@@ -190,40 +183,32 @@ impl Stage {
         self.path().join(format!("{}-{}", digest.algorithm(), digest.digest()))
     }
 
-    /// Adds a blob that was verified in memory.
-    ///
-    /// # Errors
-    ///
-    /// When the file system refuses.
-    pub fn add(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), LayoutError> {
+    /// Adds a verified blob.
+    pub(crate) fn add(&mut self, digest: &Digest, bytes: &[u8]) -> Result<(), LayoutError> {
         let (mut file, path) = self.file(digest)?;
         let written = file.write_all(bytes).and_then(|()| file.sync_data());
         written.map_err(LayoutError::io("write", &path))
     }
 
-    /// Reads a blob that was staged or was there before, whole.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read.
-    pub fn read(&self, digest: &Digest) -> Result<Vec<u8>, LayoutError> {
+    /// Reads a blob that is staged or already in the layout.
+    pub(crate) fn read(&self, digest: &Digest) -> Result<Vec<u8>, LayoutError> {
         let staged = self.staged_path(digest);
         let path = if staged.exists() { staged } else { self.place(digest) };
         fs::read(&path).map_err(LayoutError::io("read", &path))
     }
 
-    /// Moves everything to its place and names the image in the layout's index; an image that had
-    /// the name before loses it.
-    ///
-    /// # Errors
-    ///
-    /// When the file system refuses; the index is then as it was.
-    pub fn commit(mut self, image: &Descriptor, name: &Reference) -> Result<(), LayoutError> {
+    /// Moves the blobs into place and adds the image to the layout's index, where it replaces an
+    /// image of the same name. After an error the index is unchanged.
+    pub(crate) fn commit(
+        mut self,
+        image: &Descriptor,
+        name: &Reference,
+    ) -> Result<(), LayoutError> {
         let index = self.index(image, name)?;
         for digest in &self.staged {
             let place = self.place(digest);
             let parent = place.parent().unwrap_or(&self.directory);
-            fs::create_dir_all(parent).map_err(LayoutError::io("make", parent))?;
+            fs::create_dir_all(parent).map_err(LayoutError::io("create", parent))?;
             let staged = self.staged_path(digest);
             fs::rename(&staged, &place).map_err(LayoutError::io("move", &staged))?;
         }
@@ -255,7 +240,7 @@ impl Stage {
             let annotations = entry.annotations().as_ref();
             annotations.and_then(|all| all.get(key)).is_some_and(|it| it == value)
         };
-        // skopeo finds an image by its tag alone, so a tag is there but once.
+        // skopeo finds an image by its tag alone, so a tag must be unique.
         entries.retain(|entry| {
             let same = name.tag().is_some_and(|tag| known(entry, REF_NAME, tag));
             !same && !known(entry, IMAGE_NAME, &full)
@@ -268,7 +253,8 @@ impl Stage {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<(), LayoutError> {
-        let (part, path) = (self.path().join(name), self.directory.join(name));
+        let part = self.path().join(name);
+        let path = self.directory.join(name);
         let written = File::create(&part)
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_data()));
         written.map_err(LayoutError::io("write", &path))?;
@@ -282,10 +268,10 @@ impl Drop for Stage {
             return;
         }
         if let Err(error) = self.remove_stage() {
-            log::warn!("{error}");
+            tracing::warn!("{error}");
         }
         if self.created {
-            // Blobs may have been moved before a failure; they are whole, and stay.
+            // Fails if blobs were moved before an error; they are complete and may stay.
             let _ = fs::remove_dir(&self.directory);
         }
     }

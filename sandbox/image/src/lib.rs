@@ -1,27 +1,31 @@
-//! What a pull needs: image references, registry credentials, a registry client that believes
-//! nothing it can verify, and the unpacking of layers that others made.
+//! Pulling container images: references, registry credentials, a registry client that verifies all
+//! content with a digest, and unpacking of untrusted layers.
 //!
-//! Nothing here knows a container runtime or needs a host: processes (credential helpers) go
-//! through [`sandbox_core::host::Host`], files are where the caller says.
+//! Independent of any container runtime. Processes (credential helpers) are started through
+//! [`sandbox_core::host::Host`]; the caller chooses all paths.
 #![forbid(unsafe_code)]
 
-pub mod check;
-pub mod credential;
+mod check;
+mod credential;
 mod digest;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod layout;
-pub mod platform;
-pub mod pull;
-pub mod reference;
-pub mod registry;
+mod layout;
+mod platform;
+mod pull;
+mod reference;
+mod registry;
 mod text;
-pub mod unpack;
+mod unpack;
 
-pub use check::check;
-pub use credential::{Candidate, Credential, CredentialSource, Sources};
-pub use layout::Stage;
-pub use platform::Platform;
-pub use pull::{PullOptions, Pulled, pull};
-pub use reference::{Place, Reference};
-pub use registry::{Client, HostsDirectories, Retry};
+pub use check::{HostCheck, Outcome, Step, check};
+pub use credential::{
+    Candidate, Credential, CredentialError, CredentialSource, DockerConfig, Helpers, Pattern,
+    PatternError, SecretDirectory, Sources, Wanted, pull_secret, secret_file,
+};
+pub use layout::{LayoutError, Stage};
+pub use platform::{Platform, PlatformError};
+pub use pull::{NoProgress, Part, Progress, PullError, PullOptions, Pulled, pull};
+pub use reference::{Place, Reference, ReferenceError};
+pub use registry::{Client, HostsDirectories, RegistryError, RegistryHost, Retry};
+pub use unpack::{Limits, UnpackError, Unpacked, Unpacker};

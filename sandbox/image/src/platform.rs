@@ -1,4 +1,4 @@
-//! Platforms: which image of several is meant.
+//! Platforms, and the choice of an image from an index.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex};
 use sandbox_core::{Classified, Kind};
 
-/// An operating system, an architecture and its variant, in the names of the image specification.
+/// An operating system, an architecture and its variant, named as in the image specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Platform {
     os: String,
@@ -14,7 +14,7 @@ pub struct Platform {
     variant: Option<String>,
 }
 
-/// Why a text is no platform.
+/// A text is not a valid platform.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("platform {0:?} is not OS/ARCHITECTURE[/VARIANT], such as linux/amd64 or linux/arm/v7")]
 pub struct PlatformError(String);
@@ -26,7 +26,7 @@ impl Classified for PlatformError {
 }
 
 impl Platform {
-    /// Linux on the processor that this program was built for.
+    /// Linux on the architecture that this program was compiled for.
     pub fn of_this_machine() -> Self {
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
@@ -38,7 +38,7 @@ impl Platform {
         Self { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None }
     }
 
-    /// The image for this platform in an index: the nearest variant, the first of equals.
+    /// The image for this platform in an index: the closest variant; the first of several.
     pub(crate) fn choose<'a>(&self, index: &'a ImageIndex) -> Option<&'a Descriptor> {
         let fit = |image: &&Descriptor| {
             let platform = image.platform().as_ref()?;
@@ -56,12 +56,12 @@ impl Platform {
             && self.distance(config.variant().as_deref()).is_some()
     }
 
-    /// How far a variant is from the one that is wanted; none if it does not run.
+    /// The distance of a variant from the wanted one; `None` if it cannot run on it.
     fn distance(&self, variant: Option<&str>) -> Option<u32> {
         let number = |variant: Option<&str>| -> Option<u32> {
             match variant.filter(|variant| !variant.is_empty()) {
                 Some(variant) => variant.strip_prefix('v')?.parse().ok(),
-                // What a missing one means, by the specification and by custom.
+                // The default variant, by the specification and by convention.
                 None if self.architecture == "arm64" => Some(8),
                 None if self.architecture == "arm" => Some(7),
                 None => Some(1),
@@ -70,7 +70,7 @@ impl Platform {
         if variant == self.variant.as_deref() {
             return Some(0);
         }
-        // A processor runs what was built for earlier ones.
+        // A processor also runs code for earlier variants.
         number(self.variant.as_deref())?.checked_sub(number(variant)?)
     }
 }
@@ -106,13 +106,14 @@ impl FromStr for Platform {
     }
 }
 
-/// The platforms of an index, for a message.
+/// The platforms in an index, for messages.
 pub(crate) fn listed(index: &ImageIndex) -> String {
     let name = |image: &Descriptor| {
         let platform = image.platform().as_ref()?;
-        let (os, architecture) = (platform.os().to_string(), platform.architecture().to_string());
+        let os = platform.os().to_string();
+        let architecture = platform.architecture().to_string();
         let variant = platform.variant().as_ref().map(|it| format!("/{it}")).unwrap_or_default();
-        // Attestations are kept beside the images as if they were for an unknown platform.
+        // Attestations are listed as images for the platform unknown/unknown.
         (os != "unknown").then(|| format!("{os}/{architecture}{variant}"))
     };
     let mut names: Vec<String> = index.manifests().iter().filter_map(name).collect();
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_variant_is_chosen() {
+    fn the_closest_variant_is_chosen() {
         let arms = ["linux/arm/v5", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8"];
         assert_eq!(chosen("linux/arm/v7", &arms), Some(2));
         assert_eq!(chosen("linux/arm", &arms), Some(2));
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn platforms_are_read() {
+    fn platforms_are_parsed() {
         for text in ["linux/amd64", "linux/arm/v7"] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), text);
         }

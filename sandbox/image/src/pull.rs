@@ -1,4 +1,4 @@
-//! A pull: from a reference to verified blobs in a layout.
+//! Pulls an image: from a reference to verified blobs in a layout.
 
 mod blob;
 mod error;
@@ -10,26 +10,26 @@ use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
 
 pub use error::PullError;
-pub use progress::{Part, Progress, Silent};
+pub use progress::{NoProgress, Part, Progress};
 
 use crate::layout::Stage;
 use crate::platform::{self, Platform};
 use crate::reference::Reference;
-use crate::registry::{Client, Content, Document, RegistryError, Repository};
+use crate::registry::{Client, Content, Document, Repository};
 
-/// The largest configuration of an image.
+/// The largest image configuration, in bytes.
 const CONFIG_LIMIT: u64 = 8 << 20;
-/// An index in an index in an index is not something that a tool writes.
+/// Upper bound on nested indexes; tools do not nest them.
 const INDEX_DEPTH: usize = 3;
 
-/// How a pull is done.
+/// Options of a pull.
 #[derive(Clone, Debug)]
 pub struct PullOptions {
-    /// Which image of several.
+    /// The platform to choose from an index.
     pub platform: Platform,
-    /// How many blobs at once.
+    /// The number of concurrent downloads.
     pub parallel: usize,
-    /// The largest image, in bytes as they are sent.
+    /// The largest image, in compressed bytes.
     pub limit: u64,
 }
 
@@ -39,14 +39,14 @@ impl Default for PullOptions {
     }
 }
 
-/// What was pulled.
+/// A pulled image.
 #[derive(Clone, Debug)]
 pub struct Pulled {
     /// The image's manifest.
     pub manifest: Descriptor,
-    /// Its configuration.
+    /// The configuration.
     pub config: ImageConfiguration,
-    /// Its layers, the lowest first.
+    /// The layers, the lowest first.
     pub layers: Vec<Descriptor>,
 }
 
@@ -54,7 +54,7 @@ pub struct Pulled {
 ///
 /// # Errors
 ///
-/// What went wrong first; the layout is then as it was.
+/// The first error; the layout is then unchanged.
 pub async fn pull(
     client: &Client,
     reference: &Reference,
@@ -70,8 +70,8 @@ pub async fn pull(
     Ok(pulled)
 }
 
-/// The manifest of the image for a platform.
-pub(crate) async fn resolve(
+/// Gets the manifest of the image for a platform.
+async fn resolve(
     repository: &Repository,
     reference: &Reference,
     platform: &Platform,
@@ -82,29 +82,28 @@ pub(crate) async fn resolve(
         let chosen = platform.choose(index).ok_or_else(|| PullError::NoPlatform {
             image: reference.to_string(),
             wanted: platform.to_string(),
-            there: platform::listed(index),
+            available: platform::listed(index),
         })?;
-        let (digest, size) = (chosen.digest().clone(), chosen.size());
+        let digest = chosen.digest().clone();
+        let expected = chosen.size();
         document = repository.manifest(digest.as_ref(), Some(&digest)).await?;
-        if document.descriptor.size() != size {
-            return Err(PullError::Size {
-                what: format!("manifest {digest}"),
-                is: document.descriptor.size(),
-                should_be: size,
-            });
+        let actual = document.descriptor.size();
+        if actual != expected {
+            let what = format!("manifest {digest}");
+            return Err(PullError::Size { what, actual, expected });
         }
     }
-    Err(PullError::NoImage {
+    Err(PullError::NotAnImage {
         image: reference.to_string(),
         why: "its indexes are nested too deeply".to_owned(),
     })
 }
 
-/// The manifest in a document that [`resolve`] gave.
-pub(crate) fn manifest(document: &Document) -> Result<&ImageManifest, PullError> {
+/// The manifest in a document from [`resolve`].
+fn manifest(document: &Document) -> Result<&ImageManifest, PullError> {
     match &document.content {
         Content::Manifest(manifest) => Ok(manifest),
-        Content::Index(_) => Err(PullError::NoImage {
+        Content::Index(_) => Err(PullError::NotAnImage {
             image: document.descriptor.digest().to_string(),
             why: "it is an index".to_owned(),
         }),
@@ -137,11 +136,11 @@ async fn content(
     let fetch = |(layer, (file, path))| blob::fetch(repository, layer, file, path, progress);
     let fetches = stream::iter(jobs.into_iter().map(fetch));
     fetches.buffer_unordered(options.parallel.max(1)).try_collect::<()>().await?;
-    let (manifest_descriptor, layers) = (document.descriptor.clone(), manifest.layers().clone());
-    Ok(Pulled { manifest: manifest_descriptor, config, layers })
+    let layers = manifest.layers().clone();
+    Ok(Pulled { manifest: document.descriptor.clone(), config, layers })
 }
 
-/// What a manifest may not ask for.
+/// Checks media types and size limits.
 fn check(
     repository: &Repository,
     manifest: &ImageManifest,
@@ -152,12 +151,12 @@ fn check(
     let docker = "application/vnd.docker.container.image.v1+json";
     if *kind != MediaType::ImageConfig && kind.to_string() != docker {
         let why = format!("its configuration is of type {:?}", crate::text::line(kind.as_ref()));
-        return Err(PullError::NoImage { image, why });
+        return Err(PullError::NotAnImage { image, why });
     }
     let config = manifest.config().size();
     if config > CONFIG_LIMIT {
         let what = "the image's configuration".to_owned();
-        return Err(PullError::TooLarge { what, is: config, limit: CONFIG_LIMIT });
+        return Err(PullError::TooLarge { what, actual: config, limit: CONFIG_LIMIT });
     }
     let mut size = config;
     for layer in manifest.layers() {
@@ -165,7 +164,7 @@ fn check(
     }
     if size > options.limit {
         let what = format!("image {image}");
-        return Err(PullError::TooLarge { what, is: size, limit: options.limit });
+        return Err(PullError::TooLarge { what, actual: size, limit: options.limit });
     }
     Ok(())
 }
@@ -188,7 +187,7 @@ async fn fetch_config(
     read_config(repository, &stage.read(descriptor.digest())?, platform)
 }
 
-/// Reads an image's configuration, which must be for the platform.
+/// Parses an image's configuration and checks its platform.
 fn read_config(
     repository: &Repository,
     bytes: &[u8],
@@ -196,15 +195,15 @@ fn read_config(
 ) -> Result<ImageConfiguration, PullError> {
     let image = repository.place().to_string();
     let config: ImageConfiguration =
-        serde_json::from_slice(bytes).map_err(|error| PullError::NoImage {
+        serde_json::from_slice(bytes).map_err(|error| PullError::NotAnImage {
             image: image.clone(),
-            why: format!("its configuration is none: {}", crate::text::line(&error.to_string())),
+            why: format!("its configuration is invalid: {}", crate::text::line(&error.to_string())),
         })?;
     if platform.runs(&config) {
         return Ok(config);
     }
-    let (wanted, there) = (platform.to_string(), platform_of(&config));
-    Err(PullError::NoPlatform { image, wanted, there })
+    let wanted = platform.to_string();
+    Err(PullError::NoPlatform { image, wanted, available: platform_of(&config) })
 }
 
 fn platform_of(config: &ImageConfiguration) -> String {
@@ -212,7 +211,7 @@ fn platform_of(config: &ImageConfiguration) -> String {
     crate::text::line(&format!("{}/{}{variant}", config.os(), config.architecture()))
 }
 
-/// The manifest of an image, and the platform that its configuration is for; nothing is kept.
+/// Gets the manifest of an image and the platform in its configuration, without storing anything.
 pub(crate) async fn resolve_config(
     repository: &Repository,
     reference: &Reference,
@@ -224,10 +223,4 @@ pub(crate) async fn resolve_config(
     let bytes = blob::fetch_small(repository, manifest.config()).await?;
     let config = read_config(repository, &bytes, platform)?;
     Ok((document, platform_of(&config)))
-}
-
-impl From<RegistryError> for PullError {
-    fn from(error: RegistryError) -> Self {
-        Self::Registry(error)
-    }
 }

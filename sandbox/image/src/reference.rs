@@ -1,6 +1,6 @@
-//! Image references: what people write, and what it means.
+//! Image references.
 //!
-//! The grammar is that of `distribution/reference`, the rules for what is left out are Docker's.
+//! The grammar is that of `distribution/reference`; the defaults for omitted parts are Docker's.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -11,11 +11,11 @@ use sandbox_core::{Classified, Kind};
 
 use crate::digest;
 
-/// The host that a reference without one means.
-pub const DEFAULT_HOST: &str = "docker.io";
-/// Where that registry is spoken to.
+/// The registry of a reference without a host.
+pub(crate) const DEFAULT_HOST: &str = "docker.io";
+/// The host that serves it.
 const DEFAULT_SERVER: &str = "registry-1.docker.io";
-/// The longest host and repository together.
+/// The maximum length of host and repository together.
 const NAME_LIMIT: usize = 255;
 const TAG_LIMIT: usize = 128;
 
@@ -26,7 +26,7 @@ pub struct Place {
     repository: String,
 }
 
-/// A place with a tag, a digest, or both; the digest decides.
+/// A place with a tag, a digest, or both; the digest takes precedence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reference {
     place: Place,
@@ -34,13 +34,13 @@ pub struct Reference {
     digest: Option<Digest>,
 }
 
-/// Why a text is not an image reference.
+/// A text is not a valid image reference.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("image reference {text:?}: {why}")]
 pub struct ReferenceError {
-    /// The text, cut to what a message can hold.
+    /// The text, truncated.
     pub text: String,
-    /// What is wrong and how it is mended.
+    /// What is wrong and what is expected.
     pub why: &'static str,
 }
 
@@ -51,13 +51,13 @@ impl Classified for ReferenceError {
 }
 
 impl Place {
-    /// A place of checked parts.
+    /// A place with validated parts.
     ///
     /// # Errors
     ///
-    /// When the host or the repository is none.
+    /// When the host or the repository is invalid.
     pub fn new(host: &str, repository: &str) -> Result<Self, ReferenceError> {
-        let error = |why| refuse(&format!("{host}/{repository}"), why);
+        let error = |why| invalid(&format!("{host}/{repository}"), why);
         let host = parse_host(host).filter(|it| is_host(it)).ok_or_else(|| error(BAD_HOST))?;
         check_repository(repository).map_err(error)?;
         Ok(Self { host: canonical_host(&host).to_owned(), repository: repository.to_owned() })
@@ -73,7 +73,7 @@ impl Place {
         &self.repository
     }
 
-    /// The host and port that answer for the registry.
+    /// The host and port that serve the registry.
     pub fn server(&self) -> &str {
         server(&self.host)
     }
@@ -91,17 +91,17 @@ impl Reference {
         &self.place
     }
 
-    /// The tag; `latest` where neither tag nor digest was given.
+    /// The tag; `latest` if the reference has neither tag nor digest.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The digest, if one was given.
+    /// The digest.
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// What a registry is asked for: the digest, else the tag.
+    /// The digest, or else the tag, to request from the registry.
     pub fn selector(&self) -> &str {
         let digest = self.digest.as_ref().map(AsRef::as_ref);
         digest.or(self.tag.as_deref()).unwrap_or("latest")
@@ -125,9 +125,9 @@ impl FromStr for Reference {
     type Err = ReferenceError;
 
     fn from_str(text: &str) -> Result<Self, ReferenceError> {
-        let error = |why| refuse(text, why);
+        let error = |why| invalid(text, why);
         if text.is_empty() {
-            return Err(error("it is empty; give [HOST[:PORT]/]NAME[:TAG][@DIGEST]"));
+            return Err(error("it is empty; expected [HOST[:PORT]/]NAME[:TAG][@DIGEST]"));
         }
         let (name, digest) = match text.split_once('@') {
             None => (text, None),
@@ -148,13 +148,13 @@ impl FromStr for Reference {
 
 const BAD_HOST: &str = "the host is not NAME, NAME:PORT, IPV4[:PORT] or [IPV6][:PORT]";
 const BAD_NAME: &str = "the name must be lower-case letters and digits, \
-                        joined by '.', '_', '__' or '-' and parted by '/'";
+                        joined by '.', '_', '__' or '-' and separated by '/'";
 
-fn refuse(text: &str, why: &'static str) -> ReferenceError {
+fn invalid(text: &str, why: &'static str) -> ReferenceError {
     ReferenceError { text: text.chars().take(300).collect(), why }
 }
 
-/// One registry has several names; this is the one that images carry.
+/// Maps the aliases of Docker Hub to the host that image names contain.
 pub(crate) fn canonical_host(host: &str) -> &str {
     match host {
         "index.docker.io" | DEFAULT_SERVER => DEFAULT_HOST,
@@ -162,12 +162,13 @@ pub(crate) fn canonical_host(host: &str) -> &str {
     }
 }
 
-/// The host and port that answer for a registry.
-pub fn server(host: &str) -> &str {
+/// The host and port that serve a registry.
+pub(crate) fn server(host: &str) -> &str {
     if host == DEFAULT_HOST { DEFAULT_SERVER } else { host }
 }
 
-/// A tag's colon comes after the last slash; the others are ports and IPv6.
+/// Splits off the tag. Only a colon after the last slash, outside brackets, starts a tag; others
+/// belong to ports and IPv6 addresses.
 fn split_tag(name: &str) -> (&str, Option<&str>) {
     match name.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') && !tag.ends_with(']') => (name, Some(tag)),
@@ -184,24 +185,25 @@ fn parse_name(name: &str) -> Result<Place, &'static str> {
     check_repository(path)?;
     let library = host == DEFAULT_HOST && !path.contains('/');
     if library && path.len() == 64 && path.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err("64 hexadecimal digits are an image's id; give its name");
+        return Err("64 hexadecimal digits are an image ID; use the name of the image");
     }
     let repository = if library { format!("library/{path}") } else { path.to_owned() };
-    // With what was filled in: so must it fit where it is written out.
+    // The limit applies to the full name, with defaults filled in.
     if host.len() + 1 + repository.len() > NAME_LIMIT {
         return Err("host and name are longer than 255 characters");
     }
     Ok(Place { host, repository })
 }
 
-/// Whether the first part of a name is a host, and not the first part of a repository.
+/// Whether the first component of a name is a host rather than part of the repository.
 ///
-/// Docker also takes `Reg` for a host, by its capital; in lower case it would be another one.
+/// Docker also treats a component with a capital letter as a host; that is not supported, because
+/// hosts are converted to lower case.
 fn is_host(first: &str) -> bool {
     first == "localhost" || first.contains(['.', ':'])
 }
 
-/// A host with its port in its one spelling: in lower case, IPv6 in brackets and compressed.
+/// Normalises a host with an optional port: lower case, IPv6 in brackets and compressed.
 pub(crate) fn parse_host(text: &str) -> Option<String> {
     if let Some(rest) = text.strip_prefix('[') {
         let (address, after) = rest.split_once(']')?;
@@ -255,7 +257,7 @@ fn check_tag(tag: &str) -> Result<(), &'static str> {
         Ok(())
     } else {
         Err("the tag must be at most 128 letters, digits, '_', '.' and '-', \
-             and begin with none of the last two")
+             and must not begin with '.' or '-'")
     }
 }
 

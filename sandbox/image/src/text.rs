@@ -1,9 +1,9 @@
-//! Text from others, made fit for one line of a message.
+//! Sanitising of untrusted text for messages.
 
-/// The longest piece of another's text in a message.
+/// The longest untrusted text in a message, in bytes.
 const LIMIT: usize = 300;
 
-/// One bounded line without control characters.
+/// The text in one line of bounded length without control characters.
 pub(crate) fn line(text: &str) -> String {
     let mut line = String::new();
     for word in text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty())
@@ -22,7 +22,7 @@ pub(crate) fn line(text: &str) -> String {
     line
 }
 
-/// The same, with every occurrence of a secret (and of its base64) left out.
+/// As [`line`], with every occurrence of a secret replaced.
 pub(crate) fn redacted<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
     let mut text = text.to_owned();
     for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {

@@ -1,8 +1,8 @@
-//! Layers onto a directory, whoever made them.
+//! Unpacks untrusted layers onto a directory.
 //!
-//! No entry reaches outside of the root: a path is resolved by the kernel with the root as its
-//! top (`RESOLVE_IN_ROOT`), its last part is never followed, `..` in a name is refused, devices are
-//! not made, and only extended attributes that mean nothing to the host are set.
+//! No entry can reach outside the root: the kernel resolves paths within it (`RESOLVE_IN_ROOT`),
+//! the last component is never followed, `..` in a name is refused, devices are not created, and
+//! only extended attributes without a meaning to the host are set.
 
 mod compression;
 mod entry;
@@ -24,29 +24,29 @@ use crate::digest::Verifier;
 use entry::{Entry, Kind, Reader};
 use tree::Tree;
 
-/// A file of this name takes away the one after the prefix.
+/// A file with this prefix removes the one named after the prefix.
 const WHITEOUT: &[u8] = b".wh.";
-/// A file of this name hides what lower layers have in its directory.
+/// A file with this name hides the contents of its directory from lower layers.
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Other names with this prefix were aufs's own.
+/// Other names with this prefix are metadata of aufs.
 const AUFS: &[u8] = b".wh..wh.";
 
-/// What may follow the end of an archive.
+/// Upper bound on data after the end of an archive, in bytes.
 const TRAILER: u64 = 1 << 20;
 
-/// What a layer may ask of the host.
+/// Resource limits of an unpacked image.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Entries in all layers.
+    /// Number of entries in all layers.
     pub entries: u64,
-    /// Bytes of all files of all layers, as they are on disk. A layer out of its compression may
-    /// have as many, and a KiB for each entry, but no more, whatever fills it.
+    /// Total size of the files in all layers, in bytes. It also limits each decompressed layer,
+    /// which may be larger by 1 KiB per allowed entry.
     pub bytes: u64,
 }
 
 impl Limits {
-    /// The largest layer out of its compression.
-    fn stream(&self) -> u64 {
+    /// The largest decompressed layer, in bytes.
+    fn layer(&self) -> u64 {
         self.bytes.saturating_add(self.entries.saturating_mul(1024)).saturating_add(TRAILER)
     }
 }
@@ -57,20 +57,20 @@ impl Default for Limits {
     }
 }
 
-/// What was unpacked.
+/// Counters of an unpacked image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unpacked {
-    /// Entries that were made.
+    /// Entries processed.
     pub entries: u64,
-    /// Bytes of files.
+    /// Total size of the files, in bytes.
     pub bytes: u64,
-    /// Entries that whiteouts took away.
+    /// Entries removed by whiteouts.
     pub removed: u64,
-    /// Devices that were not made.
+    /// Devices skipped.
     pub devices: u64,
 }
 
-/// Unpacks layers, the lowest first, onto one directory.
+/// Unpacks layers onto a directory, the lowest first.
 #[derive(Debug)]
 pub struct Unpacker {
     tree: Tree,
@@ -79,50 +79,51 @@ pub struct Unpacker {
 }
 
 impl Unpacker {
-    /// Unpacks onto an existing directory. Owners are set only if `owners` (that needs root).
+    /// Unpacks onto an existing directory. Sets owners if `owners`, which requires root.
     ///
     /// # Errors
     ///
-    /// When it cannot be opened.
+    /// When the directory cannot be opened.
     pub fn open(root: &Path, limits: Limits, owners: bool) -> Result<Self, UnpackError> {
         Ok(Self { tree: Tree::open(root, owners)?, limits, total: Unpacked::default() })
     }
 
-    /// What was unpacked so far.
+    /// The counters of all layers so far.
     pub fn total(&self) -> Unpacked {
         self.total
     }
 
-    /// Unpacks one layer: tar, or tar in gzip or zstd. The digest is that of the tar
-    /// (`diff_id`); after an error the directory holds a part of the layer and is of no use.
+    /// Unpacks one layer: tar, plain or compressed with gzip or zstd. `diff_id` is the digest of
+    /// the plain tar. After an error the directory contains part of the layer and should be
+    /// discarded.
     ///
     /// # Errors
     ///
-    /// When the layer is broken, reaches out, is larger than allowed, or is not what its digest
-    /// says; when the file system refuses.
+    /// When the layer is corrupt, has a refused entry, exceeds a limit or does not match `diff_id`,
+    /// or on I/O errors.
     pub fn layer(
         &mut self,
         layer: impl BufRead,
         diff_id: Option<&Digest>,
     ) -> Result<(), UnpackError> {
         let tar = compression::decoded(layer)?;
-        let source = Bounded { left: self.limits.stream(), source: tar };
+        let source = Bounded { left: self.limits.layer(), source: tar };
         let mut hashed = Hashed { verifier: diff_id.and_then(Verifier::new), source };
         let mut made = BTreeSet::new();
         let mut reader = Reader::new(&mut hashed);
-        reader.each(|entry| self.entry(entry, &mut made))?;
-        // What follows the end mark counts in the digest, and not without bound.
+        reader.for_each(|entry| self.entry(entry, &mut made))?;
+        // The digest includes what follows the end of the archive, which must be bounded.
         let rest = io::copy(&mut (&mut hashed).take(TRAILER), &mut io::sink());
-        if rest.map_err(UnpackError::Broken)? == TRAILER {
+        if rest.map_err(UnpackError::Corrupt)? == TRAILER {
             return Err(UnpackError::refuse(
                 Path::new("/"),
                 "more than 1 MiB follows the end of the archive",
             ));
         }
-        self.tree.settle()?;
+        self.tree.set_directory_times()?;
         match (diff_id, hashed.verifier.map(Verifier::finish)) {
-            (Some(wanted), Some(is)) if is != wanted.as_ref() => {
-                Err(UnpackError::DiffId { wanted: wanted.to_string(), is })
+            (Some(expected), Some(actual)) if actual != expected.as_ref() => {
+                Err(UnpackError::DiffId { expected: expected.to_string(), actual })
             }
             _ => Ok(()),
         }
@@ -144,7 +145,7 @@ impl Unpacker {
         }
         match &entry.kind {
             Kind::Device => {
-                log::debug!("device {} is not made", path.display());
+                tracing::debug!(path = %path.display(), "device skipped");
                 self.total.devices += 1;
                 return Ok(());
             }
@@ -156,8 +157,8 @@ impl Unpacker {
             }
             Kind::Directory | Kind::Symlink(_) | Kind::HardLink(_) | Kind::Fifo => {}
         }
-        self.tree.make(&mut entry)?;
-        // Its parents count as this layer's own too: an opaque mark must not take them.
+        self.tree.create(&mut entry)?;
+        // The parents also belong to this layer: an opaque whiteout must keep them.
         made.extend(path.ancestors().filter(|it| !it.as_os_str().is_empty()).map(Path::to_owned));
         Ok(())
     }
@@ -170,11 +171,11 @@ impl Unpacker {
     ) -> Result<(), UnpackError> {
         let parent = path.parent().unwrap_or(Path::new(""));
         if name == OPAQUE {
-            self.total.removed += self.tree.hide(parent, made)?;
+            self.total.removed += self.tree.clear_directory(parent, made)?;
         } else if !name.starts_with(AUFS) {
             let hidden = OsString::from_vec(name[WHITEOUT.len()..].to_vec());
             if hidden.is_empty() || hidden == "." || hidden == ".." {
-                return Err(UnpackError::refuse(path, "a whiteout of no name"));
+                return Err(UnpackError::refuse(path, "it is a whiteout without a valid name"));
             }
             self.total.removed += self.tree.remove(parent, &hidden)?;
         }
@@ -182,7 +183,7 @@ impl Unpacker {
     }
 }
 
-/// Ends with an error where an archive is larger than any that is allowed.
+/// Fails when more than `left` bytes are read.
 struct Bounded<R> {
     left: u64,
     source: R,
@@ -191,14 +192,15 @@ struct Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.source.read(buffer)?;
-        self.left = self.left.checked_sub(read as u64).ok_or_else(|| {
-            io::Error::other("out of its compression it is larger than is allowed")
-        })?;
+        self.left = self
+            .left
+            .checked_sub(read as u64)
+            .ok_or_else(|| io::Error::other("the decompressed layer is larger than allowed"))?;
         Ok(read)
     }
 }
 
-/// Hashes what is read.
+/// Hashes the bytes read.
 struct Hashed<R> {
     verifier: Option<Verifier>,
     source: R,

@@ -1,7 +1,6 @@
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-//! Pulls from registries: one made here that does whatever a test wants, and Debian's
-//! `docker-registry`, which `BULKHEAD_REGISTRY` names when the tests are built and run. Without
-//! one its tests are ignored and say why.
+#![allow(clippy::unwrap_used, reason = "a failed unwrap fails the test")]
+//! Pulls from registries: a scripted server, and Debian's `docker-registry` if `BULKHEAD_REGISTRY`
+//! is set to its path.
 
 #[path = "pulls/bed.rs"]
 mod bed;

@@ -1,5 +1,5 @@
 use clap::Parser as _;
-use sandbox_image::credential::DockerConfig;
+use sandbox_image::DockerConfig;
 use serde_json::{Value, json};
 
 use super::*;

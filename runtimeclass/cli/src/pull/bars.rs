@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use oci_spec::image::Descriptor;
-use sandbox_image::pull::{Part, Progress};
+use sandbox_image::{Part, Progress};
 
 /// How much of a digest tells it from the others.
 const SHORT: usize = 12;

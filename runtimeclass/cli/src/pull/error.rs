@@ -2,12 +2,9 @@
 
 use std::path::PathBuf;
 
-use sandbox_image::credential::CredentialError;
-use sandbox_image::layout::LayoutError;
-use sandbox_image::platform::PlatformError;
-use sandbox_image::reference::ReferenceError;
-use sandbox_image::registry::RegistryError;
-use sandbox_image::unpack::UnpackError;
+use sandbox_image::{
+    CredentialError, LayoutError, PlatformError, ReferenceError, RegistryError, UnpackError,
+};
 
 use crate::cri::CriError;
 
@@ -23,7 +20,7 @@ pub(crate) enum PullError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error(transparent)]
-    Pull(#[from] sandbox_image::pull::PullError),
+    Pull(#[from] sandbox_image::PullError),
     #[error(transparent)]
     Layout(#[from] LayoutError),
     #[error(transparent)]

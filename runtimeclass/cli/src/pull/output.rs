@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use nix::unistd::geteuid;
 use oci_spec::image::Digest;
-use sandbox_image::unpack::{Limits, Unpacker};
-use sandbox_image::{Client, Platform, PullOptions, Pulled, Reference, Stage, pull};
+use sandbox_image::{
+    Client, Limits, Platform, PullOptions, Pulled, Reference, Stage, Unpacker, pull,
+};
 
 use super::PullError;
 use super::args::Output;

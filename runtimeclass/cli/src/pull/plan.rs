@@ -1,8 +1,8 @@
 //! `--dry-run` and `--check`: what would be done, and what goes wrong with it.
 
-use sandbox_image::check::{HostCheck, Outcome, check as walk};
-use sandbox_image::registry::RegistryHost;
-use sandbox_image::{Candidate, Client, Platform, Reference};
+use sandbox_image::{
+    Candidate, Client, HostCheck, Outcome, Platform, Reference, RegistryHost, check as walk,
+};
 
 use super::PullError;
 
@@ -59,7 +59,7 @@ pub(super) async fn check(
 }
 
 fn steps(check: &HostCheck) -> Vec<String> {
-    let line = |step: &sandbox_image::check::Step| {
+    let line = |step: &sandbox_image::Step| {
         let (word, text) = match &step.outcome {
             Outcome::Fine(text) => ("ok", text.as_str()),
             Outcome::Failed(why) => ("FAIL", why.as_str()),
@@ -73,8 +73,7 @@ fn steps(check: &HostCheck) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use sandbox_core::Secret;
-    use sandbox_image::credential::Pattern;
-    use sandbox_image::{Credential, HostsDirectories};
+    use sandbox_image::{Credential, HostsDirectories, Pattern};
 
     use super::*;
 

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use sandbox_core::Secret;
 use sandbox_core::host::RealHost;
-use sandbox_image::credential::{DockerConfig, Helpers, Pattern, SecretDirectory, secret_file};
-use sandbox_image::{Candidate, Credential, Reference, Sources};
+use sandbox_image::{
+    Candidate, Credential, DockerConfig, Helpers, Pattern, Reference, SecretDirectory, Sources,
+    secret_file,
+};
 
 use super::PullError;
 use super::args::{FileArgs, SourceArgs};

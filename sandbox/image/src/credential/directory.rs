@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::{Candidate, CredentialError, CredentialSource, Wanted, docker, kubernetes};
+use super::error::CredentialError;
+use super::pattern::Wanted;
+use super::source::{Candidate, CredentialSource};
+use super::{docker, kubernetes};
 
 /// A directory that holds Secrets as Kubernetes mounts them (`NAME/.dockerconfigjson`, or the key
 /// by itself), Docker configurations (`*.json`) and Secrets as YAML (`*.yaml`, `*.yml`).
 ///
-/// It is read anew for every image, so that a Secret may be changed under it.
+/// It is read again for every image, so that changes to a Secret take effect.
 #[derive(Clone, Debug)]
 pub struct SecretDirectory(PathBuf);
 
@@ -41,7 +44,8 @@ impl CredentialSource for SecretDirectory {
     }
 }
 
-/// What is in a directory, by name. The kubelet's own `..data` is reached through the links to it.
+/// The paths in a directory, sorted. The kubelet's own `..data` is skipped: its files are reached
+/// through the symlinks to it.
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, CredentialError> {
     let error = |source| CredentialError::Read { path: directory.to_owned(), source };
     let mut paths = Vec::new();
@@ -55,18 +59,18 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, CredentialError> {
     Ok(paths)
 }
 
-/// A file's credentials, if it is named as one that has some.
+/// The credentials in a file; none if its name is not one of those above.
 fn file(path: &Path) -> Result<Vec<Candidate>, CredentialError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let place = path.display().to_string();
+    let location = path.display().to_string();
     let is = |ending: &str| name.ends_with(ending);
     if !path.is_file() {
         return Ok(Vec::new());
     }
     if name == ".dockercfg" {
-        kubernetes::old_text(&place, &docker::content(path)?)
+        kubernetes::old_text(&location, &docker::content(path)?)
     } else if name == ".dockerconfigjson" || is(".json") || is(".yaml") || is(".yml") {
-        kubernetes::secret_text(&place, &docker::content(path)?)
+        kubernetes::secret_text(&location, &docker::content(path)?)
     } else {
         Ok(Vec::new())
     }

@@ -1,5 +1,5 @@
-//! Docker's `config.json` and the `auth.json` of the containers tools, which is the same but for
-//! paths in its keys.
+//! Docker's `config.json`, and the `auth.json` of podman and skopeo, which has the same format but
+//! allows paths in its keys.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -13,30 +13,33 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use sandbox_core::Secret;
 use serde::Deserialize;
 
-use super::{Candidate, Credential, CredentialError, CredentialSource, Helpers, Pattern, Wanted};
+use super::error::CredentialError;
+use super::helper::Helpers;
+use super::pattern::{Pattern, Wanted};
+use super::source::{Candidate, Credential, CredentialSource};
 use crate::reference::DEFAULT_HOST;
 
-/// The largest file with credentials; a Kubernetes Secret holds 1 MiB.
+/// Upper bound on a credential file; a Kubernetes Secret holds at most 1 MiB.
 pub(super) const FILE_LIMIT: u64 = 4 << 20;
 
-/// The name that Docker stores its own registry under.
+/// The key under which Docker stores credentials for Docker Hub.
 const DOCKER_KEY: &str = "https://index.docker.io/v1/";
 
-/// Base64 as it is found: with and without padding.
+/// Base64 with or without padding: both are found in practice.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A configuration file of docker or podman.
+/// A configuration file of Docker or podman.
 #[derive(Debug)]
 pub struct DockerConfig {
-    place: String,
+    location: String,
     has_auths: bool,
     stored: Vec<Candidate>,
-    /// Host to helper.
+    /// `credHelpers`: host to helper.
     by_host: BTreeMap<String, String>,
-    /// The helper for every other host.
+    /// `credsStore`: the helper for every other host.
     store: Option<String>,
     helpers: Option<Helpers>,
 }
@@ -62,37 +65,37 @@ pub(super) struct RawEntry {
 }
 
 impl DockerConfig {
-    /// Reads a file. Credential helpers that it names are asked only if `helpers` are given.
+    /// Reads a file. The credential helpers it names are run only if `helpers` is `Some`.
     ///
     /// # Errors
     ///
-    /// When it cannot be read, or is no Docker configuration.
+    /// When it cannot be read or is not a Docker configuration.
     pub fn read(path: &Path, helpers: Option<Helpers>) -> Result<Self, CredentialError> {
         Self::parse(&path.display().to_string(), &content(path)?, helpers)
     }
 
-    /// Reads the text of a file that messages call `place`.
+    /// Parses the text of a file; `location` is its name in messages.
     ///
     /// # Errors
     ///
-    /// When it is no Docker configuration.
+    /// When it is not a Docker configuration.
     pub fn parse(
-        place: &str,
+        location: &str,
         text: &Secret,
         helpers: Option<Helpers>,
     ) -> Result<Self, CredentialError> {
-        let raw: RawConfig = json(place, text)?;
+        let raw: RawConfig = json(location, text)?;
         Ok(Self {
-            place: place.to_owned(),
+            location: location.to_owned(),
             has_auths: raw.auths.is_some(),
-            stored: candidates(place, raw.auths.unwrap_or_default())?,
+            stored: candidates(location, raw.auths.unwrap_or_default())?,
             by_host: raw.cred_helpers.unwrap_or_default(),
             store: raw.creds_store.filter(|name| !name.is_empty()),
             helpers,
         })
     }
 
-    /// The credentials of the file itself.
+    /// The credentials in the file itself, without those of helpers.
     pub(crate) fn into_stored(self) -> Vec<Candidate> {
         self.stored
     }
@@ -102,7 +105,7 @@ impl DockerConfig {
         !self.has_auths && self.by_host.is_empty() && self.store.is_none()
     }
 
-    /// The helper for a host and the name by which it knows the host.
+    /// The helper for a host, and the server name to pass to it.
     fn helper(&self, host: &str) -> Option<(&str, String)> {
         let named = self
             .by_host
@@ -110,7 +113,7 @@ impl DockerConfig {
             .find(|(key, _)| Pattern::parse(key).is_ok_and(|key| key.to_string() == host));
         let server = if host == DEFAULT_HOST { DOCKER_KEY } else { host };
         match named {
-            // An empty name switches the store off for this host.
+            // An empty name disables `credsStore` for this host.
             Some((_, helper)) if helper.is_empty() => None,
             Some((key, helper)) => Some((helper, key.clone())),
             None => self.store.as_deref().map(|store| (store, server.to_owned())),
@@ -124,54 +127,55 @@ impl CredentialSource for DockerConfig {
         let mut found = Vec::new();
         if let (Some((helper, server)), Some(helpers)) = (self.helper(wanted.host()), &self.helpers)
         {
-            found.extend(helpers.ask(helper, &server, &self.place).await?);
+            found.extend(helpers.ask(helper, &server, &self.location).await?);
         }
         found.extend(self.stored.find(wanted).await?);
         Ok(found)
     }
 }
 
-/// The bytes of a file of a bounded size.
+/// Reads a file of at most [`FILE_LIMIT`] bytes.
 pub(super) fn content(path: &Path) -> Result<Secret, CredentialError> {
     let error = |source| CredentialError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(error)?;
     let size = file.metadata().map_err(error)?.len();
-    // Room for all of it, so that no smaller buffer is left behind unwiped.
+    // Allocated in full at once: growing would leave smaller, unwiped buffers behind.
     let mut bytes = Vec::with_capacity(usize::try_from(size.min(FILE_LIMIT)).unwrap_or(0) + 1);
     file.take(FILE_LIMIT + 1).read_to_end(&mut bytes).map_err(error)?;
     let content = Secret::new(bytes);
     if content.expose().len() as u64 > FILE_LIMIT {
-        let why = "it is larger than 4 MiB, which no file with credentials is";
+        let why = "it is larger than 4 MiB";
         return Err(CredentialError::content(path.display().to_string(), why));
     }
     Ok(content)
 }
 
-/// JSON, or an error that holds no value: those of the parser do.
+/// Parses JSON. The parser's own errors may contain values, so they are not passed on.
 pub(super) fn json<'a, T: Deserialize<'a>>(
-    place: &str,
+    location: &str,
     text: &'a Secret,
 ) -> Result<T, CredentialError> {
     serde_json::from_slice(text.expose()).map_err(|error| {
         let what = match error.classify() {
-            serde_json::error::Category::Data => "not what a Docker configuration has there",
-            serde_json::error::Category::Eof => "the end of the text: it is not whole",
-            serde_json::error::Category::Io | serde_json::error::Category::Syntax => "not JSON",
+            serde_json::error::Category::Data => "unexpected value",
+            serde_json::error::Category::Eof => "unexpected end of file",
+            serde_json::error::Category::Io | serde_json::error::Category::Syntax => "invalid JSON",
         };
-        let (line, column) = (error.line(), error.column());
-        let why = format!("not a Docker configuration: line {line}, column {column} is {what}");
-        CredentialError::content(place, why)
+        let line = error.line();
+        let column = error.column();
+        let why = format!("not a Docker configuration: line {line}, column {column}: {what}");
+        CredentialError::content(location, why)
     })
 }
 
-/// The entries of `auths`, or of the whole old form.
+/// Converts the entries of `auths`, or of a whole file in the `.dockercfg` format.
 pub(super) fn candidates(
-    place: &str,
+    location: &str,
     entries: BTreeMap<String, RawEntry>,
 ) -> Result<Vec<Candidate>, CredentialError> {
     let mut found = Vec::new();
     for (key, entry) in entries {
-        let origin = format!("{place}: entry {key:?}");
+        let origin = format!("{location}: entry {key:?}");
         let error = |why: &str| CredentialError::content(&origin, why);
         let Some(credential) = credential(entry).map_err(error)? else { continue };
         let pattern = Pattern::parse(&key).map_err(|e| error(&e.to_string()))?;
@@ -180,10 +184,10 @@ pub(super) fn candidates(
     Ok(found)
 }
 
-/// None for an entry that only says that a store has one.
+/// `None` for an empty entry, which Docker writes when the credential is in `credsStore`.
 fn credential(entry: RawEntry) -> Result<Option<Credential>, &'static str> {
     const INCOMPLETE: &str =
-        "it has neither username and password nor a base64 auth of both nor a token";
+        "it has neither a username and password, nor a base64 auth of both, nor a token";
     let some = |secret: Option<Secret>| secret.filter(|secret| !secret.is_empty());
     if let Some(token) = some(entry.identitytoken) {
         return Ok(Some(Credential::Identity(token)));
@@ -207,11 +211,13 @@ fn decode(auth: &Secret) -> Option<Credential> {
     let decoded = base64(auth)?;
     let text = decoded.expose_text()?.trim_end_matches('\0');
     let (username, password) = text.split_once(':')?;
-    let (username, password) = (username.to_owned(), Secret::new(password));
-    (!username.is_empty()).then_some(Credential::Basic { username, password })
+    if username.is_empty() {
+        return None;
+    }
+    Some(Credential::Basic { username: username.to_owned(), password: Secret::new(password) })
 }
 
-/// What the base64 stands for; line breaks in it are left out.
+/// Decodes base64, ignoring whitespace in it.
 pub(super) fn base64(text: &Secret) -> Option<Secret> {
     let mut bare = Vec::with_capacity(text.expose().len());
     bare.extend(text.expose().iter().filter(|byte| !byte.is_ascii_whitespace()));

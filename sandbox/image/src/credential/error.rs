@@ -1,64 +1,64 @@
-//! Why credentials cannot be read. No message holds a value, only places.
+//! Errors of credential sources. Messages contain file names and keys, never values.
 
 use std::path::PathBuf;
 
 use sandbox_core::host::HostError;
 use sandbox_core::{Classified, Kind};
 
-/// Why a source of credentials gives none.
+/// Why a credential source cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
     /// A file or directory cannot be read.
     #[error("cannot read the credentials in {path}")]
     Read {
-        /// Its path.
+        /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// The content is not what it should be.
-    #[error("{place}: {why}")]
+    /// The content is invalid.
+    #[error("{location}: {why}")]
     Content {
         /// The file or document, and the entry in it.
-        place: String,
+        location: String,
         /// What is wrong, without any value.
         why: String,
     },
-    /// A Secret of another type.
+    /// The type of a Secret is not one for registry credentials.
     #[error(
-        "{place}: Secret of type {kind:?} cannot be an imagePullSecret; it must be kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg"
+        "{location}: Secret of type {kind:?} cannot be an imagePullSecret; it must be kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg"
     )]
     Type {
         /// The Secret's document.
-        place: String,
+        location: String,
         /// Its type.
         kind: String,
     },
     /// A credential helper could not be run.
-    #[error("credential helper {program:?} (named in {place})")]
+    #[error("credential helper {program:?} (named in {location})")]
     Run {
         /// The helper.
         program: String,
         /// The configuration that names it.
-        place: String,
-        /// Why.
+        location: String,
+        /// The cause.
         source: HostError,
     },
-    /// A credential helper answered, but not with a credential.
-    #[error("credential helper {program:?} (named in {place}): {why}")]
+    /// A credential helper failed or returned no valid credential.
+    #[error("credential helper {program:?} (named in {location}): {why}")]
     Helper {
         /// The helper.
         program: String,
         /// The configuration that names it.
-        place: String,
+        location: String,
         /// What is wrong, without any value.
         why: String,
     },
 }
 
 impl CredentialError {
-    pub(super) fn content(place: impl Into<String>, why: impl Into<String>) -> Self {
-        Self::Content { place: place.into(), why: why.into() }
+    pub(super) fn content(location: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Content { location: location.into(), why: why.into() }
     }
 }
 

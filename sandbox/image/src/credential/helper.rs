@@ -1,4 +1,4 @@
-//! Docker's credential helpers: `docker-credential-NAME get`, the server on its standard input.
+//! Docker's credential helpers: `docker-credential-NAME get` with the server name on stdin.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -9,15 +9,17 @@ use sandbox_core::Secret;
 use sandbox_core::host::{Command, Host, Output};
 use serde::Deserialize;
 
-use super::{Candidate, Credential, CredentialError, Pattern};
+use super::error::CredentialError;
+use super::pattern::Pattern;
+use super::source::{Candidate, Credential};
 
-/// How long a helper may take; some ask a cloud.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// The user name that says that the secret is an identity token.
+/// Some helpers query a cloud provider.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The username that marks the secret as an identity token.
 const TOKEN_USER: &str = "<token>";
-/// What a helper says when it has none, with the exit code 1.
+/// What a helper prints, with exit code 1, when it has no credential.
 const NOT_FOUND: &str = "credentials not found";
-/// A server's name fits a pipe many times over.
+/// Upper bound on a server name; far below the capacity of a pipe, so writing it cannot block.
 const SERVER_LIMIT: usize = 1024;
 
 /// Runs credential helpers.
@@ -29,7 +31,7 @@ pub struct Helpers {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct HelperOutput {
     #[serde(rename = "ServerURL", default)]
     server: String,
     username: String,
@@ -37,24 +39,25 @@ struct Answer {
 }
 
 impl Helpers {
-    /// Helpers run through `host` with that environment (they look for `HOME`, `PATH` and a
-    /// cloud's variables).
+    /// Runs helpers through `host` with this environment (they need `HOME`, `PATH` and the
+    /// variables of a cloud provider).
     pub fn new(host: Arc<dyn Host>, environment: Vec<(OsString, OsString)>) -> Self {
         Self { host, environment }
     }
 
-    /// Asks one helper for the credential of `server`; `place` names it.
+    /// Runs a helper to get the credential for `server`; `location` is the file that names the
+    /// helper.
     pub(super) async fn ask(
         &self,
         name: &str,
         server: &str,
-        place: &str,
+        location: &str,
     ) -> Result<Option<Candidate>, CredentialError> {
         let program = format!("docker-credential-{name}");
-        let place = place.to_owned();
+        let location = location.to_owned();
         let wrong = |why: String| CredentialError::Helper {
             program: program.clone(),
-            place: place.clone(),
+            location: location.clone(),
             why,
         };
         let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
@@ -63,11 +66,11 @@ impl Helpers {
         }
         let pattern = Pattern::parse(server).map_err(|error| wrong(error.to_string()))?;
         let command = self.command(&program, server).map_err(|error| wrong(error.to_string()))?;
-        let output = self.host.run(command, PATIENCE).await.map_err(|source| {
-            CredentialError::Run { program: program.clone(), place: place.clone(), source }
+        let output = self.host.run(command, TIMEOUT).await.map_err(|source| {
+            CredentialError::Run { program: program.clone(), location: location.clone(), source }
         })?;
         let Some(credential) = read(output, &pattern).map_err(wrong)? else { return Ok(None) };
-        let origin = format!("{place}: {program}");
+        let origin = format!("{location}: {program}");
         Ok(Some(Candidate { credential, pattern, origin }))
     }
 
@@ -86,29 +89,31 @@ impl Helpers {
 }
 
 fn read(output: Output, asked: &Pattern) -> Result<Option<Credential>, String> {
-    let (success, status) = (output.success(), output.exit.status);
+    let success = output.success();
+    let status = output.exit.status;
     let stdout = Secret::new(output.stdout);
     if !success {
         let text = stdout.expose_text().unwrap_or_default().trim();
         return match text {
             text if text.starts_with(NOT_FOUND) => Ok(None),
-            "" => Err(format!("it ended with {status} and said nothing")),
-            _ if text.contains(['{', '"']) => Err(format!("it ended with {status}")),
-            text => Err(format!("it ended with {status}: {}", crate::text::line(text))),
+            "" => Err(format!("it exited with {status} and no output")),
+            _ if text.contains(['{', '"']) => Err(format!("it exited with {status}")),
+            text => Err(format!("it exited with {status}: {}", crate::text::line(text))),
         };
     }
-    let wrong = "its answer is not JSON with ServerURL, Username and Secret";
-    let answer: Answer = serde_json::from_slice(stdout.expose()).map_err(|_| wrong.to_owned())?;
-    let server = Pattern::parse(&answer.server);
-    if !answer.server.is_empty() && !server.is_ok_and(|server| server == *asked) {
-        let server = crate::text::line(&answer.server);
-        return Err(format!("it was asked for {asked} and answered for {server:?}"));
+    let wrong = "its output is not JSON with ServerURL, Username and Secret";
+    let parsed: HelperOutput =
+        serde_json::from_slice(stdout.expose()).map_err(|_| wrong.to_owned())?;
+    let server = Pattern::parse(&parsed.server);
+    if !parsed.server.is_empty() && !server.is_ok_and(|server| server == *asked) {
+        let server = crate::text::line(&parsed.server);
+        return Err(format!("it returned a credential for {server:?} instead of {asked}"));
     }
-    if answer.secret.is_empty() {
+    if parsed.secret.is_empty() {
         return Ok(None);
     }
-    Ok(Some(match answer.username.as_str() {
-        TOKEN_USER => Credential::Identity(answer.secret),
-        username => Credential::Basic { username: username.to_owned(), password: answer.secret },
+    Ok(Some(match parsed.username.as_str() {
+        TOKEN_USER => Credential::Identity(parsed.secret),
+        username => Credential::Basic { username: username.to_owned(), password: parsed.secret },
     }))
 }

@@ -6,16 +6,17 @@ use std::path::Path;
 use sandbox_core::Secret;
 use serde::Deserialize;
 
-use super::docker::{self, RawEntry};
-use super::{Candidate, CredentialError, DockerConfig};
+use super::docker::{self, DockerConfig, RawEntry};
+use super::error::CredentialError;
+use super::source::Candidate;
 
-/// A Secret's key and its type.
+/// The data key and the type of a Secret.
 const NEW: (&str, &str) = (".dockerconfigjson", "kubernetes.io/dockerconfigjson");
 const OLD: (&str, &str) = (".dockercfg", "kubernetes.io/dockercfg");
-/// A List in a List in a List is not something that a tool writes.
+/// Upper bound on nested Lists; tools do not nest them.
 const DEPTH_LIMIT: usize = 4;
 
-/// What is read of every document, whatever it is.
+/// The part read of every document, whatever its kind.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Header {
@@ -46,98 +47,104 @@ struct Metadata {
     namespace: Option<String>,
 }
 
-/// The credentials in a file: Kubernetes Secrets as YAML or JSON, also in a List and among other
-/// objects, or a Docker configuration as it is. Credential helpers are never run for such a file.
+/// Reads the credentials in a file: Kubernetes Secrets as YAML or JSON, possibly in a List or among
+/// other objects, or a plain Docker configuration. Credential helpers are never run for such a
+/// file.
 ///
 /// # Errors
 ///
-/// When the file cannot be read, or holds no credential.
+/// When the file cannot be read or has no Secret of a suitable type.
 pub fn secret_file(path: &Path) -> Result<Vec<Candidate>, CredentialError> {
     let content = docker::content(path)?;
     secret_text(&path.display().to_string(), &content)
 }
 
-/// The credentials in a text that messages call `place`.
-pub(crate) fn secret_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
-    let plain = text.expose_text().ok_or_else(|| CredentialError::content(place, "not UTF-8"))?;
+/// As [`secret_file`]; `location` is the name of the text in messages.
+pub(crate) fn secret_text(
+    location: &str,
+    text: &Secret,
+) -> Result<Vec<Candidate>, CredentialError> {
+    let plain =
+        text.expose_text().ok_or_else(|| CredentialError::content(location, "not UTF-8"))?;
     if plain.trim_start().starts_with('{') && !is_object(plain) {
-        return docker_text(place, text);
+        return docker_text(location, text);
     }
     let mut found = None;
     let headers = serde_norway::Deserializer::from_str(plain);
     let documents = serde_norway::Deserializer::from_str(plain);
     for (at, (header, document)) in headers.zip(documents).enumerate() {
-        let place = format!("{place}: document {}", at + 1);
-        let not_yaml = |error: serde_norway::Error| CredentialError::content(&place, fault(&error));
+        let location = format!("{location}: document {}", at + 1);
+        let not_yaml =
+            |error: serde_norway::Error| CredentialError::content(&location, yaml_error(&error));
         // An empty document has no kind.
         let header = Option::<Header>::deserialize(header).map_err(not_yaml)?.unwrap_or_default();
         if matches!(header.kind.as_str(), "Secret" | "List" | "SecretList") {
             let object = RawObject::deserialize(document).map_err(not_yaml)?;
-            collect(&place, object, &mut found, 0)?;
+            collect(&location, object, &mut found, 0)?;
         }
     }
     found.ok_or_else(|| {
         let why = format!("it holds no Secret of type {} or {}", NEW.1, OLD.1);
-        CredentialError::content(place, why)
+        CredentialError::content(location, why)
     })
 }
 
-/// Whether a JSON text is an object of Kubernetes.
+/// Whether a JSON text is a Kubernetes object.
 fn is_object(text: &str) -> bool {
     serde_json::from_str::<Header>(text).is_ok_and(|header| !header.kind.is_empty())
 }
 
-/// Where a YAML parser stopped; its own words may hold a value.
-fn fault(error: &serde_norway::Error) -> String {
+/// The position of a YAML error; the parser's own message may contain a value.
+fn yaml_error(error: &serde_norway::Error) -> String {
     match error.location() {
         Some(at) => format!(
-            "line {}, column {} is not what a Secret has there, or not YAML",
+            "line {}, column {}: invalid YAML or not a valid Secret",
             at.line(),
             at.column()
         ),
-        None => "it is not a Secret, or not YAML".to_owned(),
+        None => "invalid YAML or not a valid Secret".to_owned(),
     }
 }
 
 fn collect(
-    place: &str,
+    location: &str,
     mut object: RawObject,
     found: &mut Option<Vec<Candidate>>,
     depth: usize,
 ) -> Result<(), CredentialError> {
     if depth > DEPTH_LIMIT {
-        return Err(CredentialError::content(place, "Lists are nested too deeply"));
+        return Err(CredentialError::content(location, "Lists are nested too deeply"));
     }
     for item in std::mem::take(&mut object.items) {
-        collect(place, item, found, depth + 1)?;
+        collect(location, item, found, depth + 1)?;
     }
-    // Items of a SecretList have no kind of their own.
     let secret_type = object.secret_type.clone().unwrap_or_default();
     let wanted = secret_type == NEW.1 || secret_type == OLD.1;
+    // Items of a SecretList have no kind of their own.
     if !wanted || !matches!(object.kind.as_str(), "Secret" | "") {
         return Ok(());
     }
     let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
-    let place = format!("{place} (Secret {namespace}/{})", object.metadata.name);
+    let location = format!("{location} (Secret {namespace}/{})", object.metadata.name);
     let mut data = BTreeMap::new();
     for (key, value) in object.data.unwrap_or_default() {
         let decoded = docker::base64(&value).ok_or_else(|| {
-            CredentialError::content(&place, format!("data[{key:?}] is not base64"))
+            CredentialError::content(&location, format!("data[{key:?}] is not base64"))
         })?;
         data.insert(key, decoded);
     }
     data.extend(object.string_data.unwrap_or_default());
-    found.get_or_insert_default().extend(pull_secret(&place, &secret_type, &data)?);
+    found.get_or_insert_default().extend(pull_secret(&location, &secret_type, &data)?);
     Ok(())
 }
 
-/// The credentials of one Secret, its data decoded; messages call it `place`.
+/// The credentials in one Secret with decoded `data`; `location` is its name in messages.
 ///
 /// # Errors
 ///
-/// When the type is none that holds registry credentials, or the data is not what the type says.
+/// When the type is not one for registry credentials, or the data does not match the type.
 pub fn pull_secret(
-    place: &str,
+    location: &str,
     secret_type: &str,
     data: &BTreeMap<String, Secret>,
 ) -> Result<Vec<Candidate>, CredentialError> {
@@ -145,34 +152,37 @@ pub fn pull_secret(
         kind if kind == NEW.1 => NEW.0,
         kind if kind == OLD.1 => OLD.0,
         kind => {
-            let (place, kind) = (place.to_owned(), kind.to_owned());
-            return Err(CredentialError::Type { place, kind });
+            return Err(CredentialError::Type {
+                location: location.to_owned(),
+                kind: kind.to_owned(),
+            });
         }
     };
-    let place = format!("{place}: data[{key:?}]");
-    let text = data.get(key).ok_or_else(|| CredentialError::content(&place, "is missing"))?;
+    let location = format!("{location}: data[{key:?}]");
+    let text = data.get(key).ok_or_else(|| CredentialError::content(&location, "is missing"))?;
     if key == NEW.0 {
-        let raw: docker::RawConfig = docker::json(&place, text)?;
+        let raw: docker::RawConfig = docker::json(&location, text)?;
         let entries = raw.auths.ok_or_else(|| {
-            CredentialError::content(&place, "not a Docker configuration: it has no auths")
+            CredentialError::content(&location, "not a Docker configuration: it has no auths")
         })?;
-        docker::candidates(&place, entries)
+        docker::candidates(&location, entries)
     } else {
-        old_text(&place, text)
+        old_text(&location, text)
     }
 }
 
-/// A Docker configuration in its new or old form; helpers are not run.
-pub(super) fn docker_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
-    match DockerConfig::parse(place, text, None) {
+/// Parses a Docker configuration in the current or the `.dockercfg` format; helpers are not run.
+fn docker_text(location: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
+    match DockerConfig::parse(location, text, None) {
         Ok(config) if !config.is_empty() => Ok(config.into_stored()),
-        // The old form is the entries alone; it has no key in common with the new one.
-        Ok(_) => old_text(place, text),
+        // `.dockercfg` is the map of entries itself and shares no key with the current format.
+        Ok(_) => old_text(location, text),
         Err(error) => Err(error),
     }
 }
 
-pub(super) fn old_text(place: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
-    let entries: BTreeMap<String, RawEntry> = docker::json(place, text)?;
-    docker::candidates(place, entries)
+/// Parses a Docker configuration in the `.dockercfg` format.
+pub(super) fn old_text(location: &str, text: &Secret) -> Result<Vec<Candidate>, CredentialError> {
+    let entries: BTreeMap<String, RawEntry> = docker::json(location, text)?;
+    docker::candidates(location, entries)
 }

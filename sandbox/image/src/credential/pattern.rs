@@ -1,27 +1,26 @@
-//! For which places a credential is: the rules of the kubelet.
+//! Which registries and repositories a credential is for: the kubelet's matching rules.
 //!
-//! A key such as `https://*.reg.example:5000/team` fits an image when the ports are equal, the
-//! hosts have equally many parts and each fits (`*`, `?` and `[a-z]` do not cross a dot), and the
-//! image's repository begins with the path.
+//! A key such as `https://*.reg.example:5000/team` matches an image when the ports are equal, the
+//! hosts have the same number of labels and each label matches (`*`, `?` and `[a-z]` do not cross a
+//! dot), and the image's repository begins with the path.
 
 use std::fmt;
 
 use sandbox_core::{Classified, Kind};
 
-use super::Wanted;
 use crate::reference::{Place, canonical_host, parse_host};
 
-/// The places that a credential is for.
+/// The registries and repositories that a credential is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    /// The host without its port; may hold globs.
+    /// The host without its port; may contain globs.
     host: String,
     port: Option<String>,
-    /// Empty, or with a slash at its start.
+    /// Empty, or starting with a slash.
     path: String,
 }
 
-/// Why a key names no place.
+/// A key is not a valid pattern.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not [https://]HOST[:PORT][/PATH]")]
 pub struct PatternError {
@@ -34,8 +33,27 @@ impl Classified for PatternError {
     }
 }
 
+/// What a credential is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// One repository.
+    Place(&'a Place),
+    /// Any repository of the registry with this host.
+    Host(&'a str),
+}
+
+impl Wanted<'_> {
+    /// The registry's host, in the form of [`Place::host`].
+    pub fn host(&self) -> &str {
+        match self {
+            Self::Place(place) => place.host(),
+            Self::Host(host) => host,
+        }
+    }
+}
+
 impl Pattern {
-    /// Reads a key of a Docker configuration.
+    /// Parses a key of a Docker configuration.
     ///
     /// # Errors
     ///
@@ -48,7 +66,7 @@ impl Pattern {
             Some(at) => bare.split_at(at),
             None => (bare, ""),
         };
-        // Docker's own registry is stored under the address of its first API.
+        // Docker Hub is stored under the URL of its v1 API.
         let path = match path.get(..3) {
             Some("/v1" | "/v2") if path.len() == 3 || path[3..].starts_with('/') => &path[3..],
             _ => path,
@@ -63,7 +81,7 @@ impl Pattern {
         Ok(Self { host, port: port.map(str::to_owned), path: path.to_owned() })
     }
 
-    /// All repositories of one registry.
+    /// A pattern for all repositories of a registry.
     pub fn of_host(place: &Place) -> Self {
         let (host, port) = split_port(place.host()).unwrap_or((place.host(), None));
         Self { host: host.to_owned(), port: port.map(str::to_owned), path: String::new() }
@@ -73,13 +91,13 @@ impl Pattern {
         match wanted {
             Wanted::Place(place) => {
                 let path = self.path.strip_prefix('/').unwrap_or(&self.path);
-                self.fits_host(place.host()) && place.repository().starts_with(path)
+                self.matches_host(place.host()) && place.repository().starts_with(path)
             }
-            Wanted::Host(host) => self.fits_host(host),
+            Wanted::Host(host) => self.matches_host(host),
         }
     }
 
-    fn fits_host(&self, host: &str) -> bool {
+    fn matches_host(&self, host: &str) -> bool {
         let Some((name, port)) = split_port(host) else { return false };
         if self.port.as_deref() != port {
             return false;
@@ -87,12 +105,13 @@ impl Pattern {
         if name.starts_with('[') || self.host.contains(':') {
             return self.host == name;
         }
-        let (globs, parts) = (self.host.split('.'), name.split('.'));
-        globs.clone().count() == parts.clone().count()
-            && globs.zip(parts).all(|(glob, part)| fits(glob.as_bytes(), part.as_bytes()))
+        let globs = self.host.split('.');
+        let labels = name.split('.');
+        globs.clone().count() == labels.clone().count()
+            && globs.zip(labels).all(|(glob, label)| matches(glob.as_bytes(), label.as_bytes()))
     }
 
-    /// Smaller is more specific: hosts that are spelled out before globs, long paths before short.
+    /// Sort key, the most specific first: literal hosts before globs, long paths before short ones.
     pub(super) fn rank(&self) -> (usize, std::cmp::Reverse<usize>) {
         let globs = if self.host.contains(':') {
             0
@@ -113,9 +132,9 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// Host and port of an authority whose host may hold globs.
+/// Splits an authority, whose host may contain globs, into host and port.
 fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
-    // Only an IPv6 address has a colon within its brackets; other brackets are a glob's.
+    // Brackets with a colon inside enclose an IPv6 address; others are part of a glob.
     let bracketed = authority.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     if bracketed.is_some_and(|(inside, _)| inside.contains(':')) {
         parse_host(authority)?;
@@ -131,31 +150,32 @@ fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     (!host.is_empty() && host.bytes().all(fine) && number).then_some((host, port))
 }
 
-/// Go's `path.Match` for one part of a host; goes back to the last star only, so its time is
+/// Go's `path.Match` for one label of a host. Backtracks to the last star only, so its time is
 /// bounded by the product of the lengths.
-fn fits(glob: &[u8], part: &[u8]) -> bool {
-    let (mut glob, mut part) = (glob, part);
+fn matches(mut glob: &[u8], mut label: &[u8]) -> bool {
     let mut star: Option<(&[u8], &[u8])> = None;
     loop {
         if let [b'*', rest @ ..] = glob {
-            star = Some((rest, part));
+            star = Some((rest, label));
             glob = rest;
-        } else if let Some((rest, after)) = step(glob, part) {
-            (glob, part) = (rest, after);
-        } else if glob.is_empty() && part.is_empty() {
+        } else if let Some((rest, after)) = step(glob, label) {
+            glob = rest;
+            label = after;
+        } else if glob.is_empty() && label.is_empty() {
             return true;
         } else if let Some((rest, [_, after @ ..])) = star {
             star = Some((rest, after));
-            (glob, part) = (rest, after);
+            glob = rest;
+            label = after;
         } else {
             return false;
         }
     }
 }
 
-/// Takes one byte and what it fits.
-fn step<'a, 'b>(glob: &'a [u8], part: &'b [u8]) -> Option<(&'a [u8], &'b [u8])> {
-    let (byte, after) = part.split_first()?;
+/// Matches one byte of the label; returns the rest of the glob and of the label.
+fn step<'a, 'b>(glob: &'a [u8], label: &'b [u8]) -> Option<(&'a [u8], &'b [u8])> {
+    let (byte, after) = label.split_first()?;
     let rest = match glob {
         [b'?', rest @ ..] => Some(rest),
         [b'[', class @ ..] => in_class(class, *byte),
@@ -165,13 +185,14 @@ fn step<'a, 'b>(glob: &'a [u8], part: &'b [u8]) -> Option<(&'a [u8], &'b [u8])> 
     rest.map(|rest| (rest, after))
 }
 
-/// What follows the class, if the class is whole and the byte is in it.
+/// Matches `byte` against a character class; returns the rest of the glob after the class.
 fn in_class(class: &[u8], byte: u8) -> Option<&[u8]> {
     let (negated, mut rest) = match class.strip_prefix(b"^") {
         Some(rest) => (true, rest),
         None => (false, class),
     };
-    let (mut found, mut first) = (false, true);
+    let mut found = false;
+    let mut first = true;
     loop {
         match rest {
             [b']', after @ ..] if !first => return (found != negated).then_some(after),
@@ -200,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kubelet_matches() {
+    fn matches_as_the_kubelet_does() {
         for (pattern, image) in [
             ("reg.example", "reg.example/a"),
             ("https://reg.example", "reg.example/a"),
@@ -237,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_does_not() {
+    fn does_not_match() {
         for (pattern, image) in [
             ("reg.example", "reg.example:5000/a"),
             ("reg.example:5000", "reg.example/a"),
@@ -263,14 +284,17 @@ mod tests {
     }
 
     #[test]
-    fn many_stars_take_no_time() {
-        let (glob, part) = ("*a".repeat(200) + "c", "a".repeat(2000) + "b");
-        assert!(!fits(glob.as_bytes(), part.as_bytes()));
-        assert!(fits(br"a\*b", b"a*b") && !fits(br"a\*b", b"axb") && !fits(b"a\\", b"a"));
+    fn many_stars_do_not_backtrack_exponentially() {
+        let glob = "*a".repeat(200) + "c";
+        let label = "a".repeat(2000) + "b";
+        assert!(!matches(glob.as_bytes(), label.as_bytes()));
+        assert!(matches(br"a\*b", b"a*b"));
+        assert!(!matches(br"a\*b", b"axb"));
+        assert!(!matches(b"a\\", b"a"));
     }
 
     #[test]
-    fn the_more_specific_is_first() {
+    fn more_specific_patterns_rank_first() {
         let order =
             ["reg.example/a/b", "reg.example/a", "reg.example", "*.example/a", "*.example", "*.*"];
         let ranks: Vec<_> = order.iter().map(|it| Pattern::parse(it).unwrap().rank()).collect();
@@ -278,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_name_no_place() {
+    fn invalid_keys() {
         for key in [
             "",
             "https://",

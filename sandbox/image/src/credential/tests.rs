@@ -6,6 +6,9 @@ use base64::engine::general_purpose::STANDARD;
 use sandbox_core::Classified;
 use sandbox_core::host::{FakeHost, Scripted};
 
+use async_trait::async_trait;
+use sandbox_core::Secret;
+
 use super::*;
 use crate::reference::Reference;
 
@@ -13,7 +16,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-/// What is found for an image, the secret last: `user:password`, `identity:token`, `registry:token`.
+/// The credentials for an image: `user:password`, `identity:token` or `registry:token`.
 fn found(source: &dyn CredentialSource, image: &str) -> Vec<String> {
     let reference: Reference = image.parse().unwrap();
     let found = wait(source.find(Wanted::Place(reference.place()))).unwrap();
@@ -63,7 +66,7 @@ fn every_kind_of_entry() {
 }
 
 #[test]
-fn the_most_specific_comes_first_from_whichever_source() {
+fn the_most_specific_comes_first_whichever_source_it_is_from() {
     let mut sources = Sources::none();
     let entry = |key: &str, user: &str| {
         let auth = STANDARD.encode(format!("{user}:p"));
@@ -81,7 +84,7 @@ fn the_most_specific_comes_first_from_whichever_source() {
     assert_eq!(found(&sources, "reg.example:5000/app"), [""; 0]);
 }
 
-/// A source that answers with what it was not asked for is not believed.
+/// A source that returns a credential for another host is not trusted.
 #[test]
 fn a_stray_answer_is_dropped() {
     #[derive(Debug)]
@@ -99,15 +102,15 @@ fn a_stray_answer_is_dropped() {
 }
 
 #[test]
-fn faults_never_show_a_value() {
+fn errors_contain_no_values() {
     for (text, part) in [
-        ("hunter2", "line 1, column 1 is not JSON"),
-        (r#"{"auths": {"h": {"auth": "hunter2"}}}"#, "neither username and password"),
-        (r#"{"auths": {"h": {"username": "hunter2"}}}"#, "neither username and password"),
-        (r#"{"auths": {"h": {"password": "hunter2"}}}"#, "neither username and password"),
-        (r#"{"auths": {"h": "hunter2"}}"#, "not what a Docker configuration has there"),
-        (r#"{"auths": "hunter2"}"#, "not what a Docker configuration has there"),
-        (r#"{"auths": {"h": {"auth": "hunter2"#, "not whole"),
+        ("hunter2", "line 1, column 1: invalid JSON"),
+        (r#"{"auths": {"h": {"auth": "hunter2"}}}"#, "neither a username and password"),
+        (r#"{"auths": {"h": {"username": "hunter2"}}}"#, "neither a username and password"),
+        (r#"{"auths": {"h": {"password": "hunter2"}}}"#, "neither a username and password"),
+        (r#"{"auths": {"h": "hunter2"}}"#, "unexpected value"),
+        (r#"{"auths": "hunter2"}"#, "unexpected value"),
+        (r#"{"auths": {"h": {"auth": "hunter2"#, "unexpected end of file"),
         (r#"{"auths": {"": {"username": "u", "password": "hunter2"}}}"#, "is not [https://]HOST"),
     ] {
         let error = DockerConfig::parse("f", &Secret::new(text), None).unwrap_err();
@@ -160,7 +163,7 @@ fn kubernetes_secrets() {
 }
 
 #[test]
-fn what_is_no_pull_secret() {
+fn files_without_a_pull_secret() {
     for (text, part) in [
         ("kind: Pod\n", "holds no Secret of type kubernetes.io/dockerconfigjson"),
         ("kind: Secret\ntype: Opaque\n", "holds no Secret of type"),
@@ -215,7 +218,7 @@ fn a_directory_of_mounted_secrets() {
     std::fs::write(path(".dockercfg"), r#"{"old.example":{"auth":"bzpw"}}"#).unwrap();
     assert_eq!(found(&source, "reg.example/a"), ["u:p"]);
     assert_eq!(found(&source, "old.example/a"), ["o:p"]);
-    // It is read anew.
+    // A changed Secret is read again.
     std::fs::write(path("pull/..2026/.dockerconfigjson"), AUTHS.replace("\"p\"", "\"new\""))
         .unwrap();
     assert_eq!(found(&source, "reg.example/a"), ["u:new"]);
@@ -262,16 +265,16 @@ fn helpers_that_fail() {
     for (answer, part) in [
         (Scripted::Missing, "credential helper \"docker-credential-desktop\" (named in f)"),
         (Scripted::Hangs, "credential helper"),
-        (Scripted::Ends(1, b"keychain is locked\n".to_vec()), "ended with 1: keychain is locked"),
-        (Scripted::Ends(2, b"{\"Secret\":\"hunter2\"}".to_vec()), "ended with 2"),
-        (Scripted::Ends(3, Vec::new()), "said nothing"),
+        (Scripted::Ends(1, b"keychain is locked\n".to_vec()), "exited with 1: keychain is locked"),
+        (Scripted::Ends(2, b"{\"Secret\":\"hunter2\"}".to_vec()), "exited with 2"),
+        (Scripted::Ends(3, Vec::new()), "no output"),
         (Scripted::Ends(0, b"hunter2".to_vec()), "not JSON with ServerURL"),
         (
             Scripted::Ends(
                 0,
                 br#"{"ServerURL":"evil.example","Username":"u","Secret":"hunter2"}"#.to_vec(),
             ),
-            "asked for reg.example and answered for \"evil.example\"",
+            "for \"evil.example\" instead of reg.example",
         ),
     ] {
         let (_, config) = helped([answer]);
@@ -284,7 +287,7 @@ fn helpers_that_fail() {
     let config = DockerConfig::parse("f", &Secret::new(text), Some(helpers)).unwrap();
     let error = wait(config.find(Wanted::Place(wanted.place()))).unwrap_err().to_string();
     assert!(error.contains("its name must be letters"), "{error}");
-    // Without leave to run helpers none is run.
+    // Without `Helpers` no helper is run.
     assert_eq!(found(&self::config(HELPED), "reg.example/a"), [""; 0]);
     assert!(kubernetes::secret_text("f", &Secret::new(HELPED)).unwrap().is_empty());
 }

@@ -46,7 +46,7 @@ fn images_are_added_and_replaced() {
     assert_eq!(fs::read_to_string(path.join("oci-layout")).unwrap(), MARKER);
     let stage = Stage::open(&path).unwrap();
     assert!(stage.has(&blob(b"two")).unwrap());
-    // A blob that rotted is not there.
+    // A corrupt blob counts as missing.
     let rotten = stage.place(blob(b"two").digest());
     fs::write(&rotten, b"owt").unwrap();
     assert!(!stage.has(&blob(b"two")).unwrap());
@@ -55,7 +55,7 @@ fn images_are_added_and_replaced() {
 }
 
 #[test]
-fn what_is_not_committed_was_never_there() {
+fn a_dropped_stage_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("layout");
     let mut stage = Stage::open(&path).unwrap();
@@ -76,11 +76,11 @@ fn what_is_not_committed_was_never_there() {
 }
 
 #[test]
-fn what_a_killed_pull_left_goes_with_the_next() {
+fn the_next_pull_removes_the_stage_of_a_killed_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut stage = Stage::open(dir.path()).unwrap();
     stage.add(blob(b"x").digest(), b"x").unwrap();
-    // The lock goes with the process; the folder stays.
+    // As after a kill: the lock is released and the folder stays.
     drop(std::mem::replace(&mut stage._lock, File::open("/dev/null").unwrap()));
     std::mem::forget(stage);
     assert_eq!(entries(dir.path()), [STAGE]);
@@ -89,23 +89,23 @@ fn what_a_killed_pull_left_goes_with_the_next() {
 }
 
 #[test]
-fn only_one_writes_and_nothing_foreign_is_touched() {
+fn other_pulls_and_foreign_directories_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::open(dir.path()).unwrap();
     assert!(matches!(Stage::open(dir.path()), Err(LayoutError::Busy { .. })));
     drop(stage);
     fs::write(dir.path().join("mine"), "x").unwrap();
     let error = Stage::open(dir.path()).unwrap_err();
-    assert!(error.to_string().ends_with("give another directory"), "{error}");
+    assert!(error.to_string().ends_with("use another directory"), "{error}");
     assert_eq!(entries(dir.path()), ["mine"]);
     let error = Stage::open(&dir.path().join("no/such")).unwrap_err();
-    assert!(error.to_string().starts_with("cannot make "), "{error}");
+    assert!(error.to_string().starts_with("cannot create "), "{error}");
     fs::remove_file(dir.path().join("mine")).unwrap();
     fs::write(dir.path().join("oci-layout"), MARKER).unwrap();
     fs::write(dir.path().join("index.json"), "[").unwrap();
     let mut stage = Stage::open(dir.path()).unwrap();
     stage.add(blob(b"x").digest(), b"x").unwrap();
     let error = stage.commit(&blob(b"x"), &"a".parse().unwrap()).unwrap_err();
-    assert!(error.to_string().contains("is no index"), "{error}");
+    assert!(error.to_string().contains("is not the index"), "{error}");
     assert_eq!(entries(dir.path()), ["index.json", "oci-layout"]);
 }

@@ -1,4 +1,4 @@
-//! One blob: streamed to its file and hashed on the way, resumed where it broke off.
+//! Downloads a blob: streamed to a file and hashed on the way, resumed when the connection breaks.
 
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
@@ -10,16 +10,17 @@ use reqwest::header::CONTENT_RANGE;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Progress, PullError};
+use super::error::PullError;
+use super::progress::Progress;
 use crate::digest::{self, Verifier};
-use crate::registry::{self, Endpoint, RegistryError, Repository};
+use crate::registry::{Endpoint, RegistryError, Repository, read_body};
 
-/// How many pieces wait for the disk; each is a read of at most some hundred KiB.
+/// Upper bound on chunks queued for the disk; each is at most a few hundred KiB.
 const QUEUE: usize = 8;
-/// A connection that brings less before it breaks counts as a failure.
-const HEADWAY: u64 = 64 * 1024;
+/// A connection that breaks after fewer bytes than this counts as a failure.
+const MIN_PROGRESS: u64 = 64 * 1024;
 
-/// Gets a blob into `file`, from the first host that gives it whole.
+/// Downloads a blob into `file`, from the first host that serves it completely.
 pub(super) async fn fetch(
     repository: &Repository,
     blob: &Descriptor,
@@ -36,25 +37,22 @@ pub(super) async fn fetch(
                 progress.done(blob);
                 return Ok(());
             }
-            Err(Fault::Write(source)) => return Err(PullError::Write { path, source }),
-            Err(Fault::Registry(error)) => {
-                log::debug!("{error}");
+            Err(BlobError::Write(source)) => return Err(PullError::Write { path, source }),
+            Err(BlobError::Registry(error)) => {
+                tracing::debug!("{error}");
                 last = Some(error);
             }
         }
     }
-    let host = repository.place().host().to_owned();
-    let missing = || RegistryError::NotFound { host, what: format!("blob {}", blob.digest()) };
-    Err(last.unwrap_or_else(missing).into())
+    Err(last.unwrap_or_else(|| not_found(repository, blob)).into())
 }
 
-/// Gets a blob whose size was checked before into memory.
+/// Downloads a blob into memory. The caller has checked its size.
 pub(super) async fn fetch_small(
     repository: &Repository,
     blob: &Descriptor,
 ) -> Result<Vec<u8>, PullError> {
-    let what = format!("blob {}", blob.digest());
-    let mut last = RegistryError::NotFound { host: repository.place().host().to_owned(), what };
+    let mut last = not_found(repository, blob);
     for endpoint in repository.endpoints() {
         match small(endpoint, blob).await {
             Ok(bytes) => return Ok(bytes),
@@ -64,23 +62,29 @@ pub(super) async fn fetch_small(
     Err(last.into())
 }
 
+fn not_found(repository: &Repository, blob: &Descriptor) -> RegistryError {
+    let host = repository.place().host().to_owned();
+    RegistryError::NotFound { host, what: format!("blob {}", blob.digest()) }
+}
+
 async fn small(endpoint: &Endpoint, blob: &Descriptor) -> Result<Vec<u8>, RegistryError> {
     let response = endpoint.blob(blob.digest(), 0).await?;
     let limit = usize::try_from(blob.size()).unwrap_or(usize::MAX);
-    let bytes = registry::body(response, limit).await?;
-    if digest::is_of(blob.digest(), &bytes) {
+    let bytes = read_body(response, limit).await?;
+    if digest::matches(blob.digest(), &bytes) {
         return Ok(bytes);
     }
-    let (what, why) = (format!("blob {}", blob.digest()), "its digest is another".to_owned());
+    let what = format!("blob {}", blob.digest());
+    let why = "its digest does not match".to_owned();
     Err(RegistryError::Corrupt { host: endpoint.host(), what, why })
 }
 
-enum Fault {
+enum BlobError {
     Write(io::Error),
     Registry(RegistryError),
 }
 
-impl From<RegistryError> for Fault {
+impl From<RegistryError> for BlobError {
     fn from(error: RegistryError) -> Self {
         Self::Registry(error)
     }
@@ -91,13 +95,17 @@ async fn from_host(
     blob: &Descriptor,
     file: File,
     progress: &dyn Progress,
-) -> Result<(), Fault> {
+) -> Result<(), BlobError> {
     let what = format!("blob {}", blob.digest());
     let corrupt = |why: String| {
-        Fault::Registry(RegistryError::Corrupt { host: endpoint.host(), what: what.clone(), why })
+        BlobError::Registry(RegistryError::Corrupt {
+            host: endpoint.host(),
+            what: what.clone(),
+            why,
+        })
     };
     let verifier = Verifier::new(blob.digest())
-        .ok_or_else(|| corrupt("its digest is of no kind that can be verified".to_owned()))?;
+        .ok_or_else(|| corrupt("the algorithm of its digest is not supported".to_owned()))?;
     let mut writer = Writer::start(file, verifier);
     let mut failures = 0;
     loop {
@@ -106,23 +114,24 @@ async fn from_host(
             Ok(()) => break,
             Err(Stop::Writer) => {
                 return Err(match writer.finish().await {
-                    Err(error) => Fault::Write(error),
-                    Ok(_) => corrupt("it was not written, for no known reason".to_owned()),
+                    Err(error) => BlobError::Write(error),
+                    Ok(_) => unreachable!("the writer stops early only with an error"),
                 });
             }
             Err(Stop::Corrupt(why)) => return Err(corrupt(why)),
             Err(Stop::Registry(error)) => return Err(error.into()),
             Err(Stop::Broke(why)) => why,
         };
-        failures = if writer.sent - before >= HEADWAY { 1 } else { failures + 1 };
+        failures = if writer.sent - before >= MIN_PROGRESS { 1 } else { failures + 1 };
         if failures >= endpoint.retry().attempts {
-            let (sent, size) = (writer.sent, blob.size());
+            let sent = writer.sent;
+            let size = blob.size();
             return Err(corrupt(format!("it ends after {sent} of {size} bytes ({broke})")));
         }
-        log::debug!("{what}: {broke}; going on at byte {}", writer.sent);
+        tracing::debug!(offset = writer.sent, "{what}: {broke}; resuming");
         tokio::time::sleep(endpoint.retry().pause(failures)).await;
     }
-    let digest = writer.finish().await.map_err(Fault::Write)?;
+    let digest = writer.finish().await.map_err(BlobError::Write)?;
     if digest == blob.digest().as_ref() {
         Ok(())
     } else {
@@ -131,15 +140,15 @@ async fn from_host(
 }
 
 enum Stop {
-    /// The file's side ended; it knows why.
+    /// The writer failed; [`Writer::finish`] returns the error.
     Writer,
     Corrupt(String),
     Registry(RegistryError),
-    /// The connection did; another may bring the rest.
+    /// The connection broke; the rest can be requested on another one.
     Broke(String),
 }
 
-/// One request for what is missing.
+/// Requests the rest of the blob once.
 async fn stream(
     endpoint: &Endpoint,
     blob: &Descriptor,
@@ -157,30 +166,32 @@ async fn stream(
         let wanted = format!("bytes {from}-");
         if !range.is_some_and(|range| range.starts_with(&wanted)) {
             return Err(Stop::Corrupt(format!(
-                "asked for what follows byte {from}, it sends another part"
+                "the response to a request from byte {from} has another range"
             )));
         }
     } else {
         skip = from;
-        // A length of another content coding would not be the blob's.
+        // Also fails for a content coding, whose length is not the blob's.
         if let Some(length) = response.content_length().filter(|length| *length != blob.size()) {
             let size = blob.size();
-            return Err(Stop::Corrupt(format!("it has {length} bytes, the manifest says {size}")));
+            return Err(Stop::Corrupt(format!(
+                "it has {length} bytes, but {size} in the manifest"
+            )));
         }
     }
     loop {
         let mut bytes = match response.chunk().await {
             Ok(Some(bytes)) => bytes,
             Ok(None) if writer.sent == blob.size() => return Ok(()),
-            Ok(None) => return Err(Stop::Broke("the end of the answer".to_owned())),
+            Ok(None) => return Err(Stop::Broke("the response ended".to_owned())),
             Err(error) => {
                 return Err(Stop::Broke(RegistryError::of_transport("", &error).cause()));
             }
         };
-        let old = skip.min(bytes.len() as u64);
-        skip -= old;
-        // The least of two lengths, one of them a usize.
-        let _ = bytes.split_to(old as usize);
+        let known = skip.min(bytes.len() as u64);
+        skip -= known;
+        // Fits: at most `bytes.len()`.
+        let _ = bytes.split_to(known as usize);
         if writer.sent + bytes.len() as u64 > blob.size() {
             let size = blob.size();
             return Err(Stop::Corrupt(format!(
@@ -194,7 +205,7 @@ async fn stream(
     }
 }
 
-/// Writes and hashes on a thread of its own, so that the next bytes are read meanwhile.
+/// Writes and hashes on a blocking thread, concurrently with the download.
 struct Writer {
     sender: mpsc::Sender<Bytes>,
     thread: JoinHandle<io::Result<String>>,
@@ -205,7 +216,7 @@ impl Writer {
     fn start(mut file: File, mut verifier: Verifier) -> Self {
         let (sender, mut receiver) = mpsc::channel::<Bytes>(QUEUE);
         let thread = tokio::task::spawn_blocking(move || {
-            // Another host's bytes may be there.
+            // Discard the bytes of a host that failed.
             file.set_len(0)?;
             file.rewind()?;
             while let Some(bytes) = receiver.blocking_recv() {
@@ -225,7 +236,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits until all is on the disk; the digest of it.
+    /// Waits until the data is on the disk; returns its digest.
     async fn finish(self) -> io::Result<String> {
         drop(self.sender);
         self.thread.await.unwrap_or_else(|error| Err(io::Error::other(error)))

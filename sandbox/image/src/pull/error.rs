@@ -1,4 +1,4 @@
-//! Why an image was not pulled.
+//! Errors of a pull.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,67 +8,67 @@ use sandbox_core::{Classified, Kind};
 use crate::layout::LayoutError;
 use crate::registry::RegistryError;
 
-/// Why an image was not pulled.
+/// A pull failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
-    /// The registry did not give it.
+    /// A request to the registry failed.
     #[error(transparent)]
-    Registry(RegistryError),
-    /// It cannot be kept.
+    Registry(#[from] RegistryError),
+    /// The layout cannot be read or written.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// A blob cannot be written.
-    #[error("cannot write {path}{}", mend(.source))]
+    #[error("cannot write {path}{}", remedy(.source))]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         source: io::Error,
     },
     /// There is no image for the platform.
-    #[error("{image} is not there for {wanted}, only for {there}")]
+    #[error("{image} is not available for {wanted}, only for {available}")]
     NoPlatform {
         /// The image.
         image: String,
-        /// The platform that was asked for.
+        /// The requested platform.
         wanted: String,
-        /// The platforms that are there.
-        there: String,
+        /// The available platforms.
+        available: String,
     },
-    /// What the registry has is no container image.
-    #[error("{image} is no container image: {why}")]
-    NoImage {
+    /// The content is not a container image.
+    #[error("{image} is not a container image: {why}")]
+    NotAnImage {
         /// The reference.
         image: String,
         /// What is wrong.
         why: String,
     },
-    /// Sizes do not agree.
-    #[error("{what} has {is} bytes, not the {should_be} that its index says")]
+    /// The size of a manifest is not the one in its index.
+    #[error("{what} has {actual} bytes, but {expected} in its index")]
     Size {
         /// The part.
         what: String,
         /// Its size.
-        is: u64,
-        /// The size that was promised.
-        should_be: u64,
+        actual: u64,
+        /// Its size in the index.
+        expected: u64,
     },
-    /// A part is larger than is allowed.
-    #[error("{what} has {is} bytes, which is more than the {limit} that are allowed")]
+    /// A part exceeds its size limit.
+    #[error("{what} has {actual} bytes, more than the limit of {limit}")]
     TooLarge {
         /// The part.
         what: String,
         /// Its size.
-        is: u64,
+        actual: u64,
         /// The limit.
         limit: u64,
     },
 }
 
-fn mend(source: &io::Error) -> &'static str {
+fn remedy(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": the file system is full; make room, or give another directory"
+            ": the file system is full; free some space or use another directory"
         }
         _ => "",
     }
@@ -81,7 +81,7 @@ impl Classified for PullError {
             Self::Layout(error) => error.kind(),
             Self::Write { .. } => Kind::Unavailable,
             Self::NoPlatform { .. } => Kind::NotFound,
-            Self::NoImage { .. } | Self::TooLarge { .. } => Kind::FailedPrecondition,
+            Self::NotAnImage { .. } | Self::TooLarge { .. } => Kind::FailedPrecondition,
             Self::Size { .. } => Kind::Internal,
         }
     }

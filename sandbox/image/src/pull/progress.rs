@@ -1,10 +1,10 @@
-//! How far a pull is, for whoever watches.
+//! Progress reports of a pull.
 
 use std::fmt::Debug;
 
 use oci_spec::image::Descriptor;
 
-/// What a blob is in its image.
+/// The role of a blob in its image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The image's configuration.
@@ -13,23 +13,23 @@ pub enum Part {
     Layer,
 }
 
-/// Is told how far a pull is.
+/// Receives the progress of a pull.
 pub trait Progress: Debug + Send + Sync {
-    /// A blob is needed.
+    /// The image needs `blob`.
     fn begin(&self, blob: &Descriptor, part: Part);
-    /// It is there already.
+    /// The layout already has `blob`.
     fn present(&self, blob: &Descriptor);
-    /// So many bytes of it came; it is verified only when it is done.
+    /// `bytes` of `blob` were received in total; not yet verified.
     fn reached(&self, blob: &Descriptor, bytes: u64);
-    /// It is whole and verified.
+    /// `blob` is complete and verified.
     fn done(&self, blob: &Descriptor);
 }
 
-/// Nobody watches.
+/// Discards progress reports.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Silent;
+pub struct NoProgress;
 
-impl Progress for Silent {
+impl Progress for NoProgress {
     fn begin(&self, _: &Descriptor, _: Part) {}
     fn present(&self, _: &Descriptor) {}
     fn reached(&self, _: &Descriptor, _: u64) {}

@@ -1,17 +1,18 @@
-//! Who this client is to one registry host: nobody, until the host asks.
+//! Authentication state for one registry host; anonymous until challenged.
 
 use reqwest::Url;
 use reqwest::header::HeaderValue;
 use sandbox_core::Secret;
 use tokio::sync::Mutex;
 
-use super::RegistryError;
 use super::challenge::Challenge;
-use super::token::{self, NoToken, TokenRequest};
+use super::error::RegistryError;
+use super::response::redact;
+use super::token::{self, TokenError, TokenRequest};
 use super::transport::Transport;
 use crate::credential::{Candidate, Credential};
 
-/// The credentials for one repository on one host, and how far they came.
+/// The credentials for one repository on one host, and which of them is in use.
 #[derive(Debug)]
 pub(super) struct Auth {
     repository: String,
@@ -21,31 +22,34 @@ pub(super) struct Auth {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Counts the changes of `shown`, so that of several requests that were refused together only
-    /// the first changes it.
+    /// Counts the changes of `current`, so that of several requests rejected concurrently only the
+    /// first changes it.
     generation: u64,
-    shown: Option<Shown>,
-    /// The next candidate.
+    current: Option<Current>,
+    /// Index of the next candidate to try.
     next: usize,
+    /// Whether an anonymous token was requested.
     anonymous: bool,
+    /// The failed attempts, for the error message.
     tries: Vec<String>,
     challenge: Option<Challenge>,
 }
 
+/// The authorization in use.
 #[derive(Debug)]
-struct Shown {
+struct Current {
     header: HeaderValue,
-    /// The candidate; nobody has none.
+    /// Index of the candidate; `None` for an anonymous token.
     candidate: Option<usize>,
-    /// It is a token that a server gave for a while.
+    /// Whether it is a short-lived token from a token server.
     fetched: bool,
-    /// It was taken once.
-    taken: bool,
+    /// Whether the registry has accepted it before.
+    accepted: bool,
 }
 
-/// What a request carries.
+/// The authorization of one request.
 #[derive(Clone, Debug)]
-pub(super) struct Pass {
+pub(super) struct Authorization {
     pub(super) header: Option<HeaderValue>,
     generation: u64,
 }
@@ -55,93 +59,90 @@ impl Auth {
         Self { repository: repository.to_owned(), candidates, state: Mutex::default() }
     }
 
-    /// What to show now.
-    pub(super) async fn pass(&self) -> Pass {
+    /// The authorization for the next request.
+    pub(super) async fn authorization(&self) -> Authorization {
         let state = self.state.lock().await;
-        let header = state.shown.as_ref().map(|shown| shown.header.clone());
-        Pass { header, generation: state.generation }
+        let header = state.current.as_ref().map(|current| current.header.clone());
+        Authorization { header, generation: state.generation }
     }
 
-    /// The registry took it.
-    pub(super) async fn taken(&self, pass: &Pass) {
+    /// Records that the registry accepted `used`.
+    pub(super) async fn accepted(&self, used: &Authorization) {
         let mut state = self.state.lock().await;
-        if state.generation == pass.generation {
-            if let Some(shown) = &mut state.shown {
-                shown.taken = true;
+        if state.generation == used.generation {
+            if let Some(current) = &mut state.current {
+                current.accepted = true;
             }
         }
     }
 
-    /// The candidate that is shown now.
+    /// The candidate in use.
     pub(super) async fn candidate(&self) -> Option<Candidate> {
         let state = self.state.lock().await;
-        let at = state.shown.as_ref().and_then(|shown| shown.candidate)?;
+        let at = state.current.as_ref().and_then(|current| current.candidate)?;
         self.candidates.get(at).cloned()
     }
 
-    /// What the registry asked for.
+    /// The registry's last challenge.
     pub(super) async fn challenge(&self) -> Option<Challenge> {
         self.state.lock().await.challenge.clone()
     }
 
-    /// A server's text without any of the secrets here.
+    /// A server's text in one line, without the secrets of any candidate.
     pub(super) fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for candidate in &self.candidates {
-            text = super::redact(&text, Some(&candidate.credential));
+            text = redact(&text, Some(&candidate.credential));
         }
-        super::redact(&text, None)
+        redact(&text, None)
     }
 
-    /// The registry refused what `pass` carried: finds something else to show.
+    /// The registry rejected `used` with `message`: switches to the next candidate or a new token.
     ///
     /// # Errors
     ///
-    /// When there is nothing else, or a token server fails.
-    pub(super) async fn refused(
+    /// When there is none left, or a token server fails.
+    pub(super) async fn rejected(
         &self,
         transport: &Transport,
-        pass: &Pass,
+        used: &Authorization,
         challenge: Option<Challenge>,
-        said: &str,
+        message: &str,
     ) -> Result<(), RegistryError> {
-        // Held over the token request on purpose: the others that wait need its outcome, and the
-        // request has a deadline.
+        // Held across the token request on purpose: the requests that wait for the lock need its
+        // outcome, and it has a deadline.
         let mut state = self.state.lock().await;
-        if state.generation != pass.generation {
+        if state.generation != used.generation {
             return Ok(());
         }
         state.generation += 1;
         let challenge = challenge.or_else(|| state.challenge.clone());
         state.challenge.clone_from(&challenge);
-        let old = state.shown.take();
+        let old = state.current.take();
         let Some(challenge) = challenge else {
-            state.tries.push(if said.is_empty() {
-                "it does not say how".to_owned()
-            } else {
-                said.to_owned()
-            });
+            let message = if message.is_empty() { "no challenge" } else { message };
+            state.tries.push(message.to_owned());
             return Err(self.denied(transport, &state));
         };
         if let Some(old) = old {
-            if old.fetched && old.taken {
-                // It was good and is no more: the same credential gets another.
-                let again = self.show(transport, &challenge, old.candidate).await;
-                return self.settle(transport, &mut state, again, old.candidate);
+            if old.fetched && old.accepted {
+                // The token has expired: the same credential gets another one.
+                let renewed = self.activate(transport, &challenge, old.candidate).await;
+                return self.settle(transport, &mut state, renewed, old.candidate);
             }
-            self.note(&mut state, old.candidate, &self.verdict(&challenge, &old, said));
+            self.note(&mut state, old.candidate, &self.reason(&challenge, &old, message));
         }
         self.next(transport, &mut state, &challenge).await
     }
 
-    /// What is wrong with what was shown: a header tells what the text often does not, such as a
-    /// token that has expired.
-    fn verdict(&self, challenge: &Challenge, shown: &Shown, said: &str) -> String {
+    /// Why `rejected` was rejected. The challenge's `error` parameter often says more than the
+    /// message, for example that a token has expired.
+    fn reason(&self, challenge: &Challenge, rejected: &Current, message: &str) -> String {
         let Challenge::Bearer { error: Some(error), .. } = challenge else {
-            return said.to_owned();
+            return message.to_owned();
         };
-        let token = if shown.fetched { "the token of its token server" } else { "the token" };
-        format!("{token} is refused ({}): {said}", self.redact(error))
+        let token = if rejected.fetched { "the token of its token server" } else { "the token" };
+        format!("{token} is refused ({}): {message}", self.redact(error))
     }
 
     async fn next(
@@ -153,20 +154,20 @@ impl Auth {
         while state.next < self.candidates.len() {
             let at = Some(state.next);
             state.next += 1;
-            match self.show(transport, challenge, at).await {
-                Ok(shown) => {
-                    state.shown = Some(shown);
+            match self.activate(transport, challenge, at).await {
+                Ok(current) => {
+                    state.current = Some(current);
                     return Ok(());
                 }
-                Err(NoToken::Refused(why)) => self.note(state, at, &why),
-                Err(NoToken::Failed(error)) => return Err(error),
+                Err(TokenError::Refused(why)) => self.note(state, at, &why),
+                Err(TokenError::Failed(error)) => return Err(error),
             }
         }
         let bearer = matches!(challenge, Challenge::Bearer { .. });
         if self.candidates.is_empty() && bearer && !state.anonymous {
             state.anonymous = true;
-            let nobody = self.show(transport, challenge, None).await;
-            return self.settle(transport, state, nobody, None);
+            let anonymous = self.activate(transport, challenge, None).await;
+            return self.settle(transport, state, anonymous, None);
         }
         Err(self.denied(transport, state))
     }
@@ -175,59 +176,63 @@ impl Auth {
         &self,
         transport: &Transport,
         state: &mut State,
-        result: Result<Shown, NoToken>,
+        result: Result<Current, TokenError>,
         candidate: Option<usize>,
     ) -> Result<(), RegistryError> {
         match result {
-            Ok(shown) => {
-                state.shown = Some(shown);
+            Ok(current) => {
+                state.current = Some(current);
                 Ok(())
             }
-            Err(NoToken::Failed(error)) => Err(error),
-            Err(NoToken::Refused(why)) => {
+            Err(TokenError::Failed(error)) => Err(error),
+            Err(TokenError::Refused(why)) => {
                 self.note(state, candidate, &why);
                 Err(self.denied(transport, state))
             }
         }
     }
 
-    /// Makes what is shown of one candidate, or of nobody.
-    async fn show(
+    /// The authorization for the candidate at index `at`, or an anonymous one.
+    async fn activate(
         &self,
         transport: &Transport,
         challenge: &Challenge,
         at: Option<usize>,
-    ) -> Result<Shown, NoToken> {
+    ) -> Result<Current, TokenError> {
         let credential = at.and_then(|at| self.candidates.get(at)).map(|it| &it.credential);
-        let unfit = |why: &str| NoToken::Refused(why.to_owned());
-        let (secret_header, fetched) = match (challenge, credential) {
+        let refused = |why: &str| TokenError::Refused(why.to_owned());
+        let (header, fetched) = match (challenge, credential) {
             (_, Some(Credential::Registry(token))) => (token::header("Bearer ", token), false),
             (Challenge::Basic, Some(Credential::Basic { username, password })) => {
                 (token::basic(username, password), false)
             }
             (Challenge::Basic, Some(Credential::Identity(_))) => {
-                return Err(unfit("the registry takes a user and password, not an identity token"));
+                let why = "the registry requires a username and password, not an identity token";
+                return Err(refused(why));
             }
-            (Challenge::Basic, None) => return Err(unfit("it wants a user and a password")),
+            (Challenge::Basic, None) => {
+                return Err(refused("the registry requires a username and password"));
+            }
             (Challenge::Bearer { .. }, credential) => {
                 let request = self.request(transport, challenge)?;
                 let token = token::fetch(transport, &request, credential).await;
-                let token: Secret = token.map_err(|fault| self.redacted(fault))?;
+                let token: Secret = token.map_err(|error| self.redacted(error))?;
                 (token::header("Bearer ", &token), true)
             }
         };
-        let header = secret_header.ok_or_else(|| unfit("it cannot be sent in an HTTP header"))?;
-        Ok(Shown { header, candidate: at, fetched, taken: false })
+        let header = header.ok_or_else(|| refused("it cannot be sent in an HTTP header"))?;
+        Ok(Current { header, candidate: at, fetched, accepted: false })
     }
 
-    /// A server may know more secrets than the one that it was shown last.
-    fn redacted(&self, fault: NoToken) -> NoToken {
-        match fault {
-            NoToken::Refused(why) => NoToken::Refused(self.redact(&why)),
-            NoToken::Failed(RegistryError::TokenServer { host, realm, why }) => {
-                NoToken::Failed(RegistryError::TokenServer { host, realm, why: self.redact(&why) })
+    /// Redacts all candidates: a server may echo one that was sent earlier.
+    fn redacted(&self, error: TokenError) -> TokenError {
+        match error {
+            TokenError::Refused(why) => TokenError::Refused(self.redact(&why)),
+            TokenError::Failed(RegistryError::TokenServer { host, realm, why }) => {
+                let why = self.redact(&why);
+                TokenError::Failed(RegistryError::TokenServer { host, realm, why })
             }
-            NoToken::Failed(other) => NoToken::Failed(other),
+            TokenError::Failed(other) => TokenError::Failed(other),
         }
     }
 
@@ -235,33 +240,35 @@ impl Auth {
         &self,
         transport: &Transport,
         challenge: &Challenge,
-    ) -> Result<TokenRequest, NoToken> {
+    ) -> Result<TokenRequest, TokenError> {
         let Challenge::Bearer { realm, service, scope, .. } = challenge else {
             unreachable!("only a Bearer challenge has a token server")
         };
         let realm = Url::parse(realm).map_err(|error| {
-            let (host, realm) = (transport.host(), crate::text::line(realm));
-            NoToken::Failed(RegistryError::TokenServer { host, realm, why: error.to_string() })
+            let host = transport.host();
+            let realm = crate::text::line(realm);
+            TokenError::Failed(RegistryError::TokenServer { host, realm, why: error.to_string() })
         })?;
         let scope = scope.clone().filter(|scope| !scope.is_empty());
         let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.repository));
         Ok(TokenRequest { realm, service: service.clone(), scope })
     }
 
-    fn note(&self, state: &mut State, at: Option<usize>, said: &str) {
-        let who = match at.and_then(|at| self.candidates.get(at)) {
+    fn note(&self, state: &mut State, at: Option<usize>, message: &str) {
+        let credential = match at.and_then(|at| self.candidates.get(at)) {
             Some(candidate) => {
                 format!("{} of {}", candidate.credential.described(), candidate.origin)
             }
             None => "without a credential".to_owned(),
         };
-        let said = if said.is_empty() { "refused" } else { said };
-        log::debug!("{}: {who}: {said}", self.repository);
-        state.tries.push(format!("{who}: {said}"));
+        let message = if message.is_empty() { "refused" } else { message };
+        tracing::debug!("{}: {credential}: {message}", self.repository);
+        state.tries.push(format!("{credential}: {message}"));
     }
 
     fn denied(&self, transport: &Transport, state: &State) -> RegistryError {
-        let (host, repository) = (transport.host(), self.repository.clone());
+        let host = transport.host();
+        let repository = self.repository.clone();
         if self.candidates.is_empty() && state.challenge.is_some() {
             RegistryError::NoCredential { host, repository }
         } else {

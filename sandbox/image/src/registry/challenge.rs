@@ -1,32 +1,32 @@
-//! `WWW-Authenticate`: what a registry wants to be shown.
+//! Parsing of `WWW-Authenticate`.
 
 use http_auth::parser::ChallengeParser;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
-/// The longest header that is looked at.
+/// Longer headers are ignored.
 const LENGTH_LIMIT: usize = 16 * 1024;
 
-/// What a registry asks for.
+/// The authentication scheme that a registry requires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Challenge {
-    /// User and password with each request.
+    /// Username and password with each request.
     Basic,
-    /// A token of the server at `realm`.
+    /// A token from the server at `realm`.
     Bearer {
         realm: String,
         service: Option<String>,
         scope: Option<String>,
-        /// What was wrong with the token that was shown.
+        /// Why the token of the request was rejected.
         error: Option<String>,
     },
 }
 
-/// The challenge that is met: a token if one is asked for, since it is the lesser secret.
-pub(crate) fn read(headers: &HeaderMap) -> Option<Challenge> {
+/// The challenge to answer: Bearer if offered, since a token reveals less than a password.
+pub(crate) fn parse(headers: &HeaderMap) -> Option<Challenge> {
     let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
     let mut basic = None;
     for value in values.filter(|value| value.len() <= LENGTH_LIMIT) {
-        // After a syntax error nothing that follows can be trusted to mean what it seems to.
+        // What follows a syntax error may be parsed wrongly, so it is ignored.
         for challenge in ChallengeParser::new(value).map_while(Result::ok) {
             let param = |name: &str| {
                 let found = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
@@ -36,9 +36,12 @@ pub(crate) fn read(headers: &HeaderMap) -> Option<Challenge> {
                 basic = Some(Challenge::Basic);
             } else if challenge.scheme.eq_ignore_ascii_case("bearer") {
                 if let Some(realm) = param("realm") {
-                    let (service, scope, error) =
-                        (param("service"), param("scope"), param("error"));
-                    return Some(Challenge::Bearer { realm, service, scope, error });
+                    return Some(Challenge::Bearer {
+                        realm,
+                        service: param("service"),
+                        scope: param("scope"),
+                        error: param("error"),
+                    });
                 }
             }
         }
@@ -55,7 +58,7 @@ mod tests {
         for value in values {
             headers.append(WWW_AUTHENTICATE, value.parse().unwrap());
         }
-        read(&headers)
+        parse(&headers)
     }
 
     fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
@@ -65,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_registries_send() {
+    fn challenges_of_registries() {
         let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull""#;
         let wanted = bearer(
             "https://auth.docker.io/token",
@@ -81,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_challenge() {
+    fn invalid_challenges() {
         for value in
             ["", "Digest realm=\"x\"", "Bearer", "Bearer service=\"x\"", "=", "Bearer realm=\"x"]
         {

@@ -1,4 +1,4 @@
-//! A connection step by step: name, TCP, TLS.
+//! Connects step by step: name resolution, TCP, TLS.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,23 +10,24 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::hosts::RegistryHost;
-use super::{RegistryError, tls, tls_fault};
+use super::error::{RegistryError, tls_message};
+use super::host::RegistryHost;
+use super::tls;
 
-/// How far a connection came.
+/// The outcome of a connection attempt.
 #[derive(Debug)]
 pub(crate) enum Dialed {
-    /// The name has no address.
+    /// The name does not resolve.
     NoName(String),
-    /// Nobody answers.
+    /// No address accepts connections.
     NoTcp { addresses: Vec<SocketAddr>, why: String },
-    /// There is no TLS.
+    /// The TLS handshake failed; `plain` if the server does not speak TLS.
     NoTls { address: SocketAddr, why: String, plain: bool },
-    /// All is well; the protocol's version, unless it is plain.
+    /// Connected; `version` is the TLS version, `None` for plain HTTP.
     Up { address: SocketAddr, version: Option<String> },
 }
 
-/// Connects to a host as a request would.
+/// Connects to a host in the same way as a request.
 pub(crate) async fn dial(host: &RegistryHost) -> Result<Dialed, RegistryError> {
     let name = host.url.host_str().unwrap_or_default();
     let name = name.trim_start_matches('[').trim_end_matches(']');
@@ -35,7 +36,7 @@ pub(crate) async fn dial(host: &RegistryHost) -> Result<Dialed, RegistryError> {
     let addresses: Vec<SocketAddr> = match found {
         Ok(Ok(found)) => found.collect(),
         Ok(Err(error)) => return Ok(Dialed::NoName(error.to_string())),
-        Err(_) => return Ok(Dialed::NoName("no answer in time".to_owned())),
+        Err(_) => return Ok(Dialed::NoName("timed out".to_owned())),
     };
     let (stream, address) = match tcp(&addresses, host.dial_timeout).await {
         Ok(up) => up,
@@ -54,37 +55,35 @@ pub(crate) async fn dial(host: &RegistryHost) -> Result<Dialed, RegistryError> {
             Dialed::Up { address, version: version.map(|it| format!("{it:?}").replace('_', ".")) }
         }
         Ok(Err(error)) => {
-            let (why, plain) = fault(&error);
+            let (why, plain) = handshake_error(&error);
             Dialed::NoTls { address, why, plain }
         }
-        Err(_) => Dialed::NoTls { address, why: "no answer in time".to_owned(), plain: false },
+        Err(_) => Dialed::NoTls { address, why: "timed out".to_owned(), plain: false },
     })
 }
 
-async fn tcp(
-    addresses: &[SocketAddr],
-    patience: Duration,
-) -> Result<(TcpStream, SocketAddr), String> {
+async fn tcp(addresses: &[SocketAddr], limit: Duration) -> Result<(TcpStream, SocketAddr), String> {
     let mut why = "the name has no address".to_owned();
     for address in addresses {
-        match timeout(patience, TcpStream::connect(address)).await {
+        match timeout(limit, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok((stream, *address)),
             Ok(Err(error)) => why = error.to_string(),
-            Err(_) => why = "no answer in time".to_owned(),
+            Err(_) => why = "timed out".to_owned(),
         }
     }
     Err(why)
 }
 
-/// What is wrong, and whether the other side does not speak TLS at all.
-fn fault(error: &io::Error) -> (String, bool) {
+/// The reason for a failed handshake, and whether the server does not speak TLS.
+fn handshake_error(error: &io::Error) -> (String, bool) {
     let tls = error.get_ref().and_then(|it| it.downcast_ref::<rustls::Error>());
     let plain = matches!(tls, Some(rustls::Error::InvalidMessage(_)))
         || matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
-    (tls.map_or_else(|| error.to_string(), tls_fault), plain)
+    (tls.map_or_else(|| error.to_string(), tls_message), plain)
 }
 
-/// Whether a host on this machine speaks TLS; one that is not there counts as one that does.
+/// Whether a loopback host speaks TLS; `true` if it cannot be reached, so that the request reports
+/// why.
 pub(super) async fn speaks_tls(host: &RegistryHost) -> Result<bool, RegistryError> {
     Ok(!matches!(dial(host).await?, Dialed::NoTls { plain: true, .. }))
 }

@@ -1,4 +1,4 @@
-//! One host of a repository: requests with a pass, made again where that may help.
+//! One host of a repository: authenticated requests with retries.
 
 use std::time::Duration;
 
@@ -6,9 +6,12 @@ use oci_spec::image::Digest;
 use reqwest::Response;
 
 use super::auth::Auth;
-use super::hosts::RegistryHost;
-use super::transport::{Answer, Ask, Transport};
-use super::{Challenge, RegistryError, Repository, Retry, challenge, retry, said};
+use super::challenge::{self, Challenge};
+use super::error::RegistryError;
+use super::host::{RegistryHost, authority};
+use super::response::error_message;
+use super::retry::{self, Retry};
+use super::transport::{GetRequest, GetResponse, Transport};
 use crate::credential::Candidate;
 use crate::reference::Place;
 
@@ -19,13 +22,14 @@ pub(crate) struct Endpoint {
     auth: Auth,
     place: Place,
     resolves: bool,
-    /// The image's registry, where this is not it.
+    /// The image's registry, if this host is a mirror.
     namespace: Option<String>,
+    /// Upper bound on attempts to authenticate one request.
     rounds: usize,
     retry: Retry,
 }
 
-/// A failure, and how long the host wants to be left alone.
+/// An error, and the delay from `Retry-After`.
 type Failure = (RegistryError, Option<Duration>);
 
 impl Endpoint {
@@ -35,7 +39,7 @@ impl Endpoint {
         candidates: Vec<Candidate>,
         retry: Retry,
     ) -> Result<Self, RegistryError> {
-        // Each candidate once, a token that ran out, and nobody.
+        // Each candidate once, an expired token, an anonymous request and an anonymous token.
         let rounds = candidates.len() + 3;
         Ok(Self {
             transport: Transport::new(host)?,
@@ -57,22 +61,17 @@ impl Endpoint {
         &self.place
     }
 
-    /// Whether it may say what a tag is.
+    /// Whether it may resolve tags.
     pub(super) fn resolves(&self) -> bool {
         self.resolves
     }
 
-    /// The address of its API.
+    /// The base URL of its API.
     pub(crate) fn url(&self) -> String {
         self.transport.base.to_string()
     }
 
-    /// A repository that has this host alone.
-    pub(crate) fn alone(self) -> Repository {
-        Repository { place: self.place.clone(), endpoints: vec![self] }
-    }
-
-    /// What it asked for, if it did.
+    /// Its last challenge.
     pub(crate) async fn challenge(&self) -> Option<Challenge> {
         self.auth.challenge().await
     }
@@ -81,17 +80,17 @@ impl Endpoint {
         &self.retry
     }
 
-    /// The credential that is shown now, if any.
+    /// The credential in use.
     pub(crate) async fn candidate(&self) -> Option<Candidate> {
         self.auth.candidate().await
     }
 
-    /// Gets a blob's bytes from that offset on.
+    /// Gets a blob from the offset `from`.
     pub(crate) async fn blob(&self, digest: &Digest, from: u64) -> Result<Response, RegistryError> {
         self.get(&format!("blobs/{digest}"), &[], from, &format!("blob {digest}")).await
     }
 
-    /// Gets `/v2/REPOSITORY/PATH`; `what` names it in messages.
+    /// Gets `/v2/REPOSITORY/PATH` from the offset `from`; `what` is its name in messages.
     pub(super) async fn get(
         &self,
         path: &str,
@@ -108,11 +107,11 @@ impl Endpoint {
             let limited = matches!(error, RegistryError::RateLimited { .. });
             failures += 1;
             let pause = after.unwrap_or_else(|| self.retry.pause(failures));
-            let hopeless = failures >= self.retry.attempts || pause > self.retry.longest;
-            if hopeless || !(limited || error.is_passing()) {
+            let exhausted = failures >= self.retry.attempts || pause > self.retry.longest;
+            if exhausted || !(limited || error.is_transient()) {
                 return Err(error);
             }
-            log::debug!("{error}; again in {pause:?}");
+            tracing::debug!(?pause, "{error}; retrying");
             tokio::time::sleep(pause).await;
         }
     }
@@ -131,42 +130,45 @@ impl Endpoint {
         }
         let mut status = 401;
         for _ in 0..self.rounds {
-            let pass = self.auth.pass().await;
-            let authorization = pass.header.clone();
-            let ask = Ask { url: url.clone(), accept, from, authorization };
-            let Answer { response, own } =
-                self.transport.get(ask).await.map_err(|error| (error, None))?;
+            let authorization = self.auth.authorization().await;
+            let header = authorization.header.clone();
+            let request = GetRequest { url: url.clone(), accept, from, authorization: header };
+            let GetResponse { response, from_registry } =
+                self.transport.get(request).await.map_err(|error| (error, None))?;
             status = response.status().as_u16();
             match status {
                 200 | 206 => {
-                    self.auth.taken(&pass).await;
+                    self.auth.accepted(&authorization).await;
                     return Ok(response);
                 }
-                401 | 403 if own => {
-                    let challenge = challenge::read(response.headers());
-                    let said = self.auth.redact(&said(response).await);
-                    let said = if said.is_empty() { status.to_string() } else { said };
-                    let refused = self.auth.refused(&self.transport, &pass, challenge, &said);
-                    refused.await.map_err(|error| (error, None))?;
+                401 | 403 if from_registry => {
+                    let challenge = challenge::parse(response.headers());
+                    let message = self.auth.redact(&error_message(response).await);
+                    let message = if message.is_empty() { status.to_string() } else { message };
+                    self.auth
+                        .rejected(&self.transport, &authorization, challenge, &message)
+                        .await
+                        .map_err(|error| (error, None))?;
                 }
                 _ => return Err(self.failure(response, what).await),
             }
         }
-        let (host, what) = (self.host(), what.to_owned());
-        let said = "whatever it is shown".to_owned();
-        Err((RegistryError::Status { host, status, what, said }, None))
+        let message = "with every credential".to_owned();
+        let what = what.to_owned();
+        Err((RegistryError::Status { host: self.host(), status, what, message }, None))
     }
 
     async fn failure(&self, response: Response, what: &str) -> Failure {
-        let host = super::hosts::authority(response.url());
-        let (status, what) = (response.status().as_u16(), what.to_owned());
+        let host = authority(response.url());
+        let status = response.status().as_u16();
+        let what = what.to_owned();
         let after = retry::after(response.headers());
         match status {
             404 => (RegistryError::NotFound { host, what }, None),
             429 => (RegistryError::RateLimited { host, after }, after),
             _ => {
-                let said = self.auth.redact(&said(response).await);
-                (RegistryError::Status { host, status, what, said }, after)
+                let message = self.auth.redact(&error_message(response).await);
+                (RegistryError::Status { host, status, what, message }, after)
             }
         }
     }

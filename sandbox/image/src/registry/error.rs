@@ -1,4 +1,4 @@
-//! What can go wrong between here and a registry, one clear line for each.
+//! Errors of the registry client, each a single line.
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use sandbox_core::{Classified, Kind};
 
 use crate::credential::CredentialError;
 
-/// Why a registry did not give what it was asked for.
+/// A request to a registry failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// `hosts.toml` says something that cannot be followed.
+    /// `hosts.toml` is invalid.
     #[error("{path}: {why}")]
     Hosts {
         /// The file.
@@ -24,10 +24,10 @@ pub enum RegistryError {
     ReadHosts {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// A certificate or key is none.
+    /// A certificate or key is invalid.
     #[error("{path}: {why}")]
     Certificate {
         /// The file.
@@ -35,29 +35,29 @@ pub enum RegistryError {
         /// What is wrong.
         why: String,
     },
-    /// TLS cannot be set up at all.
+    /// TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
-    /// The address of a registry is none.
-    #[error("{url:?} is no address: {why}")]
+    /// The URL of a registry is invalid.
+    #[error("{url:?} is not a valid URL: {why}")]
     Url {
-        /// The address.
+        /// The URL.
         url: String,
         /// What is wrong.
         why: String,
     },
-    /// The host's name has no address.
+    /// The host's name does not resolve.
     #[error("{host}: the name cannot be resolved; is it right, and does DNS work here?")]
     Name {
         /// Host and port.
         host: String,
     },
-    /// Nothing answers there.
+    /// The host does not accept connections.
     #[error("{host}: cannot connect ({why}); is the registry up, and the port right?")]
     Connect {
         /// Host and port.
         host: String,
-        /// What the system said.
+        /// The reason.
         why: String,
     },
     /// The server's certificate is not trusted, or TLS failed otherwise.
@@ -65,10 +65,10 @@ pub enum RegistryError {
     Untrusted {
         /// Host and port.
         host: String,
-        /// What is wrong and how it is mended.
+        /// What is wrong and how to fix it.
         why: String,
     },
-    /// The connection broke, or stalled.
+    /// The connection broke or stalled.
     #[error("{host}: the connection failed: {why}")]
     Transport {
         /// Host and port.
@@ -79,8 +79,8 @@ pub enum RegistryError {
     /// The credentials cannot be read.
     #[error(transparent)]
     Credential(#[from] CredentialError),
-    /// The registry wants to know who asks, and there is nothing to tell.
-    #[error("{host} wants a credential for {repository}, and no source has one for it")]
+    /// The registry requires a credential, and no source has one.
+    #[error("{host} requires a credential for {repository}, and no source has one")]
     NoCredential {
         /// Host and port.
         host: String,
@@ -94,10 +94,10 @@ pub enum RegistryError {
         host: String,
         /// The repository.
         repository: String,
-        /// What was tried and what was said to it.
+        /// The credentials tried, each with the registry's reason.
         tries: Vec<String>,
     },
-    /// A token server did not give a token, for a reason that is no refusal.
+    /// A token server returned no token for a reason other than a rejected credential.
     #[error("token server {realm} of {host}: {why}")]
     TokenServer {
         /// Host and port of the registry.
@@ -107,7 +107,7 @@ pub enum RegistryError {
         /// What is wrong.
         why: String,
     },
-    /// There is no such image.
+    /// The image or blob does not exist.
     #[error("{host} has no {what}")]
     NotFound {
         /// Host and port.
@@ -115,16 +115,16 @@ pub enum RegistryError {
         /// The image or blob.
         what: String,
     },
-    /// The registry wants fewer requests, for longer than a pull waits.
-    #[error("{host} limits how often it may be asked (429); {}", patience(.after))]
+    /// The registry limits requests, and the delay it asks for is longer than a pull waits.
+    #[error("{host} limits the rate of requests (429); {}", retry_advice(.after))]
     RateLimited {
         /// Host and port.
         host: String,
-        /// After which time it may be asked again, if it says so.
+        /// The delay from `Retry-After`.
         after: Option<Duration>,
     },
-    /// Another answer than those a registry should give.
-    #[error("{host} answers {status} to the request for {what}{}", told(.said))]
+    /// An unexpected HTTP status.
+    #[error("{host} returned status {status} for {what}{}", suffix(.message))]
     Status {
         /// Host and port.
         host: String,
@@ -132,45 +132,45 @@ pub enum RegistryError {
         status: u16,
         /// The image or blob.
         what: String,
-        /// The answer's text.
-        said: String,
+        /// The message in the response; may be empty.
+        message: String,
     },
     /// A redirect that is not followed.
-    #[error("{host} sends to {to:?}, which is not followed: {why}")]
+    #[error("{host} redirects to {to:?}, which is not followed: {why}")]
     Redirect {
         /// Host and port.
         host: String,
-        /// Where to, without its query.
+        /// The target without its query.
         to: String,
-        /// Why not.
+        /// The reason.
         why: &'static str,
     },
-    /// Content is not what its name says.
-    #[error("{host} gives {what} that is not what it should be: {why}")]
+    /// Content does not match its digest, size or media type.
+    #[error("{host} returned an invalid {what}: {why}")]
     Corrupt {
         /// Host and port.
         host: String,
         /// The image or blob.
         what: String,
-        /// The difference.
+        /// What is wrong.
         why: String,
     },
 }
 
-fn patience(after: &Option<Duration>) -> String {
+fn retry_advice(after: &Option<Duration>) -> String {
     match after {
         Some(after) => format!("try again in {} s", after.as_secs()),
         None => "try again later, or with a credential".to_owned(),
     }
 }
 
-fn told(text: &str) -> String {
+fn suffix(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
 impl RegistryError {
-    /// Whether the same request may succeed a little later.
-    pub(crate) fn is_passing(&self) -> bool {
+    /// Whether the same request may succeed later.
+    pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::Transport { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 500 | 502 | 503 | 504),
@@ -188,14 +188,14 @@ impl RegistryError {
         }
     }
 
-    /// What reqwest says, told apart by the errors that it is made of.
+    /// Classifies an error of reqwest by its sources.
     pub(crate) fn of_transport(host: &str, error: &reqwest::Error) -> Self {
         let host = host.to_owned();
         let mut why = String::new();
         let mut cause: Option<&(dyn std::error::Error + 'static)> = error.source();
         while let Some(error) = cause {
             if let Some(tls) = tls_error(error) {
-                return Self::Untrusted { host, why: tls_fault(tls) };
+                return Self::Untrusted { host, why: tls_message(tls) };
             }
             why = error.to_string();
             if why.contains("dns error") || why.contains("lookup address") {
@@ -203,12 +203,12 @@ impl RegistryError {
             }
             cause = error.source();
         }
-        let why = if error.is_timeout() { "no answer in time".to_owned() } else { why };
+        let why = if error.is_timeout() { "timed out".to_owned() } else { why };
         if error.is_connect() { Self::Connect { host, why } } else { Self::Transport { host, why } }
     }
 }
 
-/// The TLS error in a chain of I/O errors, whose `source` would pass it over.
+/// The TLS error within nested I/O errors; `io::Error::source` skips the error it wraps.
 fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
     let mut error = error;
     loop {
@@ -219,29 +219,35 @@ fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
     }
 }
 
-/// What a failed handshake means to an admin.
-pub(crate) fn tls_fault(error: &rustls::Error) -> String {
-    use rustls::CertificateError as Fault;
+/// The message for a failed TLS handshake.
+pub(super) fn tls_message(error: &rustls::Error) -> String {
+    use rustls::CertificateError;
     match error {
-        rustls::Error::InvalidCertificate(fault) => match fault {
-            Fault::UnknownIssuer => "its certificate is signed by an authority that is not trusted \
+        rustls::Error::InvalidCertificate(error) => match error {
+            CertificateError::UnknownIssuer => {
+                "its certificate is signed by an authority that is not trusted \
                  here; name the authority as `ca` in hosts.toml"
-                .to_owned(),
-            Fault::NotValidForName | Fault::NotValidForNameContext { .. } => {
+                    .to_owned()
+            }
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 "its certificate is for another host; is the name right?".to_owned()
             }
-            Fault::Expired | Fault::ExpiredContext { .. } => "its certificate has expired".to_owned(),
-            Fault::NotValidYet | Fault::NotValidYetContext { .. } => {
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "its certificate has expired".to_owned()
+            }
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 "its certificate is not valid yet; is this machine's clock right?".to_owned()
             }
-            // The list is open.
+            // The enum is non-exhaustive.
             other => format!("its certificate is not accepted: {other}"),
         },
         rustls::Error::AlertReceived(alert) => format!(
-            "it refuses the TLS connection ({alert:?}); it may want a client certificate (`client` in hosts.toml)"
+            "it refuses the TLS connection ({alert:?}); \
+             it may require a client certificate (`client` in hosts.toml)"
         ),
         rustls::Error::InvalidMessage(_) => {
-            "it does not speak TLS; if it is meant to be plain http, say so in hosts.toml (server = \"http://...\")".to_owned()
+            "it does not speak TLS; for plain http, set server = \"http://...\" in hosts.toml"
+                .to_owned()
         }
         other => format!("TLS failed: {other}"),
     }

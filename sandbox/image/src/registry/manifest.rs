@@ -1,15 +1,17 @@
-//! Manifests and indexes, as bytes that were verified and as what they say.
+//! Manifests and indexes: verified bytes and their parsed content.
 
 use oci_spec::image::{Descriptor, Digest, ImageIndex, ImageManifest, MediaType};
 use reqwest::header::CONTENT_TYPE;
 use serde::Deserialize;
 
-use super::{Endpoint, RegistryError, body};
+use super::endpoint::Endpoint;
+use super::error::RegistryError;
+use super::response::read_body;
 use crate::digest;
 
-/// The largest manifest, as registries have it.
-pub const MANIFEST_LIMIT: usize = 4 << 20;
-/// More layers than any runtime can stack.
+/// The largest manifest, as in registries.
+const MANIFEST_LIMIT: usize = 4 << 20;
+/// Upper bound on layers; no runtime supports more.
 const LAYER_LIMIT: usize = 512;
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -18,27 +20,27 @@ const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const ACCEPTED: &[&str] = &[OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
 
-/// A manifest or an index: what its digest names, and what it says.
+/// A manifest or an index.
 #[derive(Clone, Debug)]
-pub struct Document {
-    /// Its type, size and digest.
-    pub descriptor: Descriptor,
-    /// The bytes that the digest is of.
-    pub bytes: Vec<u8>,
-    /// What they say.
-    pub content: Content,
+pub(crate) struct Document {
+    /// Media type, size and digest.
+    pub(crate) descriptor: Descriptor,
+    /// The bytes, to which the digest applies.
+    pub(crate) bytes: Vec<u8>,
+    /// The parsed content.
+    pub(crate) content: Content,
 }
 
-/// What a document says.
+/// The content of a document.
 #[derive(Clone, Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// One image.
     Manifest(Box<ImageManifest>),
     /// One image for each of several platforms.
     Index(Box<ImageIndex>),
 }
 
-/// The parts that tell one kind from the other.
+/// The fields that distinguish a manifest from an index.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Shape {
@@ -49,7 +51,7 @@ struct Shape {
     manifests: Option<serde::de::IgnoredAny>,
 }
 
-/// Gets one from one host.
+/// Gets a document from a host.
 pub(super) async fn fetch(
     endpoint: &Endpoint,
     selector: &str,
@@ -60,20 +62,21 @@ pub(super) async fn fetch(
     let host = endpoint.host();
     let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let kind = kind.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim().to_owned();
-    let bytes = body(response, MANIFEST_LIMIT).await?;
+    let bytes = read_body(response, MANIFEST_LIMIT).await?;
     if let Some(digest) = digest {
-        if !digest::is_of(digest, &bytes) {
+        if !digest::matches(digest, &bytes) {
             let is = digest::sha256(&bytes);
             let why = format!("its digest is {is}, not {digest}");
             return Err(RegistryError::Corrupt { host, what, why });
         }
     }
     let digest = digest.cloned().unwrap_or_else(|| digest::sha256(&bytes));
-    read(bytes, &kind, digest).map_err(|why| RegistryError::Corrupt { host, what, why })
+    parse(bytes, &kind, digest).map_err(|why| RegistryError::Corrupt { host, what, why })
 }
 
-/// Reads a document of that type; a type that is not known is taken from the text.
-pub(crate) fn read(bytes: Vec<u8>, kind: &str, digest: Digest) -> Result<Document, String> {
+/// Parses a document with the `Content-Type` `kind`; an unknown one is ignored in favour of the
+/// document's own media type.
+pub(crate) fn parse(bytes: Vec<u8>, kind: &str, digest: Digest) -> Result<Document, String> {
     let shape: Shape =
         serde_json::from_slice(&bytes).map_err(|error| format!("not a manifest: {error}"))?;
     if shape.schema_version != 2 {
@@ -82,16 +85,16 @@ pub(crate) fn read(bytes: Vec<u8>, kind: &str, digest: Digest) -> Result<Documen
             shape.schema_version
         ));
     }
-    let (manifest, index) =
-        (shape.config.is_some() || shape.layers.is_some(), shape.manifests.is_some());
-    // One text must not be two things to two readers.
+    let manifest = shape.config.is_some() || shape.layers.is_some();
+    let index = shape.manifests.is_some();
+    // Other implementations could interpret such a document differently.
     if manifest && index {
         return Err("it is both a manifest and an index".to_owned());
     }
     if let Some(own) =
         shape.media_type.as_deref().filter(|own| ACCEPTED.contains(&kind) && *own != kind)
     {
-        return Err(format!("it is sent as {kind:?} and says that it is {own:?}"));
+        return Err(format!("its Content-Type is {kind:?}, but its mediaType {own:?}"));
     }
     let own = shape.media_type.as_deref().unwrap_or(match kind {
         kind if ACCEPTED.contains(&kind) => kind,
@@ -110,7 +113,7 @@ pub(crate) fn read(bytes: Vec<u8>, kind: &str, digest: Digest) -> Result<Documen
             }
             Content::Manifest(Box::new(manifest))
         }
-        other => return Err(format!("{other:?} is no image's type")),
+        other => return Err(format!("{other:?} is not the media type of an image")),
     };
     let size = bytes.len() as u64;
     let descriptor = Descriptor::new(MediaType::from(own), size, digest);

@@ -1,17 +1,17 @@
-//! Patience: what may pass is tried again, with pauses that grow.
+//! Retries of transient failures with exponential backoff.
 
 use std::time::{Duration, SystemTime};
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-/// How often and how patiently a request is made again.
+/// How often a request is retried, and after which pauses.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
-    /// How many times in all.
+    /// The total number of attempts.
     pub attempts: u32,
     /// The first pause; each further one is twice as long.
     pub pause: Duration,
-    /// No pause is longer; a registry that wants more is not waited for.
+    /// Upper bound on a pause; a longer `Retry-After` fails the request.
     pub longest: Duration,
 }
 
@@ -22,8 +22,8 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The pause after that many failures (from 1), a little shorter or longer each time, so that
-    /// many nodes do not come back together.
+    /// The pause after the given number of failures (from 1), with 25% jitter so that many nodes do
+    /// not retry at the same time.
     pub(crate) fn pause(&self, failures: u32) -> Duration {
         let doubled = self.pause.saturating_mul(1 << failures.saturating_sub(1).min(16));
         let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -32,7 +32,7 @@ impl Retry {
     }
 }
 
-/// What `Retry-After` says: seconds or a date.
+/// The delay from `Retry-After`, which is in seconds or a date.
 pub(super) fn after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {

@@ -1,11 +1,11 @@
 use reqwest::Url;
 use sandbox_core::{Classified as _, Kind};
 
-use super::hosts::HostsDirectories;
-use super::manifest::{self, Content};
+use super::response::redact;
 use super::token::may_have_credential;
 use super::transport::Transport;
 use super::*;
+use crate::credential::Credential;
 use crate::digest::sha256;
 use crate::reference::Reference;
 
@@ -19,9 +19,8 @@ fn transport(server: &str, skip_verify: bool) -> Transport {
     Transport::new(&hosts[0]).unwrap()
 }
 
-/// To which token servers a credential may go.
 #[test]
-fn realms() {
+fn token_servers_that_may_have_a_credential() {
     for (server, skip, realm, may) in [
         ("https://reg.example", false, "https://reg.example/token", true),
         ("https://reg.example", false, "https://auth.example/token", true),
@@ -47,7 +46,7 @@ fn realms() {
 
 fn document(text: &str, kind: &str) -> Result<Content, String> {
     let digest = sha256(text.as_bytes());
-    manifest::read(text.as_bytes().to_vec(), kind, digest).map(|it| it.content)
+    parse_manifest(text.as_bytes().to_vec(), kind, digest).map(|it| it.content)
 }
 
 #[test]
@@ -78,8 +77,12 @@ fn documents() {
             OCI,
             "both a manifest and an index",
         ),
-        (&*index.replace('}', &format!(r#","mediaType":"{INDEX}"}}"#)), OCI, "says that it is"),
-        (&*index.replace('}', r#","mediaType":"application/x"}"#), "", "is no image's type"),
+        (&*index.replace('}', &format!(r#","mediaType":"{INDEX}"}}"#)), OCI, "but its mediaType"),
+        (
+            &*index.replace('}', r#","mediaType":"application/x"}"#),
+            "",
+            "is not the media type of an image",
+        ),
         (&many, OCI, "more than 512 layers"),
         (&traversal, OCI, "not a manifest"),
         (index, OCI, "not a manifest"),
@@ -91,7 +94,7 @@ fn documents() {
 }
 
 #[test]
-fn a_server_that_says_the_secret_is_not_quoted() {
+fn an_echoed_secret_is_redacted() {
     let credential = Credential::Basic {
         username: "u".to_owned(),
         password: sandbox_core::Secret::new("hunter2"),
@@ -104,7 +107,7 @@ fn a_server_that_says_the_secret_is_not_quoted() {
 fn kinds() {
     let refused = RegistryError::NoCredential { host: "h".to_owned(), repository: "r".to_owned() };
     assert_eq!(refused.kind(), Kind::PermissionDenied);
-    assert_eq!(refused.to_string(), "h wants a credential for r, and no source has one for it");
+    assert_eq!(refused.to_string(), "h requires a credential for r, and no source has one");
     let limited = |after| RegistryError::RateLimited { host: "h".to_owned(), after }.to_string();
     assert!(limited(Some(std::time::Duration::from_secs(90))).ends_with("try again in 90 s"));
     assert!(limited(None).ends_with("try again later, or with a credential"));

@@ -1,4 +1,4 @@
-//! TLS as a host's files say.
+//! TLS configuration of a host.
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -10,17 +10,17 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use super::RegistryError;
-use super::hosts::TlsFiles;
+use super::error::RegistryError;
+use super::host::TlsFiles;
 
-/// The system's authorities, read once.
+/// The system's certificate authorities, read once.
 fn system_roots() -> &'static RootCertStore {
     static ROOTS: OnceLock<RootCertStore> = OnceLock::new();
     ROOTS.get_or_init(|| {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
-            log::debug!("the system's certificates: {error}");
+            tracing::debug!("system certificates: {error}");
         }
         roots.add_parsable_certificates(found.certs);
         roots
@@ -32,12 +32,13 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider())))
 }
 
-/// For the registry's own host: its authorities, this client's certificate.
+/// For the registry's own host: its authorities and the client certificate.
 pub(super) fn config(files: &TlsFiles) -> Result<ClientConfig, RegistryError> {
     build(files, files.client.is_some(), files.skip_verify)
 }
 
-/// For hosts that the registry sends to: the same authorities and nothing else.
+/// For token servers and redirect targets: the same authorities, but no client certificate and no
+/// `skip_verify`.
 pub(super) fn config_for_others(files: &TlsFiles) -> Result<ClientConfig, RegistryError> {
     build(files, false, false)
 }
@@ -56,8 +57,8 @@ fn build(files: &TlsFiles, identity: bool, skip: bool) -> Result<ClientConfig, R
         Some((certificate, key)) if identity => {
             let chain = certificates(certificate)?;
             let key = private_key(key.as_deref().unwrap_or(certificate))?;
-            let wrong = |error: rustls::Error| wrong(certificate, &error.to_string());
-            builder.with_client_auth_cert(chain, key).map_err(wrong)
+            let error = |error: rustls::Error| invalid(certificate, &error.to_string());
+            builder.with_client_auth_cert(chain, key).map_err(error)
         }
         _ => Ok(builder.with_no_client_auth()),
     }
@@ -67,11 +68,11 @@ fn verifier(files: &TlsFiles) -> Result<Arc<WebPkiServerVerifier>, RegistryError
     let mut roots = system_roots().clone();
     for path in &files.ca {
         for certificate in certificates(path)? {
-            roots.add(certificate).map_err(|error| wrong(path, &error.to_string()))?;
+            roots.add(certificate).map_err(|error| invalid(path, &error.to_string()))?;
         }
     }
     if roots.is_empty() {
-        // rustls refuses an empty store; without TLS nobody needs one.
+        // rustls refuses an empty store with a less helpful error.
         let why = "no certificate authorities: install ca-certificates, or name one in hosts.toml";
         return Err(RegistryError::Tls(why.to_owned()));
     }
@@ -83,25 +84,25 @@ fn verifier(files: &TlsFiles) -> Result<Arc<WebPkiServerVerifier>, RegistryError
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, RegistryError> {
     let pem = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.map_err(|_| wrong(path, "it is not PEM"))?;
-    if found.is_empty() { Err(wrong(path, "it holds no certificate in PEM")) } else { Ok(found) }
+    let found = found.map_err(|_| invalid(path, "it is not PEM"))?;
+    if found.is_empty() { Err(invalid(path, "it contains no PEM certificate")) } else { Ok(found) }
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, RegistryError> {
     let pem = sandbox_core::Secret::new(read(path)?);
     PrivateKeyDer::from_pem_slice(pem.expose())
-        .map_err(|_| wrong(path, "it holds no private key in PEM"))
+        .map_err(|_| invalid(path, "it contains no PEM private key"))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, RegistryError> {
     std::fs::read(path).map_err(|source| RegistryError::ReadHosts { path: path.to_owned(), source })
 }
 
-fn wrong(path: &Path, why: &str) -> RegistryError {
+fn invalid(path: &Path, why: &str) -> RegistryError {
     RegistryError::Certificate { path: path.to_owned(), why: why.to_owned() }
 }
 
-/// `skip_verify = true`: any certificate will do.
+/// The verifier for `skip_verify = true`: accepts any certificate.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

@@ -1,21 +1,22 @@
-//! Token servers: a credential in, a short-lived token for one repository out.
+//! Token servers: exchange a credential for a short-lived token for one repository.
 
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use sandbox_core::Secret;
 use serde::Deserialize;
 
-use super::RegistryError;
-use super::hosts::{authority, is_loopback};
-use super::transport::{Transport, shown};
+use super::error::RegistryError;
+use super::host::{authority, is_loopback};
+use super::response::{ErrorEntry, read_body, redact};
+use super::transport::{Transport, without_query};
 use crate::credential::Credential;
 
-/// How this client is known to token servers.
+/// The `client_id` sent to token servers.
 const CLIENT_ID: &str = "bulkhead";
-/// The largest answer of a token server.
-const ANSWER_LIMIT: usize = 256 * 1024;
+/// The largest response of a token server.
+const RESPONSE_LIMIT: usize = 256 * 1024;
 
-/// A token server's address and what is asked of it.
+/// A request for a token.
 #[derive(Clone, Debug)]
 pub(super) struct TokenRequest {
     pub(super) realm: Url,
@@ -23,34 +24,34 @@ pub(super) struct TokenRequest {
     pub(super) scope: String,
 }
 
-/// Why there is no token.
+/// Why a token server returned no token.
 #[derive(Debug)]
-pub(super) enum NoToken {
-    /// The server refuses this credential; another may do.
+pub(super) enum TokenError {
+    /// The server rejects this credential; another one may be accepted.
     Refused(String),
-    /// Nobody will get one.
+    /// The server fails for all credentials.
     Failed(RegistryError),
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct TokenResponse {
     token: Option<Secret>,
     access_token: Option<Secret>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Fault {
+struct ErrorResponse {
     error: Option<String>,
     error_description: Option<String>,
     details: Option<String>,
-    errors: Vec<super::Said>,
+    errors: Vec<ErrorEntry>,
 }
 
-/// Whether a token server may be shown a credential that is for the registry.
+/// Whether a credential for the registry may be sent to a token server.
 ///
-/// It may if it is the registry's own host, or if the registry named it over a connection that
-/// nobody else can write to; and never in the clear, but on this machine.
+/// It may if the server is on the registry's own host, or if the registry named it over verified
+/// TLS; over plain HTTP only on loopback, or on the host of a registry that itself uses plain HTTP.
 pub(super) fn may_have_credential(transport: &Transport, realm: &Url) -> Result<(), &'static str> {
     let registry = &transport.base;
     let local = |url: &Url| url.host_str().is_some_and(is_loopback);
@@ -66,29 +67,30 @@ pub(super) fn may_have_credential(transport: &Transport, realm: &Url) -> Result<
     }
 }
 
-/// Gets a token, as nobody if there is no credential.
+/// Gets a token; an anonymous one if there is no credential.
 pub(super) async fn fetch(
     transport: &Transport,
     request: &TokenRequest,
     credential: Option<&Credential>,
-) -> Result<Secret, NoToken> {
+) -> Result<Secret, TokenError> {
     let failed = |why: String| {
-        let (host, realm) = (transport.host(), shown(&request.realm));
-        NoToken::Failed(RegistryError::TokenServer { host, realm, why })
+        let host = transport.host();
+        let realm = without_query(&request.realm);
+        TokenError::Failed(RegistryError::TokenServer { host, realm, why })
     };
     if !request.realm.username().is_empty() || request.realm.password().is_some() {
-        return Err(failed("its address names a user".to_owned()));
+        return Err(failed("its URL contains a user".to_owned()));
     }
     if credential.is_some() {
         if let Err(why) = may_have_credential(transport, &request.realm) {
-            return Err(failed(format!("no credential is sent there: {why}")));
+            return Err(failed(format!("no credential is sent to it: {why}")));
         }
     }
     let response = match credential {
         Some(Credential::Identity(token)) => refresh(transport, request, token).await,
         Some(Credential::Basic { username, password }) => {
             let basic = basic(username, password).ok_or_else(|| {
-                NoToken::Refused("it cannot be sent in an HTTP header".to_owned())
+                TokenError::Refused("it cannot be sent in an HTTP header".to_owned())
             })?;
             query(transport, request, Some((username, basic))).await
         }
@@ -101,7 +103,7 @@ pub(super) async fn fetch(
     read(response, credential, failed).await
 }
 
-/// `Basic base64(user:password)`; its `Debug` is blank.
+/// `Basic base64(user:password)`, marked sensitive.
 pub(super) fn basic(username: &str, password: &Secret) -> Option<HeaderValue> {
     use base64::Engine as _;
     let mut pair = Vec::with_capacity(username.len() + 1 + password.expose().len());
@@ -113,7 +115,7 @@ pub(super) fn basic(username: &str, password: &Secret) -> Option<HeaderValue> {
     header("Basic ", &Secret::new(encoded))
 }
 
-/// A header with a secret; its `Debug` is blank.
+/// A header with a secret, marked sensitive.
 pub(super) fn header(scheme: &str, secret: &Secret) -> Option<HeaderValue> {
     let text = Secret::new([scheme.as_bytes(), secret.expose()].concat());
     let mut value = HeaderValue::from_bytes(text.expose()).ok()?;
@@ -123,76 +125,79 @@ pub(super) fn header(scheme: &str, secret: &Secret) -> Option<HeaderValue> {
 
 async fn query(
     transport: &Transport,
-    ask: &TokenRequest,
+    request: &TokenRequest,
     user: Option<(&String, HeaderValue)>,
 ) -> Result<Response, reqwest::Error> {
     let mut pairs = vec![("client_id", CLIENT_ID)];
-    pairs.extend(ask.service.as_deref().map(|service| ("service", service)));
-    pairs.extend(ask.scope.split(' ').filter(|scope| !scope.is_empty()).map(|it| ("scope", it)));
+    pairs.extend(request.service.as_deref().map(|service| ("service", service)));
+    pairs
+        .extend(request.scope.split(' ').filter(|scope| !scope.is_empty()).map(|it| ("scope", it)));
     pairs.extend(user.as_ref().map(|(username, _)| ("account", username.as_str())));
-    let build = |mut request: reqwest::RequestBuilder| {
-        request = request.query(&pairs);
+    let build = |builder: reqwest::RequestBuilder| {
+        let builder = builder.query(&pairs);
         match &user {
-            Some((_, basic)) => request.header(AUTHORIZATION, basic.clone()),
-            None => request,
+            Some((_, basic)) => builder.header(AUTHORIZATION, basic.clone()),
+            None => builder,
         }
     };
-    transport.token(&ask.realm, build, Method::GET).await
+    transport.token(&request.realm, build, Method::GET).await
 }
 
-/// OAuth 2: the identity token is a refresh token.
+/// Exchanges an identity token, which is an OAuth 2 refresh token.
 async fn refresh(
     transport: &Transport,
-    ask: &TokenRequest,
+    request: &TokenRequest,
     token: &Secret,
 ) -> Result<Response, reqwest::Error> {
     let pairs = [
         ("grant_type", "refresh_token"),
-        ("service", ask.service.as_deref().unwrap_or_default()),
+        ("service", request.service.as_deref().unwrap_or_default()),
         ("client_id", CLIENT_ID),
-        ("scope", ask.scope.as_str()),
+        ("scope", request.scope.as_str()),
         ("refresh_token", token.expose_text().unwrap_or_default()),
     ];
-    transport.token(&ask.realm, |request| request.form(&pairs), Method::POST).await
+    transport.token(&request.realm, |builder| builder.form(&pairs), Method::POST).await
 }
 
 async fn read(
     response: Response,
     credential: Option<&Credential>,
-    failed: impl Fn(String) -> NoToken,
-) -> Result<Secret, NoToken> {
+    failed: impl Fn(String) -> TokenError,
+) -> Result<Secret, TokenError> {
     let status = response.status();
-    let body = super::body(response, ANSWER_LIMIT).await;
+    let body = read_body(response, RESPONSE_LIMIT).await;
     let body = Secret::new(body.map_err(|error| failed(error.to_string()))?);
     if status == StatusCode::OK {
-        let answer: Result<Answer, _> = serde_json::from_slice(body.expose());
-        let token = answer.ok().and_then(|answer| answer.token.or(answer.access_token));
+        let parsed: Result<TokenResponse, _> = serde_json::from_slice(body.expose());
+        let token = parsed.ok().and_then(|parsed| parsed.token.or(parsed.access_token));
         return token
             .filter(|token| !token.is_empty())
-            .ok_or_else(|| failed("its answer holds no token".to_owned()));
+            .ok_or_else(|| failed("its response contains no token".to_owned()));
     }
-    let said = super::redact(&fault(&body), credential);
-    let told = if said.is_empty() { String::new() } else { format!(": {said}") };
+    let message = redact(&error_message(&body), credential);
+    let suffix = if message.is_empty() { String::new() } else { format!(": {message}") };
     let identity = matches!(credential, Some(Credential::Identity(_)));
     match status.as_u16() {
-        401 | 403 => Err(NoToken::Refused(format!("its token server answers {status}{told}"))),
-        // OAuth 2 has one status for every fault; an expired token is `invalid_grant`.
-        400 if identity => Err(NoToken::Refused(format!(
-            "expired or revoked, its token server says {status}{told}"
+        401 | 403 => {
+            Err(TokenError::Refused(format!("its token server returned {status}{suffix}")))
+        }
+        // OAuth 2 uses one status for all errors; an expired token is `invalid_grant`.
+        400 if identity => Err(TokenError::Refused(format!(
+            "expired or revoked, its token server returned {status}{suffix}"
         ))),
         404 | 405 if identity => {
-            Err(NoToken::Refused("its token server takes no identity tokens".to_owned()))
+            Err(TokenError::Refused("its token server does not support identity tokens".to_owned()))
         }
-        _ => Err(failed(format!("it answers {status}{told}"))),
+        _ => Err(failed(format!("it returned {status}{suffix}"))),
     }
 }
 
-/// What a token server says went wrong.
-fn fault(body: &Secret) -> String {
-    let fault: Fault = serde_json::from_slice(body.expose()).unwrap_or_default();
-    let first = fault.errors.into_iter().next().map(|said| said.line());
-    let described = fault.error_description.or(fault.details);
-    match (fault.error, described) {
+/// The message in an error response.
+fn error_message(body: &Secret) -> String {
+    let parsed: ErrorResponse = serde_json::from_slice(body.expose()).unwrap_or_default();
+    let first = parsed.errors.into_iter().next().map(ErrorEntry::into_message);
+    let described = parsed.error_description.or(parsed.details);
+    match (parsed.error, described) {
         (Some(error), Some(described)) => format!("{error}, {described}"),
         (Some(one), None) | (None, Some(one)) => one,
         (None, None) => first.unwrap_or_default(),

@@ -1,53 +1,56 @@
-//! Requests: to the registry's own host with what is for it alone, to others bare.
+//! HTTP requests: with credentials and configured headers to the registry's own host, without them
+//! to others.
 
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE};
 use reqwest::{Client, Method, Response, Url};
 
-use super::hosts::{RegistryHost, authority, is_loopback};
-use super::{RegistryError, tls};
+use super::error::RegistryError;
+use super::host::{RegistryHost, authority, is_loopback};
+use super::tls;
 
-/// How long a host may be silent.
-const SILENCE: Duration = Duration::from_secs(30);
-/// How often a registry may send elsewhere for one thing.
-const REDIRECTS: usize = 5;
+/// Fails a response when no data arrives for this long.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
+/// Upper bound on redirects of one request.
+const MAX_REDIRECTS: usize = 5;
 const USER_AGENT: &str = concat!("bulkhead/", env!("CARGO_PKG_VERSION"));
 
-/// The connections of one registry host.
+/// The HTTP clients for one registry host.
 #[derive(Debug)]
 pub(super) struct Transport {
     pub(super) base: Url,
     headers: HeaderMap,
-    /// With the client's certificate, and without a look at the server's where that is configured.
+    /// For the host itself, with its client certificate and `skip_verify`.
     own: Client,
-    /// For where the registry sends to.
+    /// For redirect targets and token servers.
     others: Client,
-    /// Whether it is certain who speaks.
+    /// Whether the host is authenticated by TLS.
     pub(super) verified: bool,
 }
 
-/// One request.
+/// A GET request.
 #[derive(Clone, Debug)]
-pub(super) struct Ask<'a> {
+pub(super) struct GetRequest<'a> {
     pub(super) url: Url,
     pub(super) accept: &'a [&'a str],
     pub(super) from: u64,
     pub(super) authorization: Option<HeaderValue>,
 }
 
-/// An answer, and whether the registry itself gave it.
+/// A response to a GET request.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct GetResponse {
     pub(super) response: Response,
-    pub(super) own: bool,
+    /// Whether it is from the registry's own host rather than a redirect target.
+    pub(super) from_registry: bool,
 }
 
 impl Transport {
     pub(super) fn new(host: &RegistryHost) -> Result<Self, RegistryError> {
         let base = host.url.clone();
         let local = base.host_str().is_some_and(is_loopback);
-        // Only what is encrypted and not for this machine goes through a proxy.
+        // Proxies are used for https to other machines only.
         let direct = local || base.scheme() == "http";
         let own = client(tls::config(&host.tls)?, host.dial_timeout, direct)?;
         let others = client(tls::config_for_others(&host.tls)?, host.dial_timeout, direct)?;
@@ -55,54 +58,55 @@ impl Transport {
         Ok(Self { base, headers: host.headers.clone(), own, others, verified })
     }
 
-    /// The host that messages name.
+    /// Host and port, for messages.
     pub(super) fn host(&self) -> String {
         authority(&self.base)
     }
 
-    /// Gets a thing from the registry, or from where it sends to.
-    pub(super) async fn get(&self, ask: Ask<'_>) -> Result<Answer, RegistryError> {
-        let (mut url, mut own) = (ask.url.clone(), true);
-        for _ in 0..=REDIRECTS {
-            // Once away the credential stays away, even if the way leads back.
+    /// Sends a request and follows redirects.
+    pub(super) async fn get(&self, request: GetRequest<'_>) -> Result<GetResponse, RegistryError> {
+        let mut url = request.url.clone();
+        let mut own = true;
+        for _ in 0..=MAX_REDIRECTS {
+            // After a redirect to another host the credential is withheld, even if a later one
+            // leads back.
             own = own && url.origin() == self.base.origin();
             let client = if own { &self.own } else { &self.others };
-            let mut request = client.request(Method::GET, url.clone());
+            let mut builder = client.request(Method::GET, url.clone());
             if own {
-                request = request.headers(self.headers.clone());
-                if let Some(authorization) = &ask.authorization {
-                    request = request.header(AUTHORIZATION, authorization.clone());
+                builder = builder.headers(self.headers.clone());
+                if let Some(authorization) = &request.authorization {
+                    builder = builder.header(AUTHORIZATION, authorization.clone());
                 }
             }
-            for accept in ask.accept {
-                request = request.header(ACCEPT, *accept);
+            for accept in request.accept {
+                builder = builder.header(ACCEPT, *accept);
             }
-            if ask.from > 0 {
-                request = request.header(RANGE, format!("bytes={}-", ask.from));
+            if request.from > 0 {
+                builder = builder.header(RANGE, format!("bytes={}-", request.from));
             }
             let host = authority(&url);
-            let response = request.send().await;
+            let response = builder.send().await;
             let response = response.map_err(|error| RegistryError::of_transport(&host, &error))?;
-            log::debug!("GET {}: {}", shown(&url), response.status().as_u16());
-            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(Answer { response, own });
+            let status = response.status().as_u16();
+            tracing::debug!(status, "GET {}", without_query(&url));
+            if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+                return Ok(GetResponse { response, from_registry: own });
             }
             url = self.target(&url, response.headers())?;
         }
-        let why = "it sends on and on";
-        Err(RegistryError::Redirect { host: self.host(), to: shown(&url), why })
+        let why = "too many redirects";
+        Err(RegistryError::Redirect { host: self.host(), to: without_query(&url), why })
     }
 
-    /// Where a redirect leads, if that may be followed.
+    /// The target of a redirect, if it may be followed.
     fn target(&self, from: &Url, headers: &HeaderMap) -> Result<Url, RegistryError> {
         let refuse = |to: String, why| RegistryError::Redirect { host: self.host(), to, why };
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
-        let location = location.ok_or_else(|| refuse(String::new(), "it does not say where"))?;
+        let location = location.ok_or_else(|| refuse(String::new(), "no Location header"))?;
         let to = from.join(location).map_err(|_| {
-            refuse(
-                crate::text::line(location.split('?').next().unwrap_or_default()),
-                "it is no address",
-            )
+            let shown = location.split('?').next().unwrap_or_default();
+            refuse(crate::text::line(shown), "it is not a valid URL")
         })?;
         let same = to.host_str() == from.host_str();
         let plain = to.scheme() == "http" && from.scheme() == "http";
@@ -113,30 +117,31 @@ impl Transport {
             _ => Some("it is neither https nor http"),
         };
         let user = !to.username().is_empty() || to.password().is_some();
-        match why.or(user.then_some("it names a user")) {
-            Some(why) => Err(refuse(shown(&to), why)),
+        match why.or(user.then_some("it contains a user")) {
+            Some(why) => Err(refuse(without_query(&to), why)),
             None => Ok(to),
         }
     }
 
-    /// Asks a token server. Nothing that is for the registry alone goes along, and no redirect is
-    /// followed.
+    /// Sends a request to a token server, without the registry's configured headers. Redirects are
+    /// not followed.
     pub(super) async fn token(
         &self,
         realm: &Url,
-        request: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
+        build: impl FnOnce(reqwest::RequestBuilder) -> reqwest::RequestBuilder,
         method: Method,
     ) -> Result<Response, reqwest::Error> {
         let own = realm.origin() == self.base.origin();
         let client = if own { &self.own } else { &self.others };
-        let response = request(client.request(method, realm.clone())).send().await?;
-        log::debug!("token server {}: {}", shown(realm), response.status().as_u16());
+        let response = build(client.request(method, realm.clone())).send().await?;
+        let status = response.status().as_u16();
+        tracing::debug!(status, "token server {}", without_query(realm));
         Ok(response)
     }
 }
 
-/// A URL without its query, which may hold a signature.
-pub(super) fn shown(url: &Url) -> String {
+/// A URL for messages, without its query, which may contain a signature.
+pub(super) fn without_query(url: &Url) -> String {
     crate::text::line(&format!("{}://{}{}", url.scheme(), authority(url), url.path()))
 }
 
@@ -152,7 +157,7 @@ fn client(
         .http1_only()
         .user_agent(USER_AGENT)
         .connect_timeout(dial)
-        .read_timeout(SILENCE)
+        .read_timeout(READ_TIMEOUT)
         .pool_idle_timeout(Duration::from_secs(20));
     let builder = if direct { builder.no_proxy() } else { builder };
     builder.build().map_err(|error| RegistryError::Tls(error.to_string()))

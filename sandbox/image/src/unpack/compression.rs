@@ -1,4 +1,4 @@
-//! A layer's bytes, out of their compression. The magic number decides: media types lie.
+//! Decompression of layers. Detected by magic number, since media types are not reliable.
 
 use std::io::{self, BufRead, Read};
 
@@ -6,16 +6,16 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::UnpackError;
+use super::error::UnpackError;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
-/// The first of the sixteen numbers of skippable frames; the others differ in the low half byte.
+/// Bytes 1 to 3 of the magic numbers of skippable frames; byte 0 is 0x50 to 0x5f.
 const SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
 
-/// The tar in a layer.
+/// The plain tar of a layer.
 pub(super) fn decoded<'a>(mut layer: impl BufRead + 'a) -> Result<Box<dyn Read + 'a>, UnpackError> {
-    let start = layer.fill_buf().map_err(UnpackError::Broken)?;
+    let start = layer.fill_buf().map_err(UnpackError::Corrupt)?;
     let skippable =
         start.first().is_some_and(|b| b & 0xf0 == 0x50) && start[1..].starts_with(SKIPPABLE);
     Ok(if start.starts_with(GZIP) {
@@ -27,14 +27,14 @@ pub(super) fn decoded<'a>(mut layer: impl BufRead + 'a) -> Result<Box<dyn Read +
     })
 }
 
-/// The frames of a zstd stream, one after the other.
+/// A decoder for the concatenated frames of a zstd stream.
 struct Zstd<R> {
     frame: Option<FrameDecoder>,
     source: R,
 }
 
 impl<R: BufRead> Zstd<R> {
-    /// Begins the next frame; there is none at the end of the source.
+    /// Starts the next frame; `false` at the end of the source.
     fn next(&mut self) -> io::Result<bool> {
         loop {
             if self.source.fill_buf()?.is_empty() {
@@ -69,9 +69,9 @@ impl<R: BufRead> Read for Zstd<R> {
         loop {
             if let Some(frame) = &mut self.frame {
                 if frame.can_collect() == 0 && !frame.is_finished() {
-                    let some = BlockDecodingStrategy::UptoBytes(buffer.len());
+                    let strategy = BlockDecodingStrategy::UptoBytes(buffer.len());
                     frame
-                        .decode_blocks(&mut self.source, some)
+                        .decode_blocks(&mut self.source, strategy)
                         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
                     continue;
                 }
@@ -79,7 +79,7 @@ impl<R: BufRead> Read for Zstd<R> {
                 if read > 0 {
                     return Ok(read);
                 }
-                check_sum(frame)?;
+                verify_checksum(frame)?;
             }
             if !self.next()? {
                 return Ok(0);
@@ -88,10 +88,10 @@ impl<R: BufRead> Read for Zstd<R> {
     }
 }
 
-/// A frame that carries a checksum must have it.
-fn check_sum(frame: &FrameDecoder) -> io::Result<()> {
+/// Verifies the checksum of a frame that has one.
+fn verify_checksum(frame: &FrameDecoder) -> io::Result<()> {
     match (frame.get_checksum_from_data(), frame.get_calculated_checksum()) {
-        (Some(said), Some(is)) if said != is => {
+        (Some(expected), Some(actual)) if expected != actual => {
             Err(io::Error::new(io::ErrorKind::InvalidData, "the checksum of a zstd frame is wrong"))
         }
         _ => Ok(()),

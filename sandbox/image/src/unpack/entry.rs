@@ -1,43 +1,44 @@
-//! Tar entries as they are, their headers put together and bounded.
+//! Reads the entries of a tar archive, with extended headers applied and bounded.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 
 use tar::{Archive, EntryType, Header, PaxExtensions};
 
-use super::UnpackError;
+use super::error::UnpackError;
 
-/// The longest path, as the kernel has it.
+/// The longest path; `PATH_MAX` of Linux.
 const PATH_LIMIT: usize = 4096;
-/// The deepest path.
+/// The maximum number of components in a path.
 const DEPTH_LIMIT: usize = 256;
-/// The largest extended headers of one entry, all together.
+/// The maximum total size of the extended headers of one entry, in bytes.
 const EXTENSION_LIMIT: u64 = 1 << 20;
 const XATTR: &str = "SCHILY.xattr.";
 
-/// What an entry makes.
+/// The type of an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     File {
         size: u64,
     },
     Directory,
-    /// To whatever it says; it is only ever followed with the root as its top.
+    /// The target is unchecked: it is only followed within the root.
     Symlink(OsString),
-    /// To a path below the root.
+    /// The target relative to the root.
     HardLink(PathBuf),
     Fifo,
     Device,
 }
 
-/// One entry, its path below the root.
+/// One entry; its path is relative to the root.
 pub(super) struct Entry<'a> {
     pub(super) path: PathBuf,
     pub(super) kind: Kind,
     pub(super) mode: u32,
-    pub(super) owner: (u32, u32),
+    pub(super) uid: u32,
+    pub(super) gid: u32,
     pub(super) modified: i64,
     pub(super) attributes: Vec<(String, Vec<u8>)>,
     pub(super) content: &'a mut dyn Read,
@@ -46,13 +47,14 @@ pub(super) struct Entry<'a> {
 /// Reads an archive entry by entry.
 pub(super) struct Reader<R: Read>(Archive<R>);
 
-/// What the headers before an entry say of it.
+/// The extended headers of an entry.
 #[derive(Default)]
 struct Extensions {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
-    owner: (Option<u32>, Option<u32>),
+    uid: Option<u32>,
+    gid: Option<u32>,
     modified: Option<i64>,
     attributes: Vec<(String, Vec<u8>)>,
 }
@@ -62,31 +64,31 @@ impl<R: Read> Reader<R> {
         Self(Archive::new(source))
     }
 
-    /// Hands over each entry.
-    pub(super) fn each(
+    /// Calls `take` with each entry.
+    pub(super) fn for_each(
         &mut self,
         mut take: impl FnMut(Entry<'_>) -> Result<(), UnpackError>,
     ) -> Result<(), UnpackError> {
         let mut extensions = Extensions::default();
         let mut room = EXTENSION_LIMIT;
-        // Raw: the crate would read extended headers of any size into memory.
-        for entry in self.0.entries().map_err(UnpackError::Broken)?.raw(true) {
-            let mut entry = entry.map_err(UnpackError::Broken)?;
+        // Raw, because the crate reads extended headers into memory without a limit.
+        for entry in self.0.entries().map_err(UnpackError::Corrupt)?.raw(true) {
+            let mut entry = entry.map_err(UnpackError::Corrupt)?;
             let kind = entry.header().entry_type();
             match kind {
                 EntryType::XHeader => extensions.pax(&extension(&mut entry, &mut room)?)?,
                 EntryType::GNULongName => {
-                    extensions.path = Some(text(extension(&mut entry, &mut room)?))
+                    extensions.path = Some(without_nul(extension(&mut entry, &mut room)?))
                 }
                 EntryType::GNULongLink => {
-                    extensions.link = Some(text(extension(&mut entry, &mut room)?))
+                    extensions.link = Some(without_nul(extension(&mut entry, &mut room)?))
                 }
                 EntryType::XGlobalHeader => drop(extension(&mut entry, &mut room)?),
                 _ => {
                     room = EXTENSION_LIMIT;
                     let header = entry.header().clone();
                     let size = entry.size();
-                    take(whole(&header, size, std::mem::take(&mut extensions), &mut entry)?)?;
+                    take(parse(&header, size, std::mem::take(&mut extensions), &mut entry)?)?;
                 }
             }
         }
@@ -94,7 +96,7 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// The bytes of an extended header, of which an entry has only so many.
+/// Reads an extended header; `room` is what is left of [`EXTENSION_LIMIT`].
 fn extension<R: Read>(
     entry: &mut tar::Entry<'_, R>,
     room: &mut u64,
@@ -105,12 +107,12 @@ fn extension<R: Read>(
     };
     *room = rest;
     let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes).map_err(UnpackError::Broken)?;
+    entry.read_to_end(&mut bytes).map_err(UnpackError::Corrupt)?;
     Ok(bytes)
 }
 
-/// GNU's long names end with a NUL.
-fn text(mut bytes: Vec<u8>) -> Vec<u8> {
+/// Removes the NUL at the end of a GNU long name.
+fn without_nul(mut bytes: Vec<u8>) -> Vec<u8> {
     while bytes.last() == Some(&0) {
         bytes.pop();
     }
@@ -120,8 +122,8 @@ fn text(mut bytes: Vec<u8>) -> Vec<u8> {
 impl Extensions {
     fn pax(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
         for record in PaxExtensions::new(bytes) {
-            let record = record.map_err(UnpackError::Broken)?;
-            // A key that is no text is none that is known.
+            let record = record.map_err(UnpackError::Corrupt)?;
+            // All known keys are UTF-8.
             let Ok(key) = record.key() else { continue };
             let value = record.value_bytes();
             let number = || std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
@@ -129,8 +131,8 @@ impl Extensions {
                 "path" => self.path = Some(value.to_vec()),
                 "linkpath" => self.link = Some(value.to_vec()),
                 "size" => self.size = number(),
-                "uid" => self.owner.0 = number().and_then(|it| it.try_into().ok()),
-                "gid" => self.owner.1 = number().and_then(|it| it.try_into().ok()),
+                "uid" => self.uid = number().and_then(|it| it.try_into().ok()),
+                "gid" => self.gid = number().and_then(|it| it.try_into().ok()),
                 "mtime" => {
                     let text = std::str::from_utf8(value).unwrap_or_default();
                     self.modified = text.split('.').next().and_then(|whole| whole.parse().ok());
@@ -146,7 +148,7 @@ impl Extensions {
     }
 }
 
-fn whole<'a>(
+fn parse<'a>(
     header: &Header,
     size: u64,
     extensions: Extensions,
@@ -156,10 +158,8 @@ fn whole<'a>(
     let path = below_root(&raw)?;
     let link = extensions.link.or_else(|| header.link_name_bytes().map(|it| it.into_owned()));
     let refuse = |why| Err(UnpackError::refuse(&path, why));
-    if extensions.size.is_some_and(|told| told != size) {
-        return refuse(
-            "its size is told twice and differently; files of 8 GiB and more must be in base 256",
-        );
+    if extensions.size.is_some_and(|extended| extended != size) {
+        return refuse("its size differs in its pax header; 8 GiB and more must be in base 256");
     }
     let target = || link.clone().filter(|it| !it.is_empty());
     let kind = match header.entry_type() {
@@ -172,77 +172,64 @@ fn whole<'a>(
         },
         EntryType::Link => match target() {
             Some(target) => Kind::HardLink(below_root(&target)?),
-            None => return refuse("it links to nothing"),
+            None => return refuse("it has no link target"),
         },
         EntryType::Fifo => Kind::Fifo,
         EntryType::Char | EntryType::Block => Kind::Device,
         EntryType::GNUSparse => return refuse("sparse files are not supported"),
-        _ => return refuse("it is of no known type"),
+        _ => return refuse("its type is unknown"),
     };
     let fields = header.as_old();
-    let owner = (
-        extensions.owner.0.or_else(|| number(&fields.uid, header.uid())),
-        extensions.owner.1.or_else(|| number(&fields.gid, header.gid())),
-    );
-    // 2^32 - 1 would mean "leave it".
-    let (Some(uid), Some(gid)) =
-        (owner.0.filter(|it| *it != u32::MAX), owner.1.filter(|it| *it != u32::MAX))
-    else {
-        return refuse("its owner is no number that a file can have");
+    let uid = extensions.uid.or_else(|| id(&fields.uid, header.uid()));
+    let gid = extensions.gid.or_else(|| id(&fields.gid, header.gid()));
+    // chown(2) leaves the owner unchanged for 2^32 - 1.
+    let valid = |id: &u32| *id != u32::MAX;
+    let (Some(uid), Some(gid)) = (uid.filter(valid), gid.filter(valid)) else {
+        return refuse("its owner is out of range");
     };
-    let mode = header.mode().map_err(UnpackError::Broken)? & 0o7777;
+    let mode = header.mode().map_err(UnpackError::Corrupt)? & 0o7777;
     let modified = header.mtime().ok().and_then(|it| i64::try_from(it).ok()).unwrap_or_default();
     Ok(Entry {
         path,
         kind,
         mode,
-        owner: (uid, gid),
+        uid,
+        gid,
         modified: extensions.modified.unwrap_or(modified),
         attributes: extensions.attributes,
         content,
     })
 }
 
-/// A user's or group's number; a field that was left blank is 0, as tar(1) takes it.
-fn number(field: &[u8], value: std::io::Result<u64>) -> Option<u32> {
+/// A user or group ID; a blank field is 0, as in tar(1).
+fn id(field: &[u8], value: std::io::Result<u64>) -> Option<u32> {
     if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
         return Some(0);
     }
     value.ok().and_then(|value| u32::try_from(value).ok())
 }
 
-/// A path without its leading `/` and `./`; empty for the root itself.
+/// A path without leading `/` and `./`; empty for the root itself.
 fn below_root(raw: &[u8]) -> Result<PathBuf, UnpackError> {
-    let given = Path::new(std::ffi::OsStr::from_bytes(raw));
-    let shown = || {
-        Path::new(&given.as_os_str().as_bytes()[..raw.len().min(200)].to_owned().into_os())
-            .to_owned()
+    let refuse = |why| {
+        let shown = Path::new(OsStr::from_bytes(&raw[..raw.len().min(200)]));
+        Err(UnpackError::refuse(shown, why))
     };
     if raw.len() >= PATH_LIMIT || raw.contains(&0) {
-        return Err(UnpackError::refuse(&shown(), "its path is too long, or holds a NUL"));
+        return refuse("its path is too long or contains a NUL");
     }
     let mut path = PathBuf::new();
-    for part in given.components() {
+    for part in Path::new(OsStr::from_bytes(raw)).components() {
         match part {
             Component::Normal(name) => path.push(name),
             Component::CurDir | Component::RootDir => {}
             Component::ParentDir | Component::Prefix(_) => {
-                return Err(UnpackError::refuse(&shown(), "its path goes up (..)"));
+                return refuse("its path contains ..");
             }
         }
     }
     if path.components().count() > DEPTH_LIMIT {
-        return Err(UnpackError::refuse(&shown(), "its path is too deep"));
+        return refuse("its path is too deep");
     }
     Ok(path)
-}
-
-trait IntoOs {
-    fn into_os(self) -> OsString;
-}
-
-impl IntoOs for Vec<u8> {
-    fn into_os(self) -> OsString {
-        OsString::from_vec(self)
-    }
 }

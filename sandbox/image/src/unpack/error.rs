@@ -1,49 +1,49 @@
-//! Why a layer was not unpacked.
+//! Errors of unpacking.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use sandbox_core::{Classified, Kind};
 
-/// Why a layer was not unpacked.
+/// A layer cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
-    /// The file system refused.
+    /// An I/O error.
     #[error("cannot {verb} {path:?} of the layer")]
     Io {
-        /// What was to be done.
+        /// The operation.
         verb: &'static str,
-        /// With which entry.
+        /// The entry.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         source: io::Error,
     },
-    /// The archive or its compression is broken.
-    #[error("the layer is broken")]
-    Broken(#[source] io::Error),
-    /// An entry is not unpacked on principle.
+    /// The archive or its compression is invalid.
+    #[error("the layer is corrupt")]
+    Corrupt(#[source] io::Error),
+    /// An entry is unsafe or unsupported.
     #[error("layer entry {path:?} is refused: {why}")]
     Refused {
         /// The entry.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         why: &'static str,
     },
-    /// The layers are larger than allowed.
+    /// The layers exceed a limit.
     #[error("the layers have more than {limit} {what}")]
     TooMuch {
-        /// Entries or bytes.
+        /// `entries` or `bytes`.
         what: &'static str,
         /// The limit.
         limit: u64,
     },
-    /// The content is not what the image's configuration says.
-    #[error("the layer unpacks to {is}, not to the {wanted} of the image's configuration")]
+    /// The content does not match the image's configuration.
+    #[error("the layer has the diff ID {actual}, but {expected} in the image's configuration")]
     DiffId {
         /// The digest in the configuration.
-        wanted: String,
-        /// The digest of what was unpacked.
-        is: String,
+        expected: String,
+        /// The digest of the layer.
+        actual: String,
     },
 }
 
@@ -64,7 +64,7 @@ impl UnpackError {
 impl Classified for UnpackError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Io { .. } | Self::Broken(_) => Kind::Internal,
+            Self::Io { .. } | Self::Corrupt(_) => Kind::Internal,
             Self::Refused { .. } | Self::TooMuch { .. } | Self::DiffId { .. } => {
                 Kind::FailedPrecondition
             }

@@ -1,19 +1,19 @@
-//! Removal of a whole tree without following a link.
+//! Recursive removal without following symlinks.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
-use super::UnpackError;
-use super::tree::{names, unlink};
+use super::error::UnpackError;
 
-/// Links can make a tree deeper than any one path; each level holds a descriptor.
+/// Symlinks allow trees deeper than the longest path; each level holds a descriptor open.
 const DEPTH_LIMIT: usize = 512;
 
-/// Removes `name` and all below it, if it is there; how many entries went.
+/// Removes `name` and everything below it, if it exists; returns the number of removed entries.
 pub(super) fn remove_all(
     parent: &impl AsFd,
     name: &OsStr,
@@ -24,13 +24,13 @@ pub(super) fn remove_all(
 
 fn remove(parent: &impl AsFd, name: &OsStr, path: &Path, depth: usize) -> Result<u64, UnpackError> {
     if depth > DEPTH_LIMIT {
-        return Err(UnpackError::refuse(path, "what it replaces is nested too deeply"));
+        return Err(UnpackError::refuse(path, "the directory it replaces is nested too deeply"));
     }
     let error = |errno: Errno| UnpackError::io("remove", path)(errno);
-    match unlink(parent, name, AtFlags::empty()) {
+    match unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) => return Ok(1),
         Err(Errno::NOENT) => return Ok(0),
-        // Linux says the first, POSIX the second.
+        // A directory: EISDIR on Linux, EPERM by POSIX.
         Err(Errno::ISDIR | Errno::PERM) => {}
         Err(errno) => return Err(error(errno)),
     }
@@ -40,6 +40,19 @@ fn remove(parent: &impl AsFd, name: &OsStr, path: &Path, depth: usize) -> Result
     for child in names(&fd, path)? {
         removed += remove(&fd, &child, path, depth + 1)?;
     }
-    unlink(parent, name, AtFlags::REMOVEDIR).map_err(error)?;
+    unlinkat(parent, name, AtFlags::REMOVEDIR).map_err(error)?;
     Ok(removed)
+}
+
+/// The names in a directory.
+pub(super) fn names(fd: &impl AsFd, path: &Path) -> Result<Vec<OsString>, UnpackError> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(fd).map_err(UnpackError::io("read", path))? {
+        let entry = entry.map_err(UnpackError::io("read", path))?;
+        let name = entry.file_name().to_owned().into_bytes();
+        if name != b"." && name != b".." {
+            names.push(OsString::from_vec(name));
+        }
+    }
+    Ok(names)
 }

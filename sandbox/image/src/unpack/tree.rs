@@ -1,4 +1,4 @@
-//! The directory that layers are unpacked onto, by file descriptors only.
+//! The directory that layers are unpacked onto, accessed relative to file descriptors only.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -8,36 +8,36 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid,
-    XattrFlags, chownat, fchmod, fsetxattr, linkat, mkdirat, mknodat, openat, openat2, statat,
-    symlinkat, unlinkat, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+    chownat, fchmod, fsetxattr, linkat, mkdirat, mknodat, openat, openat2, statat, symlinkat,
+    utimensat,
 };
 use rustix::io::Errno;
 
-use super::UnpackError;
 use super::entry::{Entry, Kind};
-use super::remove::remove_all;
+use super::error::UnpackError;
+use super::remove::{names, remove_all};
 
 const BUFFER: usize = 128 * 1024;
-/// Nothing outside, nothing through `/proc`.
+/// Resolves within the root, without the magic links of `/proc`.
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 
-/// What is in an entry's place, now that room was made.
+/// What is in the place of an entry after [`Tree::clear`].
 enum Cleared {
     Empty,
     Directory,
-    /// The very file that it is to be a link to.
+    /// The file that the entry would link to.
     Same,
 }
 
-/// The tree below one root.
+/// The tree below a root directory.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: OwnedFd,
     owners: bool,
-    /// The last parent; entries of one directory follow each other.
+    /// Cache of the last parent: entries of one directory usually follow each other.
     parent: Option<(PathBuf, OwnedFd)>,
-    /// Directories and their times, which what is put into them changes.
+    /// Directories and their times, set at the end because adding entries changes them.
     times: Vec<(PathBuf, i64)>,
     buffer: Vec<u8>,
 }
@@ -50,8 +50,8 @@ impl Tree {
         Ok(Self { root, owners, parent: None, times: Vec::new(), buffer: vec![0; BUFFER] })
     }
 
-    /// Makes what an entry says, in the place of what was there.
-    pub(super) fn make(&mut self, entry: &mut Entry<'_>) -> Result<(), UnpackError> {
+    /// Creates an entry, replacing what exists in its place.
+    pub(super) fn create(&mut self, entry: &mut Entry<'_>) -> Result<(), UnpackError> {
         let path = entry.path.clone();
         let Some(name) = path.file_name() else { return self.root_entry(entry) };
         let target = match &entry.kind {
@@ -73,7 +73,7 @@ impl Tree {
             Kind::Directory => {
                 if !kept {
                     mkdirat(&parent, name, Mode::from_raw_mode(0o700))
-                        .map_err(UnpackError::io("make", &path))?;
+                        .map_err(UnpackError::io("create", &path))?;
                 }
                 self.times.push((path.clone(), entry.modified));
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -82,24 +82,24 @@ impl Tree {
                 self.finish_open(&fd, &parent, name, entry)
             }
             Kind::Symlink(to) => {
-                symlinkat(to, &parent, name).map_err(UnpackError::io("make", &path))?;
-                self.own(&parent, name, entry)
+                symlinkat(to, &parent, name).map_err(UnpackError::io("create", &path))?;
+                self.set_owner_and_time(&parent, name, entry)
             }
             Kind::HardLink(_) => {
-                let Some((from, old)) = &target else { unreachable!("it was looked for above") };
+                let Some((from, old)) = &target else { unreachable!("set above for a hard link") };
                 linkat(from, old, &parent, name, AtFlags::empty())
                     .map_err(UnpackError::io("link", &path))
             }
             Kind::Fifo => {
                 mknodat(&parent, name, FileType::Fifo, Mode::from_raw_mode(entry.mode & 0o777), 0)
-                    .map_err(UnpackError::io("make", &path))?;
-                self.own(&parent, name, entry)
+                    .map_err(UnpackError::io("create", &path))?;
+                self.set_owner_and_time(&parent, name, entry)
             }
             Kind::Device => Ok(()),
         }
     }
 
-    /// Makes room for an entry; a directory stays where one is to be.
+    /// Removes what exists in the place of an entry; a directory is kept for a directory entry.
     fn clear(
         &mut self,
         parent: &OwnedFd,
@@ -110,7 +110,7 @@ impl Tree {
         let stat = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(Cleared::Empty),
-            Err(error) => return Err(UnpackError::io("look at", &entry.path)(error)),
+            Err(error) => return Err(UnpackError::io("stat", &entry.path)(error)),
         };
         let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         if directory && entry.kind == Kind::Directory {
@@ -122,7 +122,7 @@ impl Tree {
                 return Ok(Cleared::Same);
             }
         }
-        // The parent that is remembered may be below what goes.
+        // The cached parent may be below the removed entry.
         self.parent = None;
         remove_all(parent, name, &entry.path)?;
         Ok(Cleared::Empty)
@@ -130,21 +130,21 @@ impl Tree {
 
     fn root_entry(&mut self, entry: &Entry<'_>) -> Result<(), UnpackError> {
         if entry.kind != Kind::Directory {
-            return Err(UnpackError::refuse(&entry.path, "the root is a directory"));
+            return Err(UnpackError::refuse(&entry.path, "the root must be a directory"));
         }
         self.times.push((PathBuf::new(), entry.modified));
         let fd = self.inside(Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY)?;
         self.finish_open(&fd, &fd, OsStr::new("."), entry)
     }
 
-    /// Opens a path below the root, whatever links are on it.
+    /// Opens a path below the root; symlinks are resolved within the root.
     fn inside(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, UnpackError> {
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         openat2(&self.root, path, flags | OFlags::CLOEXEC, Mode::empty(), INSIDE)
             .map_err(UnpackError::io("open", path))
     }
 
-    /// Makes a directory the current parent; what is missing of it is made.
+    /// Makes a directory the current parent, creating it and its parents if missing.
     fn enter(&mut self, path: &Path) -> Result<(), UnpackError> {
         if self.parent.as_ref().is_some_and(|(known, _)| known == path) {
             return Ok(());
@@ -155,12 +155,11 @@ impl Tree {
             Err(UnpackError::Io { source, .. })
                 if source.kind() == io::ErrorKind::NotFound && path.file_name().is_some() =>
             {
-                let (above, name) = (path.parent().unwrap_or(Path::new("")), path.file_name());
-                self.enter(above)?;
+                self.enter(path.parent().unwrap_or(Path::new("")))?;
                 let parent = self.parent_fd()?;
-                let name = name.unwrap_or_default();
+                let name = path.file_name().unwrap_or_default();
                 let made = mkdirat(&parent, name, Mode::from_raw_mode(0o755));
-                made.map_err(UnpackError::io("make", path))?;
+                made.map_err(UnpackError::io("create", path))?;
                 self.inside(path, flags)?
             }
             Err(error) => return Err(error),
@@ -205,22 +204,23 @@ impl Tree {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(parent, name, flags, Mode::from_raw_mode(0o600));
-        let mut file = File::from(fd.map_err(UnpackError::io("make", path))?);
+        let mut file = File::from(fd.map_err(UnpackError::io("create", path))?);
         let mut content = content.take(size);
         loop {
-            let read = content.read(&mut self.buffer).map_err(UnpackError::Broken)?;
+            let read = content.read(&mut self.buffer).map_err(UnpackError::Corrupt)?;
             if read == 0 {
                 break;
             }
             file.write_all(&self.buffer[..read]).map_err(UnpackError::io("write", path))?;
         }
         if content.limit() > 0 {
-            return Err(UnpackError::Broken(io::ErrorKind::UnexpectedEof.into()));
+            return Err(UnpackError::Corrupt(io::ErrorKind::UnexpectedEof.into()));
         }
         Ok(file)
     }
 
-    /// Owner, attributes, mode and time, in the order in which none undoes another.
+    /// Sets owner, attributes, mode and time, in this order: chown(2) clears set-user-ID bits and
+    /// capabilities, and a read-only mode can prevent setting attributes.
     fn finish_open(
         &self,
         fd: &impl AsFd,
@@ -228,10 +228,11 @@ impl Tree {
         name: &OsStr,
         entry: &Entry<'_>,
     ) -> Result<(), UnpackError> {
-        self.own(parent, name, entry)?;
-        for (key, value) in entry.attributes.iter().filter(|(key, _)| self.may_set(key)) {
+        self.set_owner_and_time(parent, name, entry)?;
+        let attributes = entry.attributes.iter();
+        for (key, value) in attributes.filter(|(key, _)| may_set(key, self.owners)) {
             match fsetxattr(fd, key.as_str(), value, XattrFlags::empty()) {
-                // Not every file system has them.
+                // Not every file system supports them.
                 Ok(()) | Err(Errno::OPNOTSUPP) => {}
                 Err(error) => {
                     return Err(UnpackError::io("set an attribute of", &entry.path)(error));
@@ -243,15 +244,16 @@ impl Tree {
         set_time(parent, name, entry.modified, &entry.path)
     }
 
-    /// Capabilities of a program are for root to give; `trusted.` would speak to the host's overlay.
-    fn may_set(&self, key: &str) -> bool {
-        key.starts_with("user.") && !key.starts_with("user.overlay.")
-            || (self.owners && key == "security.capability")
-    }
-
-    fn own(&self, parent: &OwnedFd, name: &OsStr, entry: &Entry<'_>) -> Result<(), UnpackError> {
+    /// Sets the owner, and the time of an entry that [`Self::finish_open`] is not called for.
+    fn set_owner_and_time(
+        &self,
+        parent: &OwnedFd,
+        name: &OsStr,
+        entry: &Entry<'_>,
+    ) -> Result<(), UnpackError> {
         if self.owners {
-            let (uid, gid) = (Uid::from_raw(entry.owner.0), Gid::from_raw(entry.owner.1));
+            let uid = Uid::from_raw(entry.uid);
+            let gid = Gid::from_raw(entry.gid);
             chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(UnpackError::io("set the owner of", &entry.path))?;
         }
@@ -263,7 +265,7 @@ impl Tree {
         }
     }
 
-    /// Removes `name` in a directory, if both are there; how many entries went.
+    /// Removes `name` in a directory, if both exist; returns the number of removed entries.
     pub(super) fn remove(&mut self, parent: &Path, name: &OsStr) -> Result<u64, UnpackError> {
         self.parent = None;
         match self.inside(parent, OFlags::PATH | OFlags::DIRECTORY) {
@@ -275,8 +277,8 @@ impl Tree {
         }
     }
 
-    /// Removes what is in a directory but for `keep`; how many entries went.
-    pub(super) fn hide(
+    /// Removes the contents of a directory except `keep`; returns the number of removed entries.
+    pub(super) fn clear_directory(
         &mut self,
         path: &Path,
         keep: &BTreeSet<PathBuf>,
@@ -297,39 +299,32 @@ impl Tree {
             } else if statat(&fd, &name, AtFlags::SYMLINK_NOFOLLOW)
                 .is_ok_and(|it| FileType::from_raw_mode(it.st_mode) == FileType::Directory)
             {
-                // What is this layer's own stays, what it was merged with goes.
-                removed += self.hide(&below, keep)?;
+                // Keep what this layer created and remove what it was merged with.
+                removed += self.clear_directory(&below, keep)?;
             }
         }
         Ok(removed)
     }
 
-    /// Sets the times of directories, now that nothing more is put into them.
-    pub(super) fn settle(&mut self) -> Result<(), UnpackError> {
+    /// Sets the times of directories, after all entries of a layer were created.
+    pub(super) fn set_directory_times(&mut self) -> Result<(), UnpackError> {
         self.parent = None;
         for (path, modified) in std::mem::take(&mut self.times).into_iter().rev() {
             match self.inside(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW) {
                 Ok(fd) => set_time(&fd, OsStr::new("."), modified, &path)?,
-                // The layer itself put something else there later.
-                Err(_) => log::debug!("directory {} is gone again", path.display()),
+                // Replaced or removed by a later entry of the same layer.
+                Err(_) => tracing::debug!(path = %path.display(), "directory was replaced"),
             }
         }
         Ok(())
     }
 }
 
-/// The names in a directory.
-pub(super) fn names(fd: &impl AsFd, path: &Path) -> Result<Vec<OsString>, UnpackError> {
-    use std::os::unix::ffi::OsStringExt as _;
-    let mut names = Vec::new();
-    for entry in Dir::read_from(fd).map_err(UnpackError::io("read", path))? {
-        let name =
-            entry.map_err(UnpackError::io("read", path))?.file_name().to_owned().into_bytes();
-        if name != b"." && name != b".." {
-            names.push(OsString::from_vec(name));
-        }
-    }
-    Ok(names)
+/// Whether an extended attribute may be set. Excludes `trusted.` and `user.overlay.`, which
+/// overlayfs on the host interprets; file capabilities require `owners`, that is, root.
+fn may_set(key: &str, owners: bool) -> bool {
+    key.starts_with("user.") && !key.starts_with("user.overlay.")
+        || (owners && key == "security.capability")
 }
 
 fn set_time(
@@ -344,7 +339,18 @@ fn set_time(
         .map_err(UnpackError::io("set the time of", path))
 }
 
-/// Unlinks one entry that is no directory.
-pub(super) fn unlink(parent: &impl AsFd, name: &OsStr, flags: AtFlags) -> Result<(), Errno> {
-    unlinkat(parent, name, flags)
+#[cfg(test)]
+mod tests {
+    use super::may_set;
+
+    #[test]
+    fn attributes_without_meaning_to_the_host_are_set() {
+        assert!(may_set("user.k", false));
+        assert!(may_set("security.capability", true));
+        assert!(!may_set("security.capability", false));
+        for key in ["user.overlay.opaque", "trusted.overlay.opaque", "security.selinux", "system.x"]
+        {
+            assert!(!may_set(key, true), "{key}");
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! A client, its directories, and what must be true after a pull.
+//! The directories of a client, and assertions on the result of a pull.
 
 use std::error::Error;
 use std::fs;
@@ -6,20 +6,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sandbox_core::Secret;
-use sandbox_image::credential::Pattern;
-use sandbox_image::pull::Silent;
 use sandbox_image::{
-    Candidate, Client, Credential, CredentialSource, HostsDirectories, PullOptions, Pulled,
-    Reference, Retry, Stage, pull,
+    Candidate, Client, Credential, CredentialSource, HostsDirectories, NoProgress, Pattern,
+    PullOptions, Pulled, Reference, Retry, Stage, pull,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::image::digest;
 
-/// The longest any pull here may take.
-const SOON: Duration = Duration::from_secs(60);
-/// So that a test of patience needs little of it.
+/// Deadline of a pull.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Short pauses, so that tests of retries are fast.
 pub(crate) const RETRY: Retry =
     Retry { attempts: 3, pause: Duration::from_millis(10), longest: Duration::from_millis(1500) };
 
@@ -47,7 +45,7 @@ impl Bed {
         Client::new(HostsDirectories::new([self.path("certs.d")]), source, RETRY)
     }
 
-    /// Pulls into `layout`; an error is one line.
+    /// Pulls into `layout`; errors are in one line.
     pub(crate) async fn pull(&self, client: &Client, image: &str) -> Result<Pulled, String> {
         self.pull_to(client, image, self.path("layout")).await
     }
@@ -61,13 +59,14 @@ impl Bed {
         let reference: Reference = image.parse().unwrap();
         let stage = Stage::open(&layout).map_err(|error| line(&error))?;
         let options = PullOptions::default();
-        let pulling = pull(client, &reference, &options, stage, &Silent);
-        let result = tokio::time::timeout(SOON, pulling).await.expect("the pull takes too long");
+        let pulling = pull(client, &reference, &options, stage, &NoProgress);
+        let result =
+            tokio::time::timeout(DEADLINE, pulling).await.expect("the pull takes too long");
         result.map_err(|error| line(&error))
     }
 
-    /// The layout holds this image, every blob of it as it should be, and nothing half-written.
-    pub(crate) fn whole(&self, pulled: &Pulled, name: &str) {
+    /// Asserts that the layout contains the image with intact blobs, and no temporary files.
+    pub(crate) fn assert_complete(&self, pulled: &Pulled, name: &str) {
         let layout = self.path("layout");
         let mut top: Vec<_> =
             fs::read_dir(&layout).unwrap().map(|it| it.unwrap().file_name()).collect();
@@ -75,8 +74,8 @@ impl Bed {
         assert_eq!(top, ["blobs", "index.json", "oci-layout"]);
         for blob in fs::read_dir(layout.join("blobs/sha256")).unwrap() {
             let path = blob.unwrap().path();
-            let is = digest(&fs::read(&path).unwrap());
-            assert_eq!(is.strip_prefix("sha256:"), path.file_name().unwrap().to_str());
+            let actual = digest(&fs::read(&path).unwrap());
+            assert_eq!(actual.strip_prefix("sha256:"), path.file_name().unwrap().to_str());
         }
         let manifest = pulled.manifest.digest().digest();
         let manifest: Value =
@@ -95,9 +94,9 @@ impl Bed {
         assert_eq!(entry["annotations"]["io.containerd.image.name"], name);
     }
 
-    /// Nothing was left of a pull that failed.
-    pub(crate) fn clean(&self) {
-        assert!(!self.path("layout").exists(), "something of the pull was left");
+    /// Asserts that a failed pull left no files.
+    pub(crate) fn assert_clean(&self) {
+        assert!(!self.path("layout").exists(), "the layout exists after a failed pull");
     }
 }
 
@@ -114,7 +113,7 @@ pub(crate) fn line(error: &dyn Error) -> String {
 }
 
 /// No credentials.
-pub(crate) fn nobody() -> Vec<Candidate> {
+pub(crate) fn no_credentials() -> Vec<Candidate> {
     Vec::new()
 }
 
@@ -124,6 +123,6 @@ pub(crate) fn candidate(key: &str, credential: Credential) -> Candidate {
 }
 
 pub(crate) fn user(key: &str, username: &str, password: &str) -> Candidate {
-    let (username, password) = (username.to_owned(), Secret::new(password));
-    candidate(key, Credential::Basic { username, password })
+    let password = Secret::new(password);
+    candidate(key, Credential::Basic { username: username.to_owned(), password })
 }

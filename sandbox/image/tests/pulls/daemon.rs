@@ -1,4 +1,4 @@
-//! Debian's `docker-registry`, where it is there.
+//! Debian's `docker-registry`.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,38 +12,40 @@ use sandbox_core::host::{Command, Host as _, RealHost};
 use crate::image::{Image, digest};
 use crate::pki::Authority;
 
-/// How long it may take to come up.
+/// Deadline of its start.
 const START: Duration = Duration::from_secs(20);
-/// bcrypt of `hunter2-p@ss`, which is bob's.
+/// The user bob with the bcrypt hash of [`PASSWORD`].
 const BOB: &str = "bob:$2y$05$JMGmt.P3vJCQzeNb.KW2Leuo3wqAZLhU95Nq1ZV..OcMoiLtL/L06";
 pub(crate) const PASSWORD: &str = "hunter2-p@ss";
 
 /// The registry's program.
 pub(crate) fn program() -> PathBuf {
-    std::env::var_os("BULKHEAD_REGISTRY").expect("BULKHEAD_REGISTRY was set at build time").into()
+    std::env::var_os("BULKHEAD_REGISTRY")
+        .expect("BULKHEAD_REGISTRY is set to the path of docker-registry")
+        .into()
 }
 
-/// Who may pull.
+/// Access control for pulls.
 pub(crate) enum Access<'a> {
-    Everybody,
-    /// bob, by his password.
+    Public,
+    /// The user bob with his password.
     Users,
-    /// Whoever has a token of this realm, signed by that authority.
+    /// Tokens of the realm, signed by the authority.
     Tokens {
         realm: &'a str,
     },
 }
 
-/// A running registry; it ends with this value.
+/// A running registry; killed on drop.
 pub(crate) struct Daemon {
     pub(crate) address: SocketAddr,
     pid: u32,
-    /// Collects the exit.
+    /// Reaps the process.
     _host: RealHost,
 }
 
 impl Daemon {
-    /// Starts one over the storage in `directory`, with TLS if it gets an authority.
+    /// Starts a registry with the storage in `directory`, with TLS if there is an authority.
     pub(crate) async fn start(
         program: &Path,
         directory: &Path,
@@ -52,7 +54,7 @@ impl Daemon {
     ) -> Self {
         fs::create_dir_all(directory.join("storage")).unwrap();
         fs::write(directory.join("htpasswd"), BOB).unwrap();
-        // Free a moment ago; nobody else asks for this one.
+        // The kernel does not reuse the port of a closed listener immediately.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut config = format!(
             "version: 0.1\nlog: {{level: debug}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: {address}\n",
@@ -62,15 +64,14 @@ impl Daemon {
             let name = format!("registry-{}", address.port());
             authority.sign(&name, "127.0.0.1");
             let file = |ending: &str| authority.ca().with_file_name(format!("{name}.{ending}"));
-            let (pem, key) = (file("pem"), file("key"));
             config.push_str(&format!(
                 "  tls: {{certificate: {}, key: {}}}\n",
-                pem.display(),
-                key.display()
+                file("pem").display(),
+                file("key").display()
             ));
         }
         match (access, authority) {
-            (Access::Everybody, _) => {}
+            (Access::Public, _) => {}
             (Access::Users, _) => {
                 let file = directory.join("htpasswd");
                 config.push_str(&format!("auth: {{htpasswd: {{realm: r, path: {}}}}}\n", file.display()));
@@ -79,7 +80,7 @@ impl Daemon {
                 "auth: {{token: {{realm: {realm:?}, service: reg, issuer: tests, rootcertbundle: {}}}}}\n",
                 authority.ca().display()
             )),
-            (Access::Tokens { .. }, None) => panic!("tokens want an authority"),
+            (Access::Tokens { .. }, None) => panic!("tokens require an authority"),
         }
         let path = directory.join(format!("config-{}.yml", address.port()));
         fs::write(&path, config).unwrap();
@@ -96,7 +97,7 @@ impl Daemon {
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
             let log = || fs::read_to_string(directory.join("log")).unwrap_or_default();
-            assert!(start.elapsed() < START, "docker-registry does not come up: {}", log());
+            assert!(start.elapsed() < START, "docker-registry did not start: {}", log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         daemon
@@ -106,10 +107,10 @@ impl Daemon {
         self.address.to_string()
     }
 
-    /// Pushes an image to a registry that everybody may write to.
+    /// Pushes an image to a registry with public access.
     pub(crate) async fn push(&self, repository: &str, image: &Image) {
         let base = format!("http://{}/v2/{repository}", self.address);
-        // Asked for also where there is no TLS; another test may have been first.
+        // Required even without TLS; fails if another test has installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         for (name, bytes) in &image.blobs {
@@ -118,7 +119,7 @@ impl Daemon {
             let put = client.put(format!("{location}&digest={name}")).body(bytes.clone());
             assert_eq!(put.send().await.unwrap().status(), 201);
         }
-        // What an index names must be there before it.
+        // An index is accepted only after its manifests.
         let mut manifests: Vec<_> = image.manifests.iter().collect();
         manifests.sort_by_key(|(_, (kind, _))| kind == crate::image::INDEX);
         for (selector, (kind, bytes)) in manifests {
@@ -133,7 +134,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let pid = Pid::from_raw(i32::try_from(self.pid).unwrap());
-        // It may have ended by itself; then the test has said so.
+        // Fails if the process has already exited.
         let _ = kill(pid, Signal::SIGKILL);
     }
 }

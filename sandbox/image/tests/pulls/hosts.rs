@@ -1,16 +1,15 @@
-//! Mirrors, redirects and TLS: who sees the credential, and who does not.
+//! Mirrors, redirects and TLS: which hosts receive a credential.
 
-use sandbox_image::check::Outcome;
-use sandbox_image::{Platform, Reference, check};
+use sandbox_image::{Candidate, Outcome, Platform, Reference, check};
 
-use crate::bed::{Bed, nobody, user};
+use crate::bed::{Bed, no_credentials, user};
 use crate::image::Image;
 use crate::pki::Authority;
 use crate::server::{Reply, Request, Server};
 
 type Fault = Box<dyn Fn(&Request) -> Reply + Send + Sync>;
 
-/// Answers with the image to whoever shows bob's password.
+/// Requires bob's password for the image.
 fn private(image: Image) -> impl Fn(&Request) -> Reply {
     move |request| match request.header("authorization") {
         Some("Basic Ym9iOmh1bnRlcjI=") => image.answer(request),
@@ -19,27 +18,27 @@ fn private(image: Image) -> impl Fn(&Request) -> Reply {
 }
 
 #[tokio::test]
-async fn a_mirror_gets_what_is_stored_for_the_mirror() {
+async fn a_mirror_receives_only_credentials_for_the_mirror() {
     let bed = Bed::new();
     let image = Image::single(&[1000, 2000]);
     let upstream = Server::plain(private(image.clone()));
-    // It wants bob's password for everything, and would take it.
+    // It also requires bob's password.
     let mirror = Server::plain(private(image.clone()));
-    let (host, name) = (upstream.host(), format!("{}/team/app:1", upstream.host()));
+    let host = upstream.host();
+    let name = format!("{host}/team/app:1");
     bed.hosts(&host, &format!(
         "server = \"http://{host}\"\n[host.\"http://{}\".header]\nX-Mirror = \"for the mirror\"\n",
         mirror.host()
     ));
     let client = bed.client(vec![user(&host, "bob", "hunter2")]);
     let pulled = bed.pull(&client, &name).await.unwrap();
-    bed.whole(&pulled, &name);
-    assert!(mirror.saw("/v2/team/app/") > 0 && mirror.saw("uthorization") == 0);
+    bed.assert_complete(&pulled, &name);
+    assert!(mirror.saw("/v2/team/app/") > 0);
+    assert_eq!(mirror.saw("uthorization"), 0);
     assert_eq!(mirror.saw(&format!("ns={}", host.replace(':', "%3A"))), mirror.asked().len());
-    assert_eq!(
-        (mirror.saw("for the mirror"), upstream.saw("for the mirror")),
-        (mirror.asked().len(), 0)
-    );
-    // What is stored under the mirror's own name is shown to it, and to it alone.
+    assert_eq!(mirror.saw("for the mirror"), mirror.asked().len());
+    assert_eq!(upstream.saw("for the mirror"), 0);
+    // Credentials stored for the mirror's name are sent to it only.
     let other = Bed::new();
     other.hosts(
         &host,
@@ -48,27 +47,29 @@ async fn a_mirror_gets_what_is_stored_for_the_mirror() {
     let before = upstream.asked().len();
     let client = other.client(vec![user(&mirror.host(), "bob", "hunter2")]);
     let pulled = other.pull(&client, &name).await.unwrap();
-    other.whole(&pulled, &name);
+    other.assert_complete(&pulled, &name);
     assert_eq!(upstream.asked().len(), before);
 }
 
 #[tokio::test]
-async fn a_mirror_that_fails_is_passed_over() {
+async fn the_next_host_is_tried_when_a_mirror_fails() {
     let image = Image::single(&[70_000]);
     let (digest, bytes) = image.largest();
-    let (digest, mut bytes) = (digest.clone(), bytes.clone());
+    let digest = digest.clone();
+    let mut bytes = bytes.clone();
     bytes[1000] ^= 1;
-    let mut rotten = image.clone();
-    rotten.blobs.insert(digest, bytes);
+    let mut corrupt = image.clone();
+    corrupt.blobs.insert(digest, bytes);
     let faults: [(&str, Fault); 4] = [
         ("absent", Box::new(|_| Reply::new(404, ""))),
         ("broken", Box::new(|_| Reply::new(500, ""))),
         ("limited", Box::new(|_| Reply::new(429, "").with("Retry-After", "99"))),
-        ("rotten", Box::new(move |request| rotten.answer(request))),
+        ("corrupt", Box::new(move |request| corrupt.answer(request))),
     ];
     for (name, fault) in faults {
         let bed = Bed::new();
-        let (served, mirror) = (image.clone(), Server::plain(fault));
+        let served = image.clone();
+        let mirror = Server::plain(fault);
         let upstream = Server::plain(move |request| served.answer(request));
         let host = upstream.host();
         bed.hosts(
@@ -77,10 +78,10 @@ async fn a_mirror_that_fails_is_passed_over() {
         );
         let reference = format!("{host}/app:1");
         let pulled = bed
-            .pull(&bed.client(nobody()), &reference)
+            .pull(&bed.client(no_credentials()), &reference)
             .await
             .unwrap_or_else(|e| panic!("{name}: {e}"));
-        bed.whole(&pulled, &reference);
+        bed.assert_complete(&pulled, &reference);
         assert!(!mirror.asked().is_empty(), "{name}");
     }
 }
@@ -91,7 +92,8 @@ async fn a_redirect_is_followed_without_the_credential() {
     let image = Image::single(&[1000, 2000]);
     let blobs = image.clone();
     let store = Server::plain(move |request| blobs.answer(request));
-    let (target, answer) = (store.host(), private(image));
+    let target = store.host();
+    let answer = private(image);
     let registry = Server::plain(move |request| {
         let reply = answer(request);
         if reply.status == 200 && request.path.contains("/blobs/") {
@@ -100,14 +102,15 @@ async fn a_redirect_is_followed_without_the_credential() {
         }
         reply
     });
-    let (host, name) = (registry.host(), format!("{}/app:1", registry.host()));
+    let host = registry.host();
+    let name = format!("{host}/app:1");
     bed.hosts(
         &host,
         &format!("server = \"http://{host}\"\n[header]\nX-Own = \"for the registry\"\n"),
     );
     let client = bed.client(vec![user(&host, "bob", "hunter2")]);
     let pulled = bed.pull(&client, &name).await.unwrap();
-    bed.whole(&pulled, &name);
+    bed.assert_complete(&pulled, &name);
     assert_eq!(store.asked().len(), 3);
     assert_eq!(store.saw("uthorization") + store.saw("for the registry"), 0);
     assert_eq!(registry.saw("for the registry"), registry.asked().len());
@@ -117,14 +120,14 @@ async fn a_redirect_is_followed_without_the_credential() {
 async fn redirects_that_are_not_followed() {
     let bed = Bed::new();
     let authority = Authority::new(&bed.path("pki"));
-    let victim = Server::plain(|_| Reply::new(200, "secret of this machine"));
+    let victim = Server::plain(|_| Reply::new(200, "internal"));
     for (location, why) in [
         (format!("http://{}/x?token=s3cret", victim.host()), "it is plain http"),
         ("http://reg.example/".to_owned(), "it is plain http"),
         ("file:///etc/passwd".to_owned(), "it is neither https nor http"),
-        (format!("https://bob:x@{}/x", victim.host()), "it names a user"),
-        ("https://".to_owned(), "it is no address"),
-        ("/v2/app/manifests/1".to_owned(), "it sends on and on"),
+        (format!("https://bob:x@{}/x", victim.host()), "it contains a user"),
+        ("https://".to_owned(), "it is not a valid URL"),
+        ("/v2/app/manifests/1".to_owned(), "too many redirects"),
     ] {
         let to = location.clone();
         let server = Server::start(Some(authority.server("127.0.0.1", false)), move |_| {
@@ -132,14 +135,16 @@ async fn redirects_that_are_not_followed() {
         });
         let ca = authority.ca();
         bed.hosts(&server.host(), &format!("ca = {ca:?}\n"));
-        let error =
-            bed.pull(&bed.client(nobody()), &format!("{}/app:1", server.host())).await.unwrap_err();
+        let error = bed
+            .pull(&bed.client(no_credentials()), &format!("{}/app:1", server.host()))
+            .await
+            .unwrap_err();
         assert!(
             error.contains("which is not followed: ") && error.ends_with(why),
             "{location}: {error}"
         );
         assert!(!error.contains("s3cret"), "{error}");
-        bed.clean();
+        bed.assert_clean();
     }
     assert_eq!(victim.asked().len(), 0);
 }
@@ -153,14 +158,13 @@ async fn certificates() {
         let image = image.clone();
         Server::start(Some(authority.server(host, mutual)), move |request| image.answer(request))
     };
-    let (good, wrong, mutual) = (
-        serve(&image, "127.0.0.1", false),
-        serve(&image, "reg.example", false),
-        serve(&image, "127.0.0.1", true),
-    );
+    let good = serve(&image, "127.0.0.1", false);
+    let wrong = serve(&image, "reg.example", false);
+    let mutual = serve(&image, "127.0.0.1", true);
     authority.sign("client", "client.example");
     let ca = authority.ca();
-    let (pem, key) = (bed.path("pki/client.pem"), bed.path("pki/client.key"));
+    let pem = bed.path("pki/client.pem");
+    let key = bed.path("pki/client.key");
     let both = bed.path("pki/both.pem");
     std::fs::write(&both, [std::fs::read(&pem).unwrap(), std::fs::read(&key).unwrap()].concat())
         .unwrap();
@@ -173,36 +177,32 @@ async fn certificates() {
         (&good, format!("ca = {ca:?}\n"), ""),
         (&good, "skip_verify = true\n".to_owned(), ""),
         (&wrong, format!("ca = {ca:?}\n"), "its certificate is for another host"),
-        (&mutual, format!("ca = {ca:?}\n"), "it may want a client certificate"),
+        (&mutual, format!("ca = {ca:?}\n"), "it may require a client certificate"),
         (&mutual, format!("ca = {ca:?}\nclient = [[{pem:?}, {key:?}]]\n"), ""),
         (&mutual, format!("ca = {ca:?}\nclient = {both:?}\n"), ""),
-        (&good, format!("ca = {key:?}\n"), "it holds no certificate in PEM"),
+        (&good, format!("ca = {key:?}\n"), "it contains no PEM certificate"),
         (&good, "ca = \"none.pem\"\n".to_owned(), "cannot read "),
-        (&good, format!("ca = {ca:?}\nclient = {pem:?}\n"), "it holds no private key in PEM"),
+        (&good, format!("ca = {ca:?}\nclient = {pem:?}\n"), "it contains no PEM private key"),
     ] {
         bed.hosts(&server.host(), &text);
         let name = format!("{}/app:1", server.host());
-        let result = bed.pull(&bed.client(nobody()), &name).await;
+        let result = bed.pull(&bed.client(no_credentials()), &name).await;
         match result {
             Ok(pulled) => {
                 assert_eq!(part, "", "{text}");
-                bed.whole(&pulled, &name);
+                bed.assert_complete(&pulled, &name);
                 std::fs::remove_dir_all(bed.path("layout")).unwrap();
             }
             Err(error) => {
                 assert!(!part.is_empty() && error.contains(part), "{text}: {error}");
-                bed.clean();
+                bed.assert_clean();
             }
         }
     }
 }
 
-/// A step's name and how it went, in a word.
-async fn walk(
-    bed: &Bed,
-    source: Vec<sandbox_image::Candidate>,
-    image: &str,
-) -> Vec<(String, String)> {
+/// Checks the only host of an image; the name and outcome of each step.
+async fn steps(bed: &Bed, source: Vec<Candidate>, image: &str) -> Vec<(String, String)> {
     let reference: Reference = image.parse().unwrap();
     let platform = Platform::of_this_machine();
     let checks = check(&bed.client(source), &reference, &platform).await.unwrap();
@@ -222,10 +222,11 @@ async fn walk(
 }
 
 #[tokio::test]
-async fn the_step_that_fails_is_told() {
+async fn a_check_reports_the_step_that_fails() {
     let bed = Bed::new();
     let authority = Authority::new(&bed.path("pki"));
-    let (ca, image) = (authority.ca(), Image::multi(&[1000]));
+    let ca = authority.ca();
+    let image = Image::multi(&[1000]);
     let server = Server::start(Some(authority.server("127.0.0.1", false)), private(image));
     let host = server.host();
     let bob = || vec![user(&host, "bob", "hunter2")];
@@ -234,10 +235,16 @@ async fn the_step_that_fails_is_told() {
         std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     for (name, hosts, source, failing, why) in [
         (format!("{host}/app:multi"), trusted.as_str(), bob(), "", ""),
-        ("no.such.host.invalid/app".to_owned(), "", nobody(), "name", "has no address"),
-        (format!("{closed}/app"), "", nobody(), "TCP", "is the registry up"),
+        ("no.such.host.invalid/app".to_owned(), "", no_credentials(), "name", "has no address"),
+        (format!("{closed}/app"), "", no_credentials(), "TCP", "is the registry up"),
         (format!("{host}/app:multi"), "", bob(), "TLS", "not trusted"),
-        (format!("{host}/app:multi"), &trusted, nobody(), "credential", "no source has one"),
+        (
+            format!("{host}/app:multi"),
+            &trusted,
+            no_credentials(),
+            "credential",
+            "no source has one",
+        ),
         (
             format!("{host}/app:multi"),
             &trusted,
@@ -249,20 +256,20 @@ async fn the_step_that_fails_is_told() {
     ] {
         let place = name.split('/').next().unwrap();
         bed.hosts(place, hosts);
-        let steps = walk(&bed, source, &name).await;
+        let steps = steps(&bed, source, &name).await;
         let names: Vec<_> = steps.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(
             names,
             ["name", "TCP", "TLS", "token server", "credential", "image", "platform"]
         );
         let at = names.iter().position(|it| *it == failing).unwrap_or(names.len());
-        for (index, (step, went)) in steps.iter().enumerate() {
+        for (index, (step, outcome)) in steps.iter().enumerate() {
             let fits = match index.cmp(&at) {
-                std::cmp::Ordering::Less => went == "fine",
-                std::cmp::Ordering::Equal => went.starts_with("FAILED") && went.contains(why),
-                std::cmp::Ordering::Greater => went == "not reached",
+                std::cmp::Ordering::Less => outcome == "fine",
+                std::cmp::Ordering::Equal => outcome.starts_with("FAILED") && outcome.contains(why),
+                std::cmp::Ordering::Greater => outcome == "not reached",
             };
-            assert!(fits, "{name} {failing}: {step}: {went}");
+            assert!(fits, "{name} {failing}: {step}: {outcome}");
         }
     }
     let reference: Reference = format!("{host}/app:multi").parse().unwrap();
@@ -272,7 +279,7 @@ async fn the_step_that_fails_is_told() {
     let Outcome::Failed(why) = &last.outcome else { panic!("{last:?}") };
     assert!(
         last.name == "platform"
-            && why.contains("is not there for linux/riscv64, only for linux/s390x, linux/"),
+            && why.contains("is not available for linux/riscv64, only for linux/s390x, linux/"),
         "{why}"
     );
 }

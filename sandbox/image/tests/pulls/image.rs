@@ -1,4 +1,4 @@
-//! Images made here.
+//! Builds images.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -13,7 +13,7 @@ use crate::server::{Reply, Request};
 pub(crate) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// A repository's content.
+/// The content of a repository.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Image {
     /// Digest to bytes.
@@ -26,12 +26,12 @@ pub(crate) fn digest(bytes: &[u8]) -> String {
     format!("sha256:{:x}", Sha256::digest(bytes))
 }
 
-/// This machine's architecture, as images name it.
+/// The architecture of this host, by its name in images.
 pub(crate) fn here() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
-/// Bytes that do not compress.
+/// Incompressible bytes.
 pub(crate) fn noise(length: usize, mut seed: u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(length);
     while bytes.len() < length {
@@ -45,7 +45,7 @@ pub(crate) fn noise(length: usize, mut seed: u64) -> Vec<u8> {
 }
 
 impl Image {
-    /// An image of this machine's platform under the tag `1`, with layers of these sizes.
+    /// An image for this host's platform with the tag `1` and layers of these sizes.
     pub(crate) fn single(sizes: &[usize]) -> Self {
         let mut image = Self::default();
         let (kind, bytes) = image.platform(here(), sizes);
@@ -53,7 +53,7 @@ impl Image {
         image
     }
 
-    /// An index under the tag `multi`: another platform first, an attestation last.
+    /// An index with the tag `multi`: another platform first, an attestation last.
     pub(crate) fn multi(sizes: &[usize]) -> Self {
         let mut image = Self::default();
         let mut entries = Vec::new();
@@ -70,9 +70,10 @@ impl Image {
         image
     }
 
-    /// The manifest of an image for a platform.
+    /// Adds an image for a platform; the media type and bytes of its manifest.
     fn platform(&mut self, architecture: &str, sizes: &[usize]) -> (String, Vec<u8>) {
-        let (mut layers, mut diff_ids) = (Vec::new(), Vec::new());
+        let mut layers = Vec::new();
+        let mut diff_ids = Vec::new();
         for (at, size) in sizes.iter().enumerate() {
             let seed = (at as u64 + 1) * 7919 + architecture.len() as u64;
             let tar = tar(&format!("file-{at}"), &noise(*size, seed));
@@ -106,7 +107,7 @@ impl Image {
         self.manifests.insert(tag.to_owned(), (kind.to_owned(), bytes));
     }
 
-    /// The digest behind a tag.
+    /// The digest of a tag.
     pub(crate) fn digest(&self, tag: &str) -> String {
         digest(&self.manifests[tag].1)
     }
@@ -116,7 +117,7 @@ impl Image {
         self.blobs.iter().max_by_key(|(_, bytes)| bytes.len()).unwrap()
     }
 
-    /// What a registry answers that has this image under any name.
+    /// The response of a registry that has this image in every repository.
     pub(crate) fn answer(&self, request: &Request) -> Reply {
         let path = request.path.split('?').next().unwrap();
         if let Some((_, digest)) = path.rsplit_once("/blobs/") {
@@ -133,7 +134,7 @@ impl Image {
     }
 }
 
-/// The part that is asked for.
+/// The requested range.
 pub(crate) fn ranged(request: &Request, bytes: &[u8]) -> Reply {
     let from = request.header("range").and_then(|it| it.strip_prefix("bytes="));
     match from.and_then(|it| it.trim_end_matches('-').parse::<usize>().ok()) {

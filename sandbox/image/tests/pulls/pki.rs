@@ -1,4 +1,4 @@
-//! Certificates of an authority that nobody else trusts.
+//! A private certificate authority.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-/// An authority, its files in a directory: `ca.pem`, and `NAME.pem`, `NAME.key` of each that it signed.
+/// A certificate authority with its files in a directory: `ca.pem`, and `NAME.pem` and `NAME.key`
+/// for each certificate it signed.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
@@ -38,7 +39,7 @@ impl Authority {
         self.directory.join("ca.pem")
     }
 
-    /// Signs a certificate for `host`; its chain and its key in PKCS#8.
+    /// Signs a certificate for `host`; returns it with its key in PKCS#8.
     pub(crate) fn sign(&self, name: &str, host: &str) -> (CertificateDer<'static>, Vec<u8>) {
         let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
         params.extended_key_usages =
@@ -50,7 +51,7 @@ impl Authority {
         (certificate.der().clone(), key.serialize_der())
     }
 
-    /// TLS for a server; it wants a client's certificate if `mutual`.
+    /// The TLS configuration of a server, which requires a client certificate if `mutual`.
     pub(crate) fn server(&self, host: &str, mutual: bool) -> Arc<ServerConfig> {
         let (certificate, key) = self.sign("server", host);
         let provider = Arc::new(rustls::crypto::ring::default_provider());

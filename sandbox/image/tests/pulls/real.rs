@@ -1,7 +1,7 @@
-//! Debian's docker-registry: users in a htpasswd file, TLS of a private authority, tokens.
+//! Pulls from Debian's docker-registry: htpasswd users, TLS with a private authority, tokens.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,30 +11,33 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use sandbox_core::Secret;
 use sandbox_core::host::{FakeHost, Scripted};
-use sandbox_image::credential::{DockerConfig, Helpers, SecretDirectory, secret_file};
-use sandbox_image::{Credential, CredentialSource, Sources};
+use sandbox_image::{
+    Credential, CredentialSource, DockerConfig, Helpers, Reference, SecretDirectory, Sources,
+    Wanted, secret_file,
+};
 use serde_json::json;
 
-use crate::bed::{Bed, candidate, line, nobody, user};
+use crate::bed::{Bed, candidate, line, no_credentials, user};
 use crate::daemon::{Access, Daemon, PASSWORD, program};
 use crate::image::Image;
 use crate::pki::Authority;
 use crate::server::{Reply, Request, Server};
 
-/// A directory with two images in a storage that registries can be started over.
-async fn stored(program: &std::path::Path) -> (Bed, Image, Image) {
+/// A directory with a registry storage that contains two images.
+async fn stored(program: &Path) -> (Bed, Image, Image) {
     let bed = Bed::new();
-    let (single, multi) = (Image::single(&[200_000, 10, 40_000]), Image::multi(&[30_000]));
-    let open = Daemon::start(program, &bed.path("registry"), Access::Everybody, None).await;
-    open.push("team/single", &single).await;
-    open.push("team/multi", &multi).await;
+    let single = Image::single(&[200_000, 10, 40_000]);
+    let multi = Image::multi(&[30_000]);
+    let public = Daemon::start(program, &bed.path("registry"), Access::Public, None).await;
+    public.push("team/single", &single).await;
+    public.push("team/multi", &multi).await;
     (bed, single, multi)
 }
 
-/// How many images each source is tried on.
+/// The number of images pulled with each source.
 const IMAGES: usize = 4;
 
-/// Every way in which bob's password can be kept.
+/// A source of each kind with bob's password.
 fn sources(bed: &Bed, host: &str) -> Vec<(&'static str, Sources)> {
     let auth = STANDARD.encode(format!("bob:{PASSWORD}"));
     let config = format!(r#"{{"auths":{{"{host}":{{"auth":"{auth}"}}}}}}"#);
@@ -63,37 +66,31 @@ fn sources(bed: &Bed, host: &str) -> Vec<(&'static str, Sources)> {
     let helpers = Helpers::new(Arc::new(FakeHost::new(answers)), Vec::new());
     let helped = Secret::new(format!(r#"{{"credHelpers":{{"{host}":"test"}}}}"#));
     let file = |name, text: String| secret_file(&write(name, text)).unwrap();
-    let mut all: Vec<(&'static str, Sources)> = Vec::new();
-    let mut add = |name, source: Box<dyn Fn(&mut Sources)>| {
-        let mut sources = Sources::none();
-        source(&mut sources);
-        all.push((name, sources));
-    };
-    macro_rules! source {
-        ($name:literal, $source:expr) => {{
-            let made = std::cell::RefCell::new(Some($source));
-            add($name, Box::new(move |sources| sources.push(made.take().unwrap())));
-        }};
-    }
-    source!(
-        "config.json",
-        DockerConfig::read(&write("config.json", config.clone()), None).unwrap()
-    );
-    source!("auth.json", DockerConfig::read(&write("auth.json", plain), None).unwrap());
-    source!(
-        "dockerconfigjson.yaml",
-        file("new.yaml", yaml("dockerconfigjson", ".dockerconfigjson", &config))
-    );
-    source!("dockercfg.yaml", file("old.yaml", yaml("dockercfg", ".dockercfg", &old)));
-    source!("secret.json", file("secret.json", json.to_string()));
-    source!("mounted secrets", SecretDirectory::new(bed.path("mounted")));
-    source!("credential helper", DockerConfig::parse("f", &helped, Some(helpers)).unwrap());
-    source!("typed", vec![user(host, "bob", PASSWORD)]);
-    all
+    let docker = |name, text: String| DockerConfig::read(&write(name, text), None).unwrap();
+    vec![
+        ("config.json", source(docker("config.json", config.clone()))),
+        ("auth.json", source(docker("auth.json", plain))),
+        (
+            "dockerconfigjson.yaml",
+            source(file("new.yaml", yaml("dockerconfigjson", ".dockerconfigjson", &config))),
+        ),
+        ("dockercfg.yaml", source(file("old.yaml", yaml("dockercfg", ".dockercfg", &old)))),
+        ("secret.json", source(file("secret.json", json.to_string()))),
+        ("mounted secrets", source(SecretDirectory::new(bed.path("mounted")))),
+        ("credential helper", source(DockerConfig::parse("f", &helped, Some(helpers)).unwrap())),
+        ("candidates", source(vec![user(host, "bob", PASSWORD)])),
+    ]
+}
+
+/// A list of one source.
+fn source(source: impl CredentialSource + 'static) -> Sources {
+    let mut sources = Sources::none();
+    sources.push(source);
+    sources
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_registry), ignore = "BULKHEAD_REGISTRY names no docker-registry")]
+#[ignore = "needs env:BULKHEAD_REGISTRY"]
 async fn users_by_every_source() {
     let program = program();
     let (bed, single, multi) = stored(&program).await;
@@ -113,7 +110,7 @@ async fn users_by_every_source() {
         for image in &images {
             let pulled =
                 bed.pull(&client, image).await.unwrap_or_else(|e| panic!("{name} {image}: {e}"));
-            bed.whole(&pulled, image);
+            bed.assert_complete(&pulled, image);
             fs::remove_dir_all(bed.path("layout")).unwrap();
         }
     }
@@ -122,8 +119,8 @@ async fn users_by_every_source() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_registry), ignore = "BULKHEAD_REGISTRY names no docker-registry")]
-async fn what_fails_says_why() {
+#[ignore = "needs env:BULKHEAD_REGISTRY"]
+async fn errors_report_the_reason() {
     let program = program();
     let (bed, single, _) = stored(&program).await;
     let authority = Authority::new(&bed.path("pki"));
@@ -135,11 +132,12 @@ async fn what_fails_says_why() {
     let fails = async |source: Vec<_>, image: &str, part: &str| {
         let error = bed.pull(&bed.client(source), image).await.unwrap_err();
         assert!(error.contains(part) && !error.contains(PASSWORD), "{part}: {error}");
-        bed.clean();
+        bed.assert_clean();
     };
     fails(bob(), &image, "signed by an authority that is not trusted here").await;
     bed.hosts(&host, &format!("ca = {:?}\n", authority.ca()));
-    fails(nobody(), &image, "wants a credential for team/single, and no source has one").await;
+    fails(no_credentials(), &image, "requires a credential for team/single, and no source has one")
+        .await;
     fails(vec![user("reg.example", "bob", PASSWORD)], &image, "no source has one").await;
     fails(vec![user(&host, "bob", "wrong")], &image, "user \"bob\" of secret.yaml").await;
     fails(bob(), &format!("{host}/team/none:1"), "has no image team/none:1").await;
@@ -147,27 +145,27 @@ async fn what_fails_says_why() {
     let localhost = format!("localhost:{}/team/single:1", daemon.address.port());
     bed.hosts(localhost.split('/').next().unwrap(), &format!("ca = {:?}\n", authority.ca()));
     fails(bob(), &localhost, "its certificate is for another host").await;
-    // What the registry has on its disk is no longer what it was.
+    // Corrupt the registry's storage.
     let (digest, bytes) = single.largest();
     let hex = digest.strip_prefix("sha256:").unwrap();
     let blob =
         directory.join(format!("storage/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]));
-    let mut rotten = bytes.clone();
-    rotten[100_000] ^= 1;
-    fs::write(&blob, &rotten).unwrap();
-    fails(bob(), &image, "that is not what it should be: its digest is sha256:").await;
+    let mut corrupt = bytes.clone();
+    corrupt[100_000] ^= 1;
+    fs::write(&blob, &corrupt).unwrap();
+    fails(bob(), &image, ": its digest is sha256:").await;
     fs::write(&blob, &bytes[..5000]).unwrap();
-    fails(bob(), &image, "it has 5000 bytes, the manifest says").await;
+    fails(bob(), &image, "it has 5000 bytes, but ").await;
     fs::write(&blob, [bytes.as_slice(), b"more"].concat()).unwrap();
-    fails(bob(), &image, "the manifest says").await;
+    fails(bob(), &image, " in the manifest").await;
     fs::remove_file(&blob).unwrap();
     fails(bob(), &image, "has no blob sha256:").await;
     fs::write(&blob, bytes).unwrap();
     let pulled = bed.pull(&bed.client(bob()), &image).await.unwrap();
-    bed.whole(&pulled, &image);
+    bed.assert_complete(&pulled, &image);
 }
 
-/// Signs tokens as docker-registry wants them.
+/// Signs tokens for docker-registry.
 struct Issuer {
     key: EcdsaKeyPair,
     certificate: String,
@@ -182,7 +180,7 @@ impl Issuer {
         Self { key, certificate: STANDARD.encode(certificate) }
     }
 
-    /// A token to pull one repository, that lasts so long (it may have ended).
+    /// A token to pull from a repository; expired if `seconds` is negative.
     fn token(&self, repository: &str, seconds: i64) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let now = i64::try_from(now).unwrap();
@@ -199,15 +197,15 @@ impl Issuer {
     }
 }
 
-/// A token server behind TLS that knows bob's password and his identity token `identity-1`.
+/// A token server with TLS that accepts bob's password and the identity token `identity-1`.
 fn token_server(authority: &Authority, seconds: i64) -> Server {
     let issuer = Issuer::new(authority);
     let bob = format!("Basic {}", STANDARD.encode(format!("bob:{PASSWORD}")));
     Server::start(Some(authority.server("127.0.0.1", false)), move |request: &Request| {
         let body = String::from_utf8_lossy(&request.body).into_owned();
-        let knows = request.header("authorization") == Some(&bob)
+        let accepted = request.header("authorization") == Some(&bob)
             || body.contains("refresh_token=identity-1");
-        if !knows {
+        if !accepted {
             return Reply::new(401, r#"{"details":"incorrect username or password"}"#);
         }
         let all = format!("{}&{body}", request.path);
@@ -219,7 +217,7 @@ fn token_server(authority: &Authority, seconds: i64) -> Server {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_registry), ignore = "BULKHEAD_REGISTRY names no docker-registry")]
+#[ignore = "needs env:BULKHEAD_REGISTRY"]
 async fn tokens_of_a_real_registry() {
     let program = program();
     let (bed, ..) = stored(&program).await;
@@ -237,26 +235,26 @@ async fn tokens_of_a_real_registry() {
         for image in ["team/single:1", "team/multi:multi"] {
             let image = format!("{host}/{image}");
             let pulled = bed.pull(&bed.client(source.clone()), &image).await.unwrap();
-            bed.whole(&pulled, &image);
+            bed.assert_complete(&pulled, &image);
             fs::remove_dir_all(bed.path("layout")).unwrap();
         }
     }
     let image = format!("{host}/team/single:1");
     for (source, part) in [
-        (nobody(), "wants a credential for team/single"),
+        (no_credentials(), "requires a credential for team/single"),
         (vec![user(&host, "bob", "wrong")], "401 Unauthorized: incorrect username or password"),
         (identity("identity-0"), "an identity token of secret.yaml"),
     ] {
         let error = bed.pull(&bed.client(source), &image).await.unwrap_err();
         assert!(error.contains(part), "{error}");
-        bed.clean();
+        bed.assert_clean();
     }
     let log = fs::read_to_string(directory.join("log")).unwrap();
     assert!(!log.contains(PASSWORD) && !log.contains("identity-1"));
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_registry), ignore = "BULKHEAD_REGISTRY names no docker-registry")]
+#[ignore = "needs env:BULKHEAD_REGISTRY"]
 async fn an_expired_token_of_a_real_registry() {
     let program = program();
     let (bed, ..) = stored(&program).await;
@@ -274,17 +272,16 @@ async fn an_expired_token_of_a_real_registry() {
     );
     let refused = "the token of its token server is refused (invalid_token): ";
     assert!(error.starts_with(&wanted) && error.contains(refused), "{error}");
-    bed.clean();
+    bed.assert_clean();
 }
 
-/// What cannot be read is told with its place.
 #[tokio::test]
-async fn a_source_that_cannot_be_read() {
+async fn an_unreadable_source_is_reported_with_its_path() {
     let bed = Bed::new();
     let mut sources = Sources::none();
     sources.push(SecretDirectory::new(bed.path("none")));
-    let reference: sandbox_image::Reference = "reg.example/a".parse().unwrap();
-    let wanted = sandbox_image::credential::Wanted::Place(reference.place());
+    let reference: Reference = "reg.example/a".parse().unwrap();
+    let wanted = Wanted::Place(reference.place());
     let error = tokio::time::timeout(Duration::from_secs(5), sources.find(wanted)).await.unwrap();
     let error = line(&error.unwrap_err());
     assert!(

@@ -1,4 +1,4 @@
-//! A server that answers as a test wants, and remembers what it was asked.
+//! A scripted HTTP server that records the requests.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What was asked.
+/// A request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) method: String,
-    /// With its query.
+    /// Includes the query.
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
@@ -24,19 +24,19 @@ impl Request {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Everything of it, to be searched.
+    /// The whole request as searchable text.
     pub(crate) fn whole(&self) -> String {
         format!("{self:?} {}", String::from_utf8_lossy(&self.body))
     }
 }
 
-/// What is answered.
+/// A response.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    /// The length that is announced, where it is another than the body's.
+    /// `Content-Length`, if not the length of the body.
     pub(crate) length: Option<usize>,
 }
 
@@ -53,11 +53,11 @@ impl Reply {
 
 type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
 
-/// A server on this machine; it ends with this value.
+/// A server on loopback; stopped on drop.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<Request>>>,
-    ended: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -71,20 +71,24 @@ impl Server {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (asked, ended) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicBool>::default());
-        let (log, end, handler): (_, _, Arc<Handler>) =
-            (Arc::clone(&asked), Arc::clone(&ended), Arc::new(handler));
+        let server =
+            Self { address, asked: Arc::default(), stopped: Arc::new(AtomicBool::new(false)) };
+        let log = Arc::clone(&server.asked);
+        let stopped = Arc::clone(&server.stopped);
+        let handler: Arc<Handler> = Arc::new(handler);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                if end.load(Ordering::SeqCst) {
+                if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                let (Ok(stream), tls) = (stream, tls.clone()) else { continue };
-                let (log, handler) = (Arc::clone(&log), Arc::clone(&handler));
+                let Ok(stream) = stream else { continue };
+                let tls = tls.clone();
+                let log = Arc::clone(&log);
+                let handler = Arc::clone(&handler);
                 std::thread::spawn(move || serve(stream, tls, &log, &*handler));
             }
         });
-        Self { address, asked, ended }
+        server
     }
 
     /// Host and port.
@@ -92,12 +96,12 @@ impl Server {
         self.address.to_string()
     }
 
-    /// What was asked so far.
+    /// The requests so far.
     pub(crate) fn asked(&self) -> Vec<Request> {
         self.asked.lock().unwrap().clone()
     }
 
-    /// How many requests held that text anywhere.
+    /// The number of requests that contain `text`.
     pub(crate) fn saw(&self, text: &str) -> usize {
         self.asked().iter().filter(|request| request.whole().contains(text)).count()
     }
@@ -105,8 +109,8 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread that waits for the next connection.
+        self.stopped.store(true, Ordering::SeqCst);
+        // Wakes the thread in `accept`.
         let _ = TcpStream::connect(self.address);
     }
 }
@@ -127,7 +131,7 @@ fn serve(
     }
 }
 
-/// One connection: request after request until one side ends it.
+/// Handles the requests of one connection.
 fn talk(stream: impl Read + Write, log: &Mutex<Vec<Request>>, handler: &Handler) {
     let mut stream = BufReader::new(stream);
     while let Some(request) = read(&mut stream) {
@@ -151,7 +155,8 @@ fn read(stream: &mut impl std::io::BufRead) -> Option<Request> {
     let mut line = String::new();
     stream.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
-    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let method = words.next()?.to_owned();
+    let path = words.next()?.to_owned();
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();

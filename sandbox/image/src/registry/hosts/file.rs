@@ -1,4 +1,4 @@
-//! `hosts.toml`.
+//! Parsing of `hosts.toml`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,52 +7,26 @@ use std::time::Duration;
 use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
-use toml::de::DeTable;
+use serde::de::IntoDeserializer as _;
+use toml::de::{DeTable, Error};
 
-use super::{DIAL_TIMEOUT, RegistryHost, TlsFiles};
 use crate::reference::Place;
-use crate::registry::RegistryError;
+use crate::registry::error::RegistryError;
+use crate::registry::host::{
+    DIAL_TIMEOUT, RegistryHost, TlsFiles, authority, host_of, is_loopback,
+};
 
+/// A `[host."..."]` table, or the top level of the file, which configures `server` with the same
+/// keys.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFile {
-    #[serde(default)]
-    server: Option<String>,
-    #[serde(default)]
-    host: BTreeMap<String, RawHost>,
-    // The rest is the server's own; serde cannot flatten and refuse what it does not know.
-    #[serde(default)]
-    capabilities: Option<Vec<String>>,
-    #[serde(default)]
-    ca: Option<OneOrMore>,
-    #[serde(default)]
-    client: Option<Client>,
-    #[serde(default)]
-    skip_verify: bool,
-    #[serde(default)]
-    header: BTreeMap<String, OneOrMore>,
-    #[serde(default)]
-    override_path: bool,
-    #[serde(default)]
-    dial_timeout: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 struct RawHost {
-    #[serde(default)]
     capabilities: Option<Vec<String>>,
-    #[serde(default)]
     ca: Option<OneOrMore>,
-    #[serde(default)]
     client: Option<Client>,
-    #[serde(default)]
     skip_verify: bool,
-    #[serde(default)]
     header: BTreeMap<String, OneOrMore>,
-    #[serde(default)]
     override_path: bool,
-    #[serde(default)]
     dial_timeout: Option<String>,
 }
 
@@ -86,74 +60,84 @@ enum ClientFiles {
     Pair(Vec<String>),
 }
 
-/// Reads the file at `path` for that place.
+/// The parsed file.
+struct RawFile {
+    server: Option<String>,
+    /// In the order of the file, which is the order in which they are tried.
+    hosts: Vec<(String, RawHost)>,
+    /// The configuration of `server`.
+    own: RawHost,
+}
+
+impl RawFile {
+    fn parse(text: &str) -> Result<Self, Error> {
+        let mut table = DeTable::parse(text)?;
+        let mut server = None;
+        if let Some(value) = table.get_mut().remove("server") {
+            server = Some(String::deserialize(value.into_deserializer())?);
+        }
+        let mut hosts = Vec::new();
+        if let Some(value) = table.get_mut().remove("host") {
+            let mut found = Vec::new();
+            let tables: BTreeMap<toml::Spanned<String>, RawHost> =
+                Deserialize::deserialize(value.into_deserializer())?;
+            for (name, host) in tables {
+                found.push((name.span().start, name.into_inner(), host));
+            }
+            found.sort_by_key(|(start, ..)| *start);
+            hosts.extend(found.into_iter().map(|(_, name, host)| (name, host)));
+        }
+        let own = RawHost::deserialize(table.into_deserializer())?;
+        Ok(Self { server, hosts, own })
+    }
+}
+
+/// Parses the file at `path` for a place.
 pub(super) fn parse(
     path: &Path,
     text: &str,
     place: &Place,
 ) -> Result<Vec<RegistryHost>, RegistryError> {
-    let wrong = |why: String| RegistryError::Hosts { path: path.to_owned(), why };
-    // The parser's own error shows the line, and a header there may be a credential.
-    let syntax = |error: toml::de::Error| {
+    let invalid = |why: String| RegistryError::Hosts { path: path.to_owned(), why };
+    // The parser's own error quotes the line, which may hold a credential in a header.
+    let syntax = |error: Error| {
         let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or_default());
         let message = error.message().split(" \"").next().unwrap_or_default();
-        wrong(format!("line {}: {message}", before.lines().count().max(1)))
+        invalid(format!("line {}: {message}", before.lines().count().max(1)))
     };
-    let mut raw: RawFile = toml::from_str(text).map_err(syntax)?;
+    let raw = RawFile::parse(text).map_err(syntax)?;
     let mut hosts = Vec::new();
-    for name in order(text).map_err(syntax)? {
-        let Some(host) = raw.host.remove(&name) else { continue };
-        hosts.push(checked(&name, host, path, place).map_err(wrong)?);
+    for (name, host) in raw.hosts {
+        hosts.push(checked(&name, host, path, place).map_err(invalid)?);
     }
-    let own = RawHost {
-        capabilities: raw.capabilities,
-        ca: raw.ca,
-        client: raw.client,
-        skip_verify: raw.skip_verify,
-        header: raw.header,
-        override_path: raw.override_path,
-        dial_timeout: raw.dial_timeout,
-    };
     let server = raw.server.filter(|server| !server.is_empty());
     let server = server.unwrap_or_else(|| place.server().to_owned());
-    hosts.push(checked(&server, own, path, place).map_err(wrong)?);
+    hosts.push(checked(&server, raw.own, path, place).map_err(invalid)?);
     Ok(hosts)
-}
-
-/// The names of the hosts as they stand in the file: they are asked in that order.
-fn order(text: &str) -> Result<Vec<String>, toml::de::Error> {
-    let table = DeTable::parse(text)?;
-    let hosts = table.get_ref().iter().find(|(key, _)| key.get_ref() == "host");
-    let Some(hosts) = hosts.and_then(|(_, value)| value.get_ref().as_table()) else {
-        return Ok(Vec::new());
-    };
-    let mut names: Vec<_> =
-        hosts.iter().map(|(key, _)| (key.span().start, key.get_ref().to_string())).collect();
-    names.sort();
-    Ok(names.into_iter().map(|(_, name)| name).collect())
 }
 
 fn checked(name: &str, raw: RawHost, path: &Path, place: &Place) -> Result<RegistryHost, String> {
     let default = RegistryHost::of(place).map_err(|error| error.to_string())?;
-    let (full, may_be_plain) = if name.contains("://") {
+    let (full, allows_http) = if name.contains("://") {
         (name.to_owned(), false)
     } else {
-        let host = super::host_of(name.split('/').next().unwrap_or_default());
-        (format!("https://{name}"), super::is_loopback(host))
+        let host = host_of(name.split('/').next().unwrap_or_default());
+        (format!("https://{name}"), is_loopback(host))
     };
     let shown = name.rsplit('@').next().unwrap_or_default();
     let mut url = Url::parse(&full).map_err(|error| format!("host {shown:?}: {error}"))?;
     let scheme = matches!(url.scheme(), "http" | "https");
     let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none();
     if !scheme || !bare || url.fragment().is_some() || url.host_str().is_none() {
-        let wanted = "it must be [http[s]://]HOST[:PORT][/PATH] without a user or a query";
-        return Err(format!("host {shown:?}: {wanted}"));
+        return Err(format!(
+            "host {shown:?}: it must be [http[s]://]HOST[:PORT][/PATH] without a user or a query"
+        ));
     }
     let base = url.path().trim_end_matches('/').to_owned();
     let base = if raw.override_path || base.ends_with("/v2") { base } else { base + "/v2" };
     url.set_path(&base);
     let resolves = raw.capabilities.is_none_or(|all| all.iter().any(|it| it == "resolve"));
-    let mirror = super::authority(&url) != super::authority(&default.url);
+    let mirror = authority(&url) != authority(&default.url);
     let directory = path.parent().unwrap_or(Path::new("/"));
     let tls = TlsFiles {
         ca: raw
@@ -167,8 +151,16 @@ fn checked(name: &str, raw: RawHost, path: &Path, place: &Place) -> Result<Regis
         skip_verify: raw.skip_verify,
     };
     let dial_timeout = raw.dial_timeout.as_deref().map_or(Ok(DIAL_TIMEOUT), seconds)?;
-    let (headers, origin) = (headers(raw.header)?, Some(path.to_owned()));
-    Ok(RegistryHost { url, may_be_plain, mirror, resolves, tls, headers, dial_timeout, origin })
+    Ok(RegistryHost {
+        url,
+        allows_http,
+        mirror,
+        resolves,
+        tls,
+        headers: headers(raw.header)?,
+        dial_timeout,
+        origin: Some(path.to_owned()),
+    })
 }
 
 fn client_files(
@@ -180,7 +172,7 @@ fn client_files(
         Client::Files(files) => files,
     };
     if pairs.len() > 1 {
-        return Err("client: one certificate is supported, not several; keep one".to_owned());
+        return Err("client: only one certificate is supported".to_owned());
     }
     match pairs.pop() {
         None => Ok(None),
@@ -194,15 +186,15 @@ fn client_files(
     }
 }
 
-/// Headers; none is shown by a `Debug`, since some are credentials.
+/// Converts headers, all marked sensitive since some are credentials.
 fn headers(raw: BTreeMap<String, OneOrMore>) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     for (name, values) in raw {
         let key = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("header {name:?} is not a header's name"))?;
+            .map_err(|_| format!("header {name:?} is not a valid header name"))?;
         for value in values.into_vec() {
             let mut value = HeaderValue::from_str(&value)
-                .map_err(|_| format!("header {name:?} has a value that no header can have"))?;
+                .map_err(|_| format!("header {name:?} has an invalid value"))?;
             value.set_sensitive(true);
             headers.append(key.clone(), value);
         }
@@ -210,16 +202,16 @@ fn headers(raw: BTreeMap<String, OneOrMore>) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// A duration such as `3s` or `500ms`.
+/// Parses a duration such as `3s` or `500ms`.
 fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("dial_timeout {text:?}: give it in ms, s or m, such as \"5s\"");
+    let invalid = || format!("dial_timeout {text:?}: expected ms, s or m, such as \"5s\"");
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+    let number: u64 = text[..digits].parse().map_err(|_| invalid())?;
     let duration = match &text[digits..] {
         "ms" => Duration::from_millis(number),
         "s" => Duration::from_secs(number),
         "m" if number <= 10 => Duration::from_secs(number * 60),
-        _ => return Err(wrong()),
+        _ => return Err(invalid()),
     };
-    if duration.is_zero() { Err(wrong()) } else { Ok(duration) }
+    if duration.is_zero() { Err(invalid()) } else { Ok(duration) }
 }

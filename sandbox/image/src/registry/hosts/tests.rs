@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::reference::Reference;
 
@@ -31,10 +33,10 @@ fn nothing_configured() {
         ("reg.example/a", false),
         ("127.0.0.1.evil.example/a", false),
     ] {
-        assert_eq!(RegistryHost::of(&place(image)).unwrap().may_be_plain, plain, "{image}");
+        assert_eq!(RegistryHost::of(&place(image)).unwrap().allows_http, plain, "{image}");
     }
     let mut host = RegistryHost::of(&place("localhost/a")).unwrap();
-    host.become_plain();
+    host.use_http();
     assert_eq!(host.url.as_str(), "http://localhost:443/v2");
 }
 
@@ -79,7 +81,7 @@ fn hosts_come_in_the_order_of_the_file() {
     assert_eq!(hosts[1].tls.ca, [PathBuf::from("/abs/ca.pem"), here("rel.pem")]);
     assert_eq!(hosts[1].dial_timeout, Duration::from_secs(2));
     assert_eq!(hosts[1].headers.get_all("x-two").iter().count(), 2);
-    assert!(!format!("{:?}", hosts[1]).contains("\"2\""), "headers are not shown");
+    assert!(!format!("{:?}", hosts[1]).contains("\"2\""), "header values are in the Debug output");
     assert_eq!(hosts[3].tls.ca, [here("own.pem")]);
 }
 
@@ -109,7 +111,7 @@ fn folders_are_found_as_containerd_finds_them() {
 }
 
 #[test]
-fn faults_name_file_and_key_and_no_header() {
+fn errors_name_the_file_and_key_but_no_value() {
     for (text, part) in [
         ("x = 1\n", "line 1: unknown field `x`"),
         ("\n[host.\"https://a\"]\nheader = \"Bearer hunter2\"\n", "line 3"),
@@ -120,7 +122,7 @@ fn faults_name_file_and_key_and_no_header() {
         ("[host.\"https://u:hunter2@a\"]\n", "without a user"),
         ("server = \"ftp://a\"\n", "it must be [http[s]://]HOST"),
         ("dial_timeout = \"5\"\n", "dial_timeout \"5\""),
-        ("client = [\"a\", \"b\"]\n", "one certificate is supported"),
+        ("client = [\"a\", \"b\"]\n", "only one certificate is supported"),
         ("client = [[\"a\", \"b\", \"c\"]]\n", "a pair is"),
         ("server = \n", "line 1"),
     ] {
