@@ -1,4 +1,4 @@
-//! Generates the messages and the service from `proto/agent.proto`; needs no protoc.
+//! Generates the messages and the service from `proto/agent.proto`, without protoc.
 
 use std::path::PathBuf;
 
@@ -14,8 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .rust_protobuf()
         .customize(Customize { async_all: true, ..Customize::default() })
         .run()?;
-    // The generator puts inner attributes at the top of its files, which an included file may
-    // not have.
+    // The generated files start with inner attributes, which an included file must not have.
     for name in ["agent.rs", "agent_ttrpc.rs"] {
         let path = out.join(name);
         let text = std::fs::read_to_string(&path)?;

@@ -1,51 +1,51 @@
-//! What the host and a guest's agent say to each other.
+//! The protocol between the host and a guest's agent.
 //!
 //! # Calls
 //!
-//! The agent dials the host's vsock port [`CONTROL_PORT`] when it is ready, and serves
-//! [`agent_ttrpc::Agent`] (ttrpc) on that one connection; the host is the one who calls. With the
-//! hybrid vsock of cloud-hypervisor and `vhost-device-vsock` the host listens on the unix socket
+//! When it is ready, the agent connects to the host's vsock port [`CONTROL_PORT`] and serves
+//! [`agent_ttrpc::Agent`] (ttrpc) on that one connection; the host is the client. With the hybrid
+//! vsock of cloud-hypervisor and `vhost-device-vsock` the host listens on the Unix socket
 //! `<vsock socket>_1024`.
 //!
 //! # Streams
 //!
-//! Streams are connections of their own, which the host dials (on the hybrid vsock: connect to
-//! the unix socket, send `CONNECT <port>\n`, read `OK <n>\n`). The host then writes one header
-//! line and reads one byte, [`ACCEPTED`] or [`REFUSED`]; bytes flow after it.
+//! Each stream has its own connection, which the host opens (on the hybrid vsock: connect to the
+//! Unix socket, send `CONNECT <port>\n`, read `OK <n>\n`). The host then writes one header line and
+//! reads one byte, [`ACCEPTED`] or [`REFUSED`]; the data follows.
 //!
 //! * [`STREAM_PORT`]: `<container> <exec or -> <stdin|stdout|stderr|terminal>\n`, between the
-//!   call that makes the process and its start. `stdin` runs to the guest and ends when either
-//!   side shuts it down, `stdout` and `stderr` run to the host and end with the last writer,
-//!   `terminal` runs both ways.
+//!   call that creates the process and its start. `stdin` carries data to the guest until either
+//!   side shuts it down, `stdout` and `stderr` to the host until the last writer has closed them,
+//!   `terminal` both ways.
 //! * [`FORWARD_PORT`]: `<port>\n`, a TCP connection to that port of the guest's loopback, first
-//!   127.0.0.1 and then ::1; refused when neither accepts.
+//!   127.0.0.1 and then ::1; refused if neither accepts.
 
 #![forbid(unsafe_code)]
 
-/// The messages.
+/// The messages, generated from `proto/agent.proto`.
 #[allow(warnings, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated")]
 pub mod agent {
     include!(concat!(env!("OUT_DIR"), "/agent.rs"));
 }
 
-/// The service: the trait the agent implements and the client that the host calls.
+/// The service, generated from `proto/agent.proto`: the agent's trait and the host's client.
 #[allow(warnings, clippy::all, clippy::pedantic, clippy::restriction, reason = "generated")]
 pub mod agent_ttrpc {
     include!(concat!(env!("OUT_DIR"), "/agent_ttrpc.rs"));
 }
 
-/// As a literal, for texts.
+/// [`PROTOCOL`] as a literal, for `concat!`.
 macro_rules! protocol {
     () => {
         1
     };
 }
 
-/// The version of this protocol. Both sides must speak the same one.
+/// The version of this protocol, which must be the same on both sides.
 pub const PROTOCOL: u32 = protocol!();
 
-/// A text that every agent's program carries, so that its version and protocol can be read from
-/// the file without running it. The agent keeps it by saying it where it does not run.
+/// A text in every agent's binary, from which its version and protocol are read without running it.
+/// The agent uses it in an error message, so that the linker keeps it.
 pub const AGENT_MARK: &str = concat!(
     "bulkhead-agent-mark version=",
     env!("CARGO_PKG_VERSION"),
@@ -54,34 +54,34 @@ pub const AGENT_MARK: &str = concat!(
     ";"
 );
 
-/// What [`AGENT_MARK`] starts with; the version follows.
+/// The start of [`AGENT_MARK`], before the version.
 pub const AGENT_MARK_START: &str = "bulkhead-agent-mark version=";
 
-/// The host's port that the agent dials.
+/// The host's port that the agent connects to.
 pub const CONTROL_PORT: u32 = 1024;
 
-/// The guest's port for the streams of processes.
+/// The guest's port for processes' streams.
 pub const STREAM_PORT: u32 = 1025;
 
 /// The guest's port for forwarded TCP connections.
 pub const FORWARD_PORT: u32 = 1026;
 
-/// The guest's answer to a stream's header that it accepts.
+/// The guest's response to a stream's header that it accepts.
 pub const ACCEPTED: u8 = 0;
 
-/// The guest's answer to a stream's header that it refuses; the connection ends after it.
+/// The guest's response to a stream's header that it refuses, before it closes the connection.
 pub const REFUSED: u8 = 1;
 
-/// The longest header line, its end included.
+/// Upper bound in bytes on a header line, including its newline.
 pub const HEADER_MAX: usize = 256;
 
-/// Below it is everything in the guest that the host names.
+/// The directory of all paths in the guest that the host names.
 pub const GUEST_ROOT: &str = "/run/bulkhead";
 
-/// Where the Pod's shared directory is mounted in the guest.
+/// The mount point of the Pod's shared directory in the guest.
 pub const SHARE_MOUNT: &str = "/run/bulkhead/share";
 
-/// The tag of the Pod's shared directory.
+/// The virtio-fs tag of the Pod's shared directory.
 pub const SHARE_TAG: &str = "bulkhead";
 
 #[cfg(test)]
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mark_says_version_and_protocol() {
+    fn the_mark_has_version_and_protocol() {
         let rest = AGENT_MARK.strip_prefix(AGENT_MARK_START).unwrap();
         assert_eq!(rest, format!("{} protocol={PROTOCOL};", env!("CARGO_PKG_VERSION")));
     }

@@ -1,4 +1,4 @@
-//! Containers' control groups (v2).
+//! Containers' cgroups (v2).
 
 use std::fs;
 use std::io::{ErrorKind, Read, Seek};
@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::boot::make_dir;
 use crate::devices::{self, Rule};
 use crate::error::{Doing, Result, internal, late};
-use crate::limits::Write;
+use crate::limits::Setting;
+use crate::paths::make_dir;
 use crate::reaper::kill;
 
-/// Where the one hierarchy is mounted.
+/// The hierarchy's mount point.
 pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 
-/// The containers' parent group.
+/// The containers' parent cgroup.
 const PARENT: &str = "bulkhead";
 
-/// How long the kernel may take to freeze or to end what was killed.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the kernel may take to freeze or kill a cgroup's processes.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Hands every controller down to where containers are.
+/// Enables every controller for the containers' cgroups.
 pub(crate) fn prepare() -> Result<()> {
     let parent = Path::new(ROOT).join(PARENT);
     make_dir(&parent)?;
@@ -34,7 +34,7 @@ pub(crate) fn prepare() -> Result<()> {
         for controller in list.split_whitespace() {
             let file = group.join("cgroup.subtree_control");
             fs::write(&file, format!("+{controller}"))
-                .doing(|| format!("handing {controller} down in {}", file.display()))?;
+                .doing(|| format!("enabling {controller} in {}", file.display()))?;
         }
     }
     Ok(())
@@ -45,69 +45,69 @@ pub(crate) fn kill_all() -> Result<()> {
     Cgroup(Path::new(ROOT).join(PARENT)).kill()
 }
 
-/// A container's control group.
+/// A container's cgroup.
 #[derive(Debug, Clone)]
 pub(crate) struct Cgroup(PathBuf);
 
 impl Cgroup {
-    /// That of `container`, a checked id.
+    /// The cgroup of `container`, a checked ID.
     pub(crate) fn of(container: &str) -> Self {
         Self(Path::new(ROOT).join(PARENT).join(container))
     }
 
-    /// Its path as the OCI specification wants it: from the hierarchy's root.
+    /// Its path in the OCI specification, which starts at the hierarchy's root.
     pub(crate) fn spec_path(container: &str) -> String {
         format!("/{PARENT}/{container}")
     }
 
     pub(crate) fn create(&self) -> Result<()> {
-        fs::create_dir(&self.0).doing(|| format!("making the control group {}", self.0.display()))
+        fs::create_dir(&self.0).doing(|| format!("creating the cgroup {}", self.0.display()))
     }
 
-    /// Writes limits in their order. A file that is not there fails only where it must be.
-    pub(crate) fn write(&self, writes: &[Write]) -> Result<()> {
-        for write in writes {
-            let file = self.0.join(&write.file);
-            match fs::write(&file, &write.value) {
+    /// Writes settings in order. A missing file is an error only where it is required.
+    pub(crate) fn write_all(&self, settings: &[Setting]) -> Result<()> {
+        for setting in settings {
+            let file = self.0.join(&setting.file);
+            match fs::write(&file, &setting.value) {
                 Ok(()) => {}
-                Err(error) if !write.required && error.kind() == ErrorKind::NotFound => {}
+                Err(error) if !setting.required && error.kind() == ErrorKind::NotFound => {}
                 Err(error) => {
                     return Err(error)
-                        .doing(|| format!("writing {:?} to {}", write.value, file.display()));
+                        .doing(|| format!("writing {:?} to {}", setting.value, file.display()));
                 }
             }
         }
         Ok(())
     }
 
-    /// Holds it to the devices that `rules` allow.
-    pub(crate) fn confine(&self, rules: &[Rule]) -> Result<()> {
-        devices::confine(&self.0, rules)
+    /// Restricts it to the devices that `rules` allow.
+    pub(crate) fn restrict_devices(&self, rules: &[Rule]) -> Result<()> {
+        devices::restrict(&self.0, rules)
     }
 
-    /// Where one of its files is.
+    /// The path of one of its files.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
     /// Writes one of its files.
-    pub(crate) fn set(&self, name: &str, value: &str) -> Result<()> {
+    pub(crate) fn write(&self, name: &str, value: &str) -> Result<()> {
         let file = self.file(name);
         fs::write(&file, value).doing(|| format!("writing {value:?} to {}", file.display()))
     }
 
-    /// A group anywhere.
+    /// A directory that stands for a cgroup.
     #[cfg(test)]
     pub(crate) fn at(dir: &Path) -> Self {
         Self(dir.to_owned())
     }
 
-    /// A file's text, `None` where it is not there.
+    /// A file's text, `None` if it cannot be read.
     pub(crate) fn read(&self, file: &str) -> Option<String> {
         fs::read_to_string(self.0.join(file)).ok()
     }
 
-    /// The number in a file; `max` and a missing file are `None`.
+    /// The number in a file, `None` for `max` and for a missing file.
     pub(crate) fn number(&self, file: &str) -> Option<u64> {
         self.read(file)?.trim().parse().ok()
     }
@@ -117,27 +117,27 @@ impl Cgroup {
         keyed(&self.read(file)?, key)
     }
 
-    /// Whether the out-of-memory killer took a process of it.
+    /// Whether the OOM killer has killed a process in it.
     pub(crate) fn oom_killed(&self) -> bool {
         self.keyed("memory.events", "oom_kill").is_some_and(|kills| kills > 0)
     }
 
-    /// Processes in it and below, as numbers of the guest.
+    /// PIDs of the processes in it and in its descendants.
     pub(crate) fn pids(&self) -> Result<Vec<u32>> {
         let mut pids = Vec::new();
-        for group in groups(&self.0) {
+        for group in descendants(&self.0) {
             let file = group.join("cgroup.procs");
             match fs::read_to_string(&file) {
                 Ok(text) => pids.extend(text.lines().filter_map(|pid| pid.parse::<u32>().ok())),
-                // It went meanwhile, with its processes.
-                Err(error) if gone(&error) => {}
+                // It was removed meanwhile.
+                Err(error) if is_removed(&error) => {}
                 Err(error) => return Err(error).doing(|| format!("reading {}", file.display())),
             }
         }
         Ok(pids)
     }
 
-    /// Sends `signal` to every process in it. False when there is none.
+    /// Sends `signal` to every process in it. False if there is none.
     pub(crate) fn signal(&self, signal: i32) -> Result<bool> {
         if signal == libc::SIGKILL {
             let any = !self.pids()?.is_empty();
@@ -148,9 +148,9 @@ impl Cgroup {
         for pid in &pids {
             match kill(*pid, signal) {
                 Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
-                Err(refused) => {
+                Err(errno) => {
                     return Err(internal(format!(
-                        "sending signal {signal} to process {pid}: {refused}"
+                        "sending signal {signal} to process {pid}: {errno}"
                     )));
                 }
             }
@@ -158,31 +158,32 @@ impl Cgroup {
         Ok(!pids.is_empty())
     }
 
-    /// Kills every process in it, those that are just being born included.
+    /// Kills every process in it, including those that are being forked.
     pub(crate) fn kill(&self) -> Result<()> {
         let file = self.0.join("cgroup.kill");
         match fs::write(&file, "1") {
-            Err(error) if !gone(&error) => {
+            Err(error) if !is_removed(&error) => {
                 Err(error).doing(|| format!("writing {}", file.display()))
             }
             _ => Ok(()),
         }
     }
 
-    /// Freezes or thaws it, and waits until it is so.
+    /// Freezes or thaws it, and waits until that is done.
     pub(crate) fn freeze(&self, frozen: bool) -> Result<()> {
         let file = self.0.join("cgroup.freeze");
         let value = if frozen { "1" } else { "0" };
         fs::write(&file, value).doing(|| format!("writing {value:?} to {}", file.display()))?;
         let done = self.await_event("frozen", u64::from(frozen));
         if frozen && done.is_err() {
-            // Half frozen is worse than running.
+            // Running is better than half frozen.
             let _ = fs::write(&file, "0");
         }
         done
     }
 
-    /// Kills what is in it, waits for its end and removes it. Fine when it is not there.
+    /// Kills its processes, waits until they have exited and removes it. Succeeds if it does not
+    /// exist.
     pub(crate) fn remove(&self) -> Result<()> {
         if !self.0.exists() {
             return Ok(());
@@ -190,13 +191,10 @@ impl Cgroup {
         self.kill()?;
         let _ = fs::write(self.0.join("cgroup.freeze"), "0");
         self.await_event("populated", 0)?;
-        let mut below = groups(&self.0);
-        below.reverse();
-        for group in below {
+        for group in descendants(&self.0).into_iter().rev() {
             match fs::remove_dir(&group) {
-                Err(error) if !gone(&error) => {
-                    return Err(error)
-                        .doing(|| format!("removing the control group {}", group.display()));
+                Err(error) if !is_removed(&error) => {
+                    return Err(error).doing(|| format!("removing the cgroup {}", group.display()));
                 }
                 _ => {}
             }
@@ -204,11 +202,11 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Waits until `key` of cgroup.events is `value`; the kernel tells of each change.
+    /// Waits until `key` of cgroup.events is `value`. The kernel notifies of each change.
     fn await_event(&self, key: &str, value: u64) -> Result<()> {
         let path = self.0.join("cgroup.events");
         let doing = || format!("reading {}", path.display());
-        let until = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let mut file = fs::File::open(&path).doing(doing)?;
         loop {
             let mut text = String::new();
@@ -216,26 +214,28 @@ impl Cgroup {
             if keyed(&text, key) == Some(value) {
                 return Ok(());
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                let waited = PATIENCE.as_secs();
                 return Err(late(format!(
-                    "{} does not say {key:?} {value} after {waited} s",
-                    path.display()
+                    "{}: {key} is not {value} after {} s",
+                    path.display(),
+                    TIMEOUT.as_secs()
                 )));
             }
             let mut events = [PollFd::new(file.as_fd(), PollFlags::POLLPRI)];
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
             match poll(&mut events, timeout) {
                 Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(error) => return Err(error).doing(|| format!("awaiting {}", path.display())),
+                Err(error) => {
+                    return Err(error).doing(|| format!("waiting for {}", path.display()));
+                }
             }
         }
     }
 }
 
-/// A group and the ones below it, parents first.
-fn groups(root: &Path) -> Vec<PathBuf> {
+/// A cgroup and its descendants, parents first.
+fn descendants(root: &Path) -> Vec<PathBuf> {
     let mut found = vec![root.to_owned()];
     let mut next = 0;
     while next < found.len() {
@@ -248,7 +248,7 @@ fn groups(root: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn gone(error: &std::io::Error) -> bool {
+fn is_removed(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
@@ -263,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_the_whole_word() {
+    fn a_key_is_a_whole_word() {
         let text = "oom 3\noom_kill 2\noom_group_kill 1\n";
         assert_eq!(keyed(text, "oom_kill"), Some(2));
         assert_eq!(keyed(text, "oom"), Some(3));
@@ -271,10 +271,10 @@ mod tests {
     }
 
     #[test]
-    fn groups_below_come_after_their_parents() {
+    fn descendants_come_after_their_parents() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("a/b")).unwrap();
-        let found = groups(dir.path());
+        let found = descendants(dir.path());
         assert_eq!(found, [dir.path().into(), dir.path().join("a"), dir.path().join("a/b")]);
     }
 }

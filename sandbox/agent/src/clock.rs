@@ -19,15 +19,15 @@ pub(crate) fn now() -> i64 {
     read(ClockId::CLOCK_REALTIME)
 }
 
-/// These clocks are always there; 0 stands for one that is not.
+/// 0 if the kernel lacks the clock, which no supported kernel does.
 fn read(clock: ClockId) -> i64 {
     clock_gettime(clock).map_or(0, |t| t.tv_sec().saturating_mul(NANOS).saturating_add(t.tv_nsec()))
 }
 
 /// Sets the clock to `ns` nanoseconds since 1970, UTC.
 pub(crate) fn set(ns: i64) -> Result<()> {
-    let since = u64::try_from(ns).ok().filter(|ns| *ns > 0);
-    let since = since.ok_or_else(|| invalid(format!("clock_ns {ns} is not after 1970")))?;
+    let valid = u64::try_from(ns).ok().filter(|ns| *ns > 0);
+    let since = valid.ok_or_else(|| invalid(format!("clock_ns {ns} is not after 1970")))?;
     clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(Duration::from_nanos(since)))
         .doing(|| format!("setting the clock to {ns} ns since 1970"))
 }

@@ -1,4 +1,4 @@
-//! Lines on the guest's console, by way of the kernel's log, and the machine's end.
+//! Messages on the guest's console, through the kernel's log, and power-off.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -8,32 +8,32 @@ use nix::sys::reboot::{RebootMode, reboot};
 
 static DEBUG: AtomicBool = AtomicBool::new(false);
 
-/// A line of the kernel's log holds no more.
+/// Upper bound in bytes on a line of the kernel's log.
 const LINE_MAX: usize = 900;
 
-/// Whether debug messages are wanted.
+/// Enables or disables debug messages.
 pub(crate) fn set_debug(wanted: bool) {
     DEBUG.store(wanted, Ordering::Relaxed);
 }
 
-/// What an operator must see, even where the console is quiet.
+/// Writes an error, which a console with `quiet` shows as well.
 pub(crate) fn error(message: &str) {
     write(3, message);
 }
 
-/// What is worth a line.
+/// Writes an informational message.
 pub(crate) fn info(message: &str) {
     write(6, message);
 }
 
-/// A line when the host asked for them.
+/// Writes a debug message if the host has enabled them.
 pub(crate) fn debug(message: impl FnOnce() -> String) {
     if DEBUG.load(Ordering::Relaxed) {
         write(3, &message());
     }
 }
 
-/// Nothing is left to tell when the kernel's log cannot be written to.
+/// Falls back to the console itself; if that fails too, the message is lost.
 fn write(level: u8, message: &str) {
     let text: String = message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let end = (0..=text.len().min(LINE_MAX)).rev().find(|at| text.is_char_boundary(*at));
@@ -47,7 +47,7 @@ fn write(level: u8, message: &str) {
     }
 }
 
-/// PID 1 must not die: the kernel would only panic, without saying why.
+/// Logs panics and powers off: if PID 1 exits, the kernel panics without a reason.
 pub(crate) fn power_off_on_panic() {
     if std::process::id() != 1 {
         return;
@@ -58,12 +58,11 @@ pub(crate) fn power_off_on_panic() {
     }));
 }
 
-/// Ends the machine. Returns only where the kernel refuses every way.
+/// Powers the VM off. Returns only if the kernel refuses.
 pub(crate) fn power_off() {
     nix::unistd::sync();
     for mode in [RebootMode::RB_POWER_OFF, RebootMode::RB_AUTOBOOT] {
-        // It returns only when it failed.
-        let Err(refused) = reboot(mode);
-        error(&format!("the kernel refuses to end ({mode:?}): {refused}"));
+        let Err(errno) = reboot(mode);
+        error(&format!("the kernel refuses to power off ({mode:?}): {errno}"));
     }
 }

@@ -1,153 +1,163 @@
-//! A container: made, run, frozen, deleted.
+//! A container: created, started, paused, deleted.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api::agent::{CreateContainerRequest, Stdio};
 use libcontainer::oci_spec::runtime::Spec;
+use parking_lot::Mutex;
 
-use crate::boot::PROGRAM;
+use crate::blocking::blocking;
+use crate::bundle::{self, Mounts};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Kind, Result, late, missing, refused};
-use crate::ground::{prepare, states, sweep};
-use crate::guest::Guest;
-use crate::launch::{Job, launch};
-use crate::process::Process;
-use crate::rootfs::Rootfs;
-use crate::storage::Held;
-use crate::{exec, spec, thrash};
+use crate::launch::{RuntimeCall, launch};
+use crate::paths::{PROGRAM, states};
+use crate::pod::Pod;
+use crate::process::{Process, Role};
+use crate::{console, exec, memory_stall, spec};
 
 /// Execs that are not deleted, running or not.
 const EXECS_MAX: usize = 512;
 
-/// How long a killed process may take to end.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a killed process may take to exit.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// libcontainer's start changes the working directory for a moment.
+/// Held across libcontainer's start, which changes the agent's working directory while it connects
+/// to the container's socket. The container listens on it, so the start does not wait.
 static STARTING: Mutex<()> = Mutex::new(());
 
 /// A container of this guest.
 #[derive(Debug)]
 pub(crate) struct Container {
     id: String,
-    /// Its bundle, and whatever else is its own.
+    /// Its bundle, and the directories of its execs.
     dir: PathBuf,
+    spec: Spec,
     pub(crate) cgroup: Cgroup,
     pub(crate) init: Arc<Process>,
-    execs: Mutex<HashMap<String, Arc<Process>>>,
-    spec: Spec,
-    /// What it holds of the guest until it is deleted.
-    mounts: Mutex<Option<(Rootfs, Held)>>,
-    /// Ended with it.
-    _pressure: thrash::Watch,
+    state: Mutex<ContainerState>,
+    _memory_stall: memory_stall::Watch,
+}
+
+#[derive(Debug)]
+enum ContainerState {
+    Live {
+        execs: HashMap<String, Arc<Process>>,
+        /// Only held: unmounted when the container is deleted.
+        _mounts: Mounts,
+    },
+    Deleted,
 }
 
 impl Container {
-    /// Makes a container whose process waits for its start. Where it fails nothing is left.
-    pub(crate) async fn create(
-        guest: &Arc<Guest>,
-        request: CreateContainerRequest,
-    ) -> Result<Self> {
+    /// Creates a container whose init process waits for its start. A failure leaves nothing
+    /// behind.
+    pub(crate) async fn create(pod: &Pod, request: CreateContainerRequest) -> Result<Self> {
         let id = request.container.clone();
-        let made = Self::make(guest, request).await;
-        if made.is_err() {
-            let swept = id.clone();
-            let swept = blocking(move || sweep(&swept)).await;
-            if let Err(error) = swept {
-                crate::console::error(&format!("clearing up container {id:?}: {error}"));
+        let created = Self::try_create(pod, request).await;
+        if created.is_err() {
+            let failed = id.clone();
+            let removed = blocking(move || bundle::remove(&failed)).await;
+            if let Err(error) = removed {
+                console::error(&format!("cleaning up container {id:?}: {error}"));
             }
         }
-        made
+        created
     }
 
-    async fn make(guest: &Arc<Guest>, request: CreateContainerRequest) -> Result<Self> {
+    async fn try_create(pod: &Pod, request: CreateContainerRequest) -> Result<Self> {
         let id = request.container.clone();
         let stdio = request.stdio.clone().unwrap_or_default();
-        let process = Process::planned(format!("container {id:?}"), &stdio)?;
+        let init = Arc::new(Process::planned(format!("container {id:?}"), &stdio)?);
         let pid_namespace = match request.shared_pid {
-            true => guest.pod_pid_namespace()?,
+            true => pod.pid_namespace()?,
             false => None,
         };
-        let ground = {
-            let guest = guest.clone();
-            let terminal = stdio.terminal;
-            blocking(move || prepare(&guest, &request, pid_namespace, terminal)).await?
+        let bundle = {
+            let storages = pod.storages.clone();
+            blocking(move || bundle::prepare(&storages, &request, pid_namespace, stdio.terminal))
+                .await?
         };
-        let process = Arc::new(process);
-        let job = Job {
+        let call = RuntimeCall {
             program: PathBuf::from(PROGRAM),
             arguments: [
                 "create".into(),
                 id.clone(),
                 states().display().to_string(),
-                ground.dir.display().to_string(),
+                bundle.dir.display().to_string(),
             ]
             .into(),
-            streams: process.begin()?,
-            terminal: stdio.terminal,
+            streams: init.begin()?,
+            terminal: init.has_terminal,
         };
-        let launched = launch(&guest.reaper, job).await?;
+        let launched = launch(&pod.reaper, call).await?;
         let cgroup = Cgroup::of(&id);
-        process.made(launched, cgroup.clone(), false)?;
-        guest.made(&process);
+        init.created(launched, cgroup.clone(), Role::Init)?;
+        pod.add_init(&init);
+        let state = ContainerState::Live { execs: HashMap::new(), _mounts: bundle.mounts };
         Ok(Self {
             id,
-            dir: ground.dir,
-            _pressure: thrash::watch(cgroup.clone()),
+            dir: bundle.dir,
+            spec: bundle.spec,
+            _memory_stall: memory_stall::watch(cgroup.clone()),
             cgroup,
-            init: process,
-            execs: Mutex::default(),
-            spec: ground.fitted.spec,
-            mounts: Mutex::new(Some((ground.rootfs, ground.held))),
+            init,
+            state: Mutex::new(state),
         })
     }
 
-    fn execs(&self) -> MutexGuard<'_, HashMap<String, Arc<Process>>> {
-        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The first process, or the exec with this id.
+    /// The init process where `exec` is empty, or the exec with this ID.
     pub(crate) fn process(&self, exec: &str) -> Result<Arc<Process>> {
         if exec.is_empty() {
             return Ok(self.init.clone());
         }
-        let found = self.execs().get(exec).cloned();
+        let found = match &*self.state.lock() {
+            ContainerState::Live { execs, .. } => execs.get(exec).cloned(),
+            ContainerState::Deleted => None,
+        };
         found.ok_or_else(|| missing(format!("container {:?} has no exec {exec:?}", self.id)))
     }
 
-    /// Lets its first process run.
+    /// Starts the init process and returns its PID.
     pub(crate) async fn start(&self) -> Result<u32> {
         let pid = self.init.may_start()?;
-        let pid = pid.ok_or_else(|| refused(format!("container {:?} is not made", self.id)))?;
+        let pid = pid.ok_or_else(|| refused(format!("container {:?} is not created", self.id)))?;
         let state = states().join(&self.id);
         blocking(move || {
-            let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-            let started = libcontainer::container::Container::load(state);
-            started.and_then(|mut container| container.start()).doing(|| "starting".into())
+            let _one = STARTING.lock();
+            let loaded = libcontainer::container::Container::load(state);
+            loaded
+                .and_then(|mut container| container.start())
+                .doing(|| "starting the container".into())
         })
         .await?;
         self.init.started();
         Ok(pid)
     }
 
-    /// Adds an exec.
+    /// Adds an exec, which is not started yet.
     pub(crate) fn add_exec(&self, exec: &str, process: &[u8], stdio: &Stdio) -> Result<()> {
+        let not_running = || refused(format!("container {:?} is not running", self.id));
         if !self.init.is_running() {
-            return Err(refused(format!("container {:?} is not running", self.id)));
+            return Err(not_running());
         }
-        let mut execs = self.execs();
+        // Held while the exec's files are written, so that no other request uses their directory.
+        // There are three, of a few kilobytes each, in the guest's memory.
+        let mut state = self.state.lock();
+        let ContainerState::Live { execs, .. } = &mut *state else { return Err(not_running()) };
         if execs.contains_key(exec) {
-            let text = format!("container {:?} has an exec {exec:?} already", self.id);
+            let text = format!("container {:?} already has an exec {exec:?}", self.id);
             return Err(Error::new(Kind::AlreadyExists, text));
         }
         if execs.len() >= EXECS_MAX {
             let text = format!("container {:?} has {EXECS_MAX} execs; delete some", self.id);
             return Err(refused(text));
         }
-        let (json, parsed) = spec::fit_exec(process, stdio.terminal)?;
+        let (json, parsed) = spec::adapt_exec(process, stdio.terminal)?;
         let dir = self.exec_dir(exec);
         let name = format!("exec {exec:?} of container {:?}", self.id);
         let planned = Process::planned(name, stdio)?;
@@ -165,17 +175,17 @@ impl Container {
         self.dir.join("execs").join(exec)
     }
 
-    /// Runs an exec.
-    pub(crate) async fn start_exec(&self, guest: &Guest, exec: &str) -> Result<u32> {
+    /// Starts an exec and returns its PID.
+    pub(crate) async fn start_exec(&self, pod: &Pod, exec: &str) -> Result<u32> {
         let process = self.process(exec)?;
         process.may_start()?;
         if self.cgroup.keyed("cgroup.events", "frozen") == Some(1) {
-            // The process would freeze before it is there.
+            // The new process would freeze before it reports that it is there.
             return Err(refused(format!("container {:?} is paused", self.id)));
         }
         let dir = self.exec_dir(exec);
         let streams = process.begin()?;
-        let job = Job {
+        let call = RuntimeCall {
             program: PathBuf::from(PROGRAM),
             arguments: [
                 "exec".into(),
@@ -185,70 +195,73 @@ impl Container {
             ]
             .into(),
             streams,
-            terminal: process.wants_terminal(),
+            terminal: process.has_terminal,
         };
-        let launched = launch(&guest.reaper, job).await.inspect_err(|_| process.gone())?;
+        let launched = launch(&pod.reaper, call).await.inspect_err(|_| process.delete())?;
         let pid = launched.pid;
-        // Its sockets; the process itself needs nothing of it any more.
+        // Only the runtime process needed it.
         let _ = fs::remove_dir_all(&dir);
-        process.made(launched, self.cgroup.clone(), true)?;
+        process.created(launched, self.cgroup.clone(), Role::Exec)?;
         Ok(pid)
     }
 
-    /// Forgets an exec that has ended or never ran. Fine when there is none.
+    /// Deletes an exec that has exited or was never started; succeeds if there is none.
     pub(crate) fn delete_exec(&self, exec: &str) -> Result<()> {
-        let mut execs = self.execs();
+        // Held while the exec's directory is removed, so that `add_exec` does not reuse it
+        // meanwhile. It has a few small files, in the guest's memory.
+        let mut state = self.state.lock();
+        let ContainerState::Live { execs, .. } = &mut *state else { return Ok(()) };
         let Some(process) = execs.get(exec) else { return Ok(()) };
         if !process.may_be_deleted() {
-            return Err(refused(format!("exec {exec:?} of container {:?} runs", self.id)));
+            return Err(refused(format!("exec {exec:?} of container {:?} is running", self.id)));
         }
-        process.gone();
+        process.delete();
         execs.remove(exec);
         let _ = fs::remove_dir_all(self.exec_dir(exec));
         Ok(())
     }
 
-    /// Its processes, each with the exec it was started by.
+    /// Its processes' PIDs, each with the ID of the exec that it was started as, if any.
     pub(crate) fn pids(&self) -> Result<Vec<(u32, String)>> {
-        let execs: HashMap<u32, String> = {
-            let execs = self.execs();
-            let known = execs.iter().filter_map(|(id, process)| Some((process.pid()?, id.clone())));
-            known.collect()
+        let execs: HashMap<u32, String> = match &*self.state.lock() {
+            ContainerState::Live { execs, .. } => {
+                let running = execs.iter().filter_map(|(id, exec)| Some((exec.pid()?, id.clone())));
+                running.collect()
+            }
+            ContainerState::Deleted => HashMap::new(),
         };
         let pids = self.cgroup.pids()?.into_iter();
         Ok(pids.map(|pid| (pid, execs.get(&pid).cloned().unwrap_or_default())).collect())
     }
 
-    /// Ends what is left of it and gives back what it holds. Whatever fails can be tried again.
+    /// Kills its processes, unmounts its file systems and removes its directories. It can be
+    /// called again after a failure.
     pub(crate) async fn delete(&self) -> Result<()> {
-        let group = self.cgroup.clone();
-        blocking(move || group.remove()).await?;
-        let processes: Vec<_> = self.execs().values().cloned().collect();
-        for process in processes.iter().chain([&self.init]).filter(|p| !p.may_be_deleted()) {
-            let ended = tokio::time::timeout(PATIENCE, process.wait()).await;
-            if ended.is_err() {
-                let waited = PATIENCE.as_secs();
+        let cgroup = self.cgroup.clone();
+        blocking(move || cgroup.remove()).await?;
+        let mut processes = vec![self.init.clone()];
+        if let ContainerState::Live { execs, .. } = &*self.state.lock() {
+            processes.extend(execs.values().cloned());
+        }
+        for process in processes.iter().filter(|process| !process.may_be_deleted()) {
+            // An error means that it is deleted.
+            if tokio::time::timeout(EXIT_TIMEOUT, process.wait()).await.is_err() {
                 return Err(late(format!(
-                    "a process of container {:?} is not gone {waited} s after it was killed",
-                    self.id
+                    "a process of container {:?} has not exited {} s after it was killed",
+                    self.id,
+                    EXIT_TIMEOUT.as_secs()
                 )));
             }
         }
-        processes.iter().for_each(|process| process.gone());
-        self.execs().clear();
-        let mounts = self.mounts.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let state = std::mem::replace(&mut *self.state.lock(), ContainerState::Deleted);
+        if let ContainerState::Live { execs, .. } = &state {
+            execs.values().for_each(|exec| exec.delete());
+        }
         let id = self.id.clone();
         blocking(move || {
-            drop(mounts);
-            sweep(&id)
+            drop(state);
+            bundle::remove(&id)
         })
         .await
     }
-}
-
-/// Runs what blocks where it holds up nobody.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.doing(|| "working".into())?
 }

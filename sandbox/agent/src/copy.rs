@@ -14,20 +14,21 @@ use tokio_vsock::{OwnedReadHalf, OwnedWriteHalf, VsockStream};
 
 use crate::stdio::Pty;
 
+/// Size in bytes of a copy's buffer.
 const BUFFER: usize = 64 * 1024;
 
-/// What the host sent before it asked to close stdin may still be on its way, as the request
-/// goes on a connection of its own. So much silence means that nothing comes any more.
+/// Input that the host sent before it asked to close stdin may still be on its way, because the
+/// request has its own connection. After this much silence nothing more is expected.
 const STDIN_SILENCE: Duration = Duration::from_millis(250);
 
-/// A write that takes longer had to wait for the host's reader.
+/// A write that takes longer waited for the host's reader.
 const BLOCKED: Duration = Duration::from_millis(2);
 
-/// The device model may drop what it has not handed on when a connection ends, or tell its end
-/// late. It is given this long where the reader was the slower one.
+/// How long a connection stays open after its last write if the reader was slower: the VMM may
+/// drop data that it has not passed on when the connection is closed.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Writes to a stream of the host, at most `max` bytes at once.
+/// The host's end of a stream, to which at most `max` bytes are written at once.
 #[derive(Debug)]
 struct Output {
     stream: OwnedWriteHalf,
@@ -49,6 +50,7 @@ impl Output {
         Ok(())
     }
 
+    /// Waits before the connection is closed, see [`SETTLE`].
     async fn settle(&self) {
         if self.blocked {
             sleep(SETTLE).await;
@@ -56,13 +58,13 @@ impl Output {
     }
 }
 
-/// Hands a process's output to the host until the last writer is gone.
+/// Copies a process's output to the host, until the last writer has closed it.
 pub(crate) async fn output(
     mut from: pipe::Receiver,
     stream: VsockStream,
     max: usize,
 ) -> io::Result<()> {
-    // The hybrid vsock knows no half-closed connection: both halves end together.
+    // A hybrid vsock connection cannot be half closed, so the read half is kept until the end.
     let (_reader, writer) = stream.into_split();
     let mut to = Output::new(writer, max);
     let mut buffer = vec![0; BUFFER];
@@ -76,7 +78,7 @@ pub(crate) async fn output(
     Ok(())
 }
 
-/// Hands the host's input to a process, until the host ends it or asks to close it.
+/// Copies the host's input to a process, until the host closes the stream or asks to close stdin.
 pub(crate) async fn stdin(
     mut from: impl AsyncRead + Unpin,
     mut to: pipe::Sender,
@@ -91,7 +93,7 @@ pub(crate) async fn stdin(
     }
 }
 
-/// The next bytes; `None` at the end.
+/// Reads the next bytes; `None` at the end.
 async fn next_input(
     from: &mut (impl AsyncRead + Unpin),
     buffer: &mut [u8],
@@ -105,21 +107,21 @@ async fn next_input(
         }
     } else {
         let read = std::pin::pin!(from.read(buffer));
-        let asked = std::pin::pin!(closing.changed());
-        match select(read, asked).await {
+        let changed = std::pin::pin!(closing.changed());
+        match select(read, changed).await {
             Either::Left((count, _)) => count?,
             Either::Right((Ok(()), read)) => match timeout(STDIN_SILENCE, read).await {
                 Ok(count) => count?,
                 Err(_) => 0,
             },
-            // The process is deleted.
+            // The process was deleted.
             Either::Right((Err(_), _)) => 0,
         }
     };
     Ok(Some(count).filter(|count| *count > 0))
 }
 
-/// Copies both ways between a terminal and the host, until either ends.
+/// Copies both ways between a terminal and the host, until either end is closed.
 pub(crate) async fn terminal(
     pty: oneshot::Receiver<Arc<Pty>>,
     stream: VsockStream,
@@ -150,14 +152,14 @@ pub(crate) async fn terminal(
         Ok::<_, io::Error>(())
     });
     match select(input, shown).await {
-        // Keys that cannot be typed any more end nothing: what was shown is still to be read.
+        // If no input can be written any more, there may still be output to read.
         Either::Left((Err(_), shown)) => shown.await,
         Either::Left((done, _)) | Either::Right((done, _)) => done,
     }
 }
 
-/// Copies both ways between a TCP connection and the host. The connection's end ends all; the
-/// host's end is passed on as a half-close.
+/// Copies both ways between a TCP connection and the host, until the TCP peer closes it. The host's
+/// close is passed on as a half-close.
 pub(crate) async fn forward(tcp: TcpStream, stream: VsockStream, max: usize) -> io::Result<()> {
     let (mut tcp_reader, mut tcp_writer) = tcp.into_split();
     let (mut reader, writer): (OwnedReadHalf, _) = stream.into_split();
@@ -193,7 +195,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_sent_before_the_close_is_read() {
+    async fn input_sent_before_the_close_is_read() {
         let (mut host, guest) = tokio::io::duplex(16);
         let (to, mut process) = pipe::pipe().unwrap();
         let (close, closing) = watch::channel(false);
@@ -204,7 +206,7 @@ mod tests {
                 host.write_all(b"0123456789abcdef").await.unwrap();
                 sleep(STDIN_SILENCE / 3).await;
             }
-            // Held open: only the close ends it.
+            // The stream stays open, so only the close can end the copy.
             std::future::pending::<()>().await;
         });
         let mut read = String::new();
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_hosts_end_is_the_process_end_of_file() {
+    async fn closing_the_stream_closes_stdin() {
         let (mut host, guest) = tokio::io::duplex(16);
         let (to, mut process) = pipe::pipe().unwrap();
         let (_close, closing) = watch::channel(false);

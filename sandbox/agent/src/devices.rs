@@ -1,5 +1,5 @@
-//! Which devices a container may use: a small program that the kernel asks at each open and
-//! mknod, as cgroup v2 has no file for it.
+//! Restricts the devices that a container may use. cgroup v2 has no file for that but an eBPF
+//! program, which the kernel runs at each open and mknod.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use crate::error::{Doing, Result, invalid};
 
-/// What the kernel says of a device and of what is wanted (`linux/bpf.h`, `BPF_DEVCG_*`).
+/// Device types and accesses in the program's context (`linux/bpf.h`, `BPF_DEVCG_*`).
 const BLOCK: i32 = 1;
 const CHAR: i32 = 2;
 const MKNOD: i32 = 1;
@@ -19,7 +19,7 @@ const READ: i32 = 2;
 const WRITE: i32 = 4;
 const ALL: i32 = MKNOD | READ | WRITE;
 
-/// A rule; of those that match, the last decides.
+/// A rule; the last one that matches decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) allow: bool,
@@ -30,7 +30,7 @@ pub(crate) struct Rule {
     pub(crate) access: i32,
 }
 
-/// What every container may use, whatever its specification says: other engines add the same.
+/// What every container may use, whatever its specification: other engines add the same.
 const DEFAULTS: [Rule; 10] = [
     allowed(CHAR, None, None, MKNOD),
     allowed(BLOCK, None, None, MKNOD),
@@ -50,7 +50,7 @@ const fn allowed(kind: i32, major: Option<i32>, minor: Option<i32>, access: i32)
 }
 
 impl Rule {
-    /// A block device that a container gets.
+    /// Allows the use of a container's own block device.
     pub(crate) fn disk(major: u64, minor: u64, read_only: bool) -> Self {
         let number = |number: u64| i32::try_from(number).ok();
         let access = if read_only { READ | MKNOD } else { ALL };
@@ -58,8 +58,8 @@ impl Rule {
     }
 }
 
-/// The rules for what `given` (`linux.resources.devices`) says, and for `disks`. Empty when
-/// there are none: then everything is allowed.
+/// The rules for `given` (`linux.resources.devices`) and `disks`. Empty if `given` is: then
+/// everything is allowed.
 pub(crate) fn rules(given: &[LinuxDeviceCgroup], disks: &[Rule]) -> Result<Vec<Rule>> {
     if given.is_empty() {
         return Ok(Vec::new());
@@ -73,7 +73,9 @@ fn rule(given: &LinuxDeviceCgroup) -> Result<Rule> {
         None | Some(LinuxDeviceType::A) => None,
         Some(LinuxDeviceType::B) => Some(BLOCK),
         Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some(CHAR),
-        Some(LinuxDeviceType::P) => return Err(invalid("a device rule is about a fifo")),
+        Some(LinuxDeviceType::P) => {
+            return Err(invalid("a device rule has type p: a FIFO is not a device"));
+        }
     };
     let mut access = 0;
     for letter in given.access().as_deref().unwrap_or("rwm").chars() {
@@ -81,12 +83,15 @@ fn rule(given: &LinuxDeviceCgroup) -> Result<Rule> {
             'r' => READ,
             'w' => WRITE,
             'm' => MKNOD,
-            other => return Err(invalid(format!("device access {other:?} is none of r, w, m"))),
+            other => return Err(invalid(format!("device access {other:?} is not one of r, w, m"))),
         };
     }
-    let number = |number: Option<i64>| number.and_then(|number| i32::try_from(number).ok());
-    let some = |number: Option<i32>| number.filter(|number| *number >= 0);
-    let (major, minor) = (some(number(given.major())), some(number(given.minor())));
+    // A negative number matches all.
+    let number = |number: Option<i64>| {
+        number.and_then(|number| i32::try_from(number).ok()).filter(|number| *number >= 0)
+    };
+    let major = number(given.major());
+    let minor = number(given.minor());
     Ok(Rule { allow: given.allow(), kind, major, minor, access })
 }
 
@@ -111,7 +116,7 @@ const JUMP_UNEQUAL_REGISTER: u8 = 0x5d;
 const JUMP_EQUAL: u8 = 0x15;
 const EXIT: u8 = 0x95;
 
-/// Registers: the answer, the context (later scratch), and what is read from it.
+/// Registers: the result, the context (later scratch), and the values read from it.
 const R_ANSWER: u8 = 0;
 const R_SCRATCH: u8 = 1;
 const R_ACCESS: u8 = 2;
@@ -133,14 +138,14 @@ fn program(rules: &[Rule]) -> Vec<Op> {
         op(AND32, R_KIND, 0, 0, 0xffff),
         op(SHIFT_RIGHT32, R_ACCESS, 0, 0, 16),
     ];
-    // The last that matches decides: so it is asked first.
+    // The last rule that matches decides, so it is tested first.
     for rule in rules.iter().rev() {
         let tests = tests(rule);
         let unconditional = tests.is_empty();
         let length = tests.len();
         for (at, mut test) in tests.into_iter().enumerate() {
             if matches!(test.code, JUMP_EQUAL | JUMP_UNEQUAL | JUMP_UNEQUAL_REGISTER) {
-                // Over the rest of the tests and the answer; a rule has few.
+                // Past the rest of the tests and the result; a rule has few tests.
                 test.offset = (length - at - 1 + 2) as i16;
             }
             ops.push(test);
@@ -148,7 +153,7 @@ fn program(rules: &[Rule]) -> Vec<Op> {
         ops.push(op(MOVE32, R_ANSWER, 0, 0, i32::from(rule.allow)));
         ops.push(op(EXIT, 0, 0, 0, 0));
         if unconditional {
-            // The kernel refuses what cannot be reached.
+            // The kernel refuses programs with unreachable instructions.
             return ops;
         }
     }
@@ -157,7 +162,7 @@ fn program(rules: &[Rule]) -> Vec<Op> {
     ops
 }
 
-/// What jumps away when `rule` does not match; the jumps' lengths are still open.
+/// The tests of `rule`, which jump if it does not match. The caller fills in the offsets.
 fn tests(rule: &Rule) -> Vec<Op> {
     let mut tests = Vec::new();
     let equals = [(R_KIND, rule.kind), (R_MAJOR, rule.major), (R_MINOR, rule.minor)];
@@ -167,7 +172,7 @@ fn tests(rule: &Rule) -> Vec<Op> {
     if rule.access != ALL {
         tests.push(op(MOVE32_REGISTER, R_SCRATCH, R_ACCESS, 0, 0));
         tests.push(op(AND32, R_SCRATCH, 0, 0, rule.access));
-        // All that is wanted must be allowed; any of it can be denied.
+        // Allowed if all of the access is allowed, denied if any of it is denied.
         tests.push(match rule.allow {
             true => op(JUMP_UNEQUAL_REGISTER, R_SCRATCH, R_ACCESS, 0, 0),
             false => op(JUMP_EQUAL, R_SCRATCH, 0, 0, 0),
@@ -176,18 +181,18 @@ fn tests(rule: &Rule) -> Vec<Op> {
     tests
 }
 
-/// Puts `rules` in force for the control group at `group`.
-pub(crate) fn confine(group: &Path, rules: &[Rule]) -> Result<()> {
+/// Applies `rules` to the cgroup at `group`.
+pub(crate) fn restrict(group: &Path, rules: &[Rule]) -> Result<()> {
     if rules.is_empty() {
         return Ok(());
     }
-    let doing = || format!("confining {} to its devices", group.display());
+    let doing = || format!("restricting the devices of {}", group.display());
     let directory = File::open(group).doing(doing)?;
     let program = load(&program(rules)).doing(doing)?;
     attach(&directory, &program).doing(doing)
 }
 
-/// The part of `union bpf_attr` that BPF_PROG_LOAD reads of a plain program.
+/// The part of `union bpf_attr` that BPF_PROG_LOAD needs.
 #[repr(C)]
 struct LoadRequest {
     kind: u32,
@@ -219,7 +224,7 @@ fn load(ops: &[Op]) -> io::Result<OwnedFd> {
     // C string, which both outlive the call.
     let loaded = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const request, size) };
     let program = i32::try_from(Errno::result(loaded)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor (close-on-exec, as all of bpf's are).
+    // SAFETY: the kernel has just created this descriptor (close-on-exec, as all of bpf's are).
     Ok(unsafe { OwnedFd::from_raw_fd(program) })
 }
 
@@ -244,14 +249,15 @@ fn attach(group: &File, program: &OwnedFd) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Runs a program the way the kernel does.
+    /// Interprets a program.
     fn run(ops: &[Op], kind: i32, major: i32, minor: i32, access: i32) -> bool {
         let context = [kind | (access << 16), major, minor];
         let mut registers = [0; 6];
         let mut at = 0;
         loop {
             let Op { code, registers: pair, offset, immediate } = ops[at];
-            let (to, from) = (usize::from(pair & 15), usize::from(pair >> 4));
+            let to = usize::from(pair & 15);
+            let from = usize::from(pair >> 4);
             at += 1;
             let jump = match code {
                 LOAD_WORD => {
@@ -291,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn denied_but_for_the_defaults_and_its_own_disk() {
+    fn all_but_the_defaults_and_its_own_disk_is_denied() {
         let given = given(r#"[{"allow": false, "access": "rwm"}]"#);
         let ops = program(&rules(&given, &[Rule::disk(254, 16, true)]).unwrap());
         assert!(run(&ops, CHAR, 1, 3, READ | WRITE));
@@ -318,12 +324,12 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_nothing_is_confined() {
+    fn without_rules_nothing_is_restricted() {
         assert_eq!(rules(&[], &[]).unwrap(), []);
         let all = given(r#"[{"allow": true, "type": "a", "access": "rwm"}]"#);
         let ops = program(&rules(&all, &[]).unwrap());
         assert!(run(&ops, CHAR, 1, 1, ALL));
-        // Nothing stands behind what always answers.
+        // No unreachable instruction follows an unconditional result.
         assert_eq!(ops.iter().rev().take(2).map(|op| op.code).collect::<Vec<_>>(), [EXIT, MOVE32]);
     }
 }

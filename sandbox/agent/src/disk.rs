@@ -7,28 +7,28 @@ use std::path::{Path, PathBuf};
 use agent_api::agent::Disk;
 use nix::mount::MsFlags;
 
-use crate::boot::make_dir;
 use crate::error::{Doing, Result, invalid};
-use crate::{door, uevent};
+use crate::paths::make_dir;
+use crate::{mounts, uevent};
 
 const BLOCK: &str = "/sys/block";
 
-/// virtio's limit.
+/// virtio-blk's limit.
 const SERIAL_MAX: usize = 20;
 
 /// A block device of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct DiskNode {
     pub(crate) node: PathBuf,
     pub(crate) major: u64,
     pub(crate) minor: u64,
 }
 
-/// The disk with this serial number, once it is there. Blocks.
-pub(crate) fn find(serial: &str) -> Result<Found> {
-    let fine = (1..=SERIAL_MAX).contains(&serial.len())
+/// Waits for the disk with this serial number. Blocks.
+pub(crate) fn find(serial: &str) -> Result<DiskNode> {
+    let valid = (1..=SERIAL_MAX).contains(&serial.len())
         && serial.bytes().all(|b| b.is_ascii_alphanumeric());
-    if !fine {
+    if !valid {
         return Err(invalid(format!(
             "disk serial {serial:?} is not 1 to {SERIAL_MAX} letters and digits"
         )));
@@ -37,9 +37,10 @@ pub(crate) fn find(serial: &str) -> Result<Found> {
         Ok(by_serial(Path::new(BLOCK), serial))
     })?;
     let node = Path::new("/dev").join(&name);
-    let meta = fs::metadata(&node).doing(|| format!("looking at {}", node.display()))?;
-    let (major, minor) = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
-    Ok(Found { node, major: u64::from(major), minor: u64::from(minor) })
+    let meta = fs::metadata(&node).doing(|| format!("reading the status of {}", node.display()))?;
+    let major = u64::from(libc::major(meta.rdev()));
+    let minor = u64::from(libc::minor(meta.rdev()));
+    Ok(DiskNode { node, major, minor })
 }
 
 fn by_serial(block: &Path, serial: &str) -> Option<String> {
@@ -51,11 +52,11 @@ fn by_serial(block: &Path, serial: &str) -> Option<String> {
     })
 }
 
-/// Mounts `disk` at `target`, which is made. Blocks.
+/// Creates `target` and mounts `disk` there. Blocks.
 pub(crate) fn mount(disk: &Disk, target: &Path, read_only: bool) -> Result<()> {
     if !matches!(disk.fs_type.as_str(), "erofs" | "ext4" | "xfs" | "btrfs") {
         return Err(invalid(format!(
-            "disk {:?}: file system {:?} is none of erofs, ext4, xfs, btrfs",
+            "disk {:?}: file system {:?} is not one of erofs, ext4, xfs, btrfs",
             disk.serial, disk.fs_type
         )));
     }
@@ -65,10 +66,10 @@ pub(crate) fn mount(disk: &Disk, target: &Path, read_only: bool) -> Result<()> {
     if read_only || disk.read_only {
         flags |= MsFlags::MS_RDONLY;
     }
-    door::mount(&found.node.to_string_lossy(), target, &disk.fs_type, flags, &data)
+    mounts::mount(&found.node.to_string_lossy(), target, &disk.fs_type, flags, &data)
 }
 
-/// Options as the kernel takes them: flags, and what is the file system's own.
+/// Splits mount options into flags and the file system's own options.
 pub(crate) fn options(options: &[String]) -> (MsFlags, String) {
     let mut flags = MsFlags::empty();
     let mut data = Vec::new();
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_serial_is_no_path() {
+    fn a_serial_is_not_a_path() {
         let error = find("../x").unwrap_err().to_string();
         assert_eq!(error, "disk serial \"../x\" is not 1 to 20 letters and digits");
     }

@@ -1,35 +1,35 @@
-//! Errors: a gRPC code and the whole chain's text, as the host gets them.
+//! Errors as the host receives them: a gRPC code and the text of the whole chain.
 
 use std::fmt::Display;
 
 pub(crate) use sandbox_core::{Error, Kind, Result};
 
-/// The request is wrong.
+/// The request is invalid.
 pub(crate) fn invalid(message: impl Into<String>) -> Error {
     Error::new(Kind::InvalidArgument, message)
 }
 
-/// What it names is not there.
+/// The object that the request names does not exist.
 pub(crate) fn missing(message: impl Into<String>) -> Error {
     Error::new(Kind::NotFound, message)
 }
 
-/// The state does not allow it.
+/// The current state does not allow the request.
 pub(crate) fn refused(message: impl Into<String>) -> Error {
     Error::new(Kind::FailedPrecondition, message)
 }
 
-/// The guest failed.
+/// The guest has failed.
 pub(crate) fn internal(message: impl Into<String>) -> Error {
     Error::new(Kind::Internal, message)
 }
 
-/// A bounded wait ran out.
+/// A wait has timed out.
 pub(crate) fn late(message: impl Into<String>) -> Error {
     Error::new(Kind::DeadlineExceeded, message)
 }
 
-/// Says what was being done when something failed.
+/// Adds what was being done to an error.
 pub(crate) trait Doing<T> {
     /// Puts `what` before the cause's text.
     fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cause_follows_what_was_done() {
+    fn the_cause_follows_the_context() {
         let failed: Result<()> =
             Err(std::io::Error::other("no room")).doing(|| "mounting /x".into());
         let error = failed.unwrap_err();

@@ -1,4 +1,4 @@
-//! What an exec is made from.
+//! The files that an exec is created from.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,13 +7,12 @@ use std::path::Path;
 use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, Spec};
 use serde_json::{Map, Value, json};
 
-use crate::boot::make_dir;
 use crate::error::{Doing, Result};
-use crate::ground::states;
-use crate::helper::LATE;
+use crate::paths::{make_dir, states};
+use crate::runtime::LATE;
 
-/// Writes what the helper needs for an exec of container `id` to `dir`, the exec's own state
-/// directory: libcontainer's leavings go with it.
+/// Writes the runtime process's input for an exec of container `id` to `dir`, which is also its
+/// root path for libcontainer, so that removing it removes libcontainer's files.
 pub(crate) fn write(
     dir: &Path,
     id: &str,
@@ -28,7 +27,7 @@ pub(crate) fn write(
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
     let mut late = json!({ "seccomp": seccomp, "capabilities": null });
     if seccomp.is_some() && process.get("noNewPrivileges") != Some(&Value::Bool(true)) {
-        let own = capabilities.unwrap_or_else(none);
+        let own = capabilities.unwrap_or_else(no_capabilities);
         late["capabilities"] = json!(own);
         process.insert("capabilities".into(), json!(with_admin(own)));
     }
@@ -39,22 +38,26 @@ pub(crate) fn write(
     Ok(())
 }
 
-fn none() -> LinuxCapabilities {
-    let mut none = LinuxCapabilities::default();
-    let sets = Some(HashSet::new());
-    none.set_bounding(sets.clone()).set_effective(sets.clone()).set_permitted(sets.clone());
-    none.set_inheritable(sets.clone()).set_ambient(sets);
-    none
+fn no_capabilities() -> LinuxCapabilities {
+    let mut capabilities = LinuxCapabilities::default();
+    let none = Some(HashSet::new());
+    capabilities.set_bounding(none.clone());
+    capabilities.set_effective(none.clone());
+    capabilities.set_permitted(none.clone());
+    capabilities.set_inheritable(none.clone());
+    capabilities.set_ambient(none);
+    capabilities
 }
 
-/// `own` with what the kernel wants of a process that loads a seccomp filter.
+/// `own` and the capability that loading a seccomp filter requires.
 fn with_admin(mut own: LinuxCapabilities) -> LinuxCapabilities {
     let add = |set: &Option<HashSet<Capability>>| {
         let mut set = set.clone().unwrap_or_default();
         set.insert(Capability::SysAdmin);
         Some(set)
     };
-    let (effective, permitted) = (add(own.effective()), add(own.permitted()));
+    let effective = add(own.effective());
+    let permitted = add(own.permitted());
     own.set_effective(effective).set_permitted(permitted);
     own
 }
@@ -64,8 +67,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_in_force_gets_more() {
-        let own = none();
+    fn only_the_effective_and_permitted_sets_grow() {
+        let own = no_capabilities();
         let more = with_admin(own.clone());
         assert!(more.effective().as_ref().unwrap().contains(&Capability::SysAdmin));
         assert!(more.permitted().as_ref().unwrap().contains(&Capability::SysAdmin));

@@ -1,9 +1,11 @@
-//! The agent's side of the helper: starts it and hears what it made.
+//! The agent's side of the runtime process ([`crate::runtime`]): starts it and reads its report.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -18,136 +20,170 @@ use tokio::net::unix::pipe;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::door::{self, Streams};
 use crate::error::{Doing, Error, Kind, Result, internal, late};
-use crate::helper::VERB;
-use crate::reaper::{Ended, Reaper};
+use crate::reaper::{ExitStatus, Reaper};
+use crate::runtime::VERB;
+use crate::stdio::ChildStdio;
 
-/// How long the helper may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the runtime process may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long its last words may take to be read once it has ended.
-const REST: Duration = Duration::from_millis(100);
+/// How long the rest of its report may take to arrive once it has exited.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// It never tells more.
+/// Upper bound in bytes on a report.
 const REPORT_MAX: u64 = 64 * 1024;
 
-/// What to call the helper for.
+/// A call of the runtime process.
 #[derive(Debug)]
-pub(crate) struct Job {
-    /// The helper's program: this one.
+pub(crate) struct RuntimeCall {
+    /// The agent's own binary.
     pub(crate) program: PathBuf,
     /// `create` or `exec`, and its arguments without the console.
     pub(crate) arguments: Vec<String>,
-    pub(crate) streams: Streams,
-    /// Whether the process gets a terminal.
+    pub(crate) streams: ChildStdio,
+    /// Whether the new process gets a terminal.
     pub(crate) terminal: bool,
 }
 
-/// A process of a container.
+/// A new process of a container.
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub(crate) pid: u32,
-    pub(crate) ended: oneshot::Receiver<Ended>,
+    pub(crate) exited: oneshot::Receiver<ExitStatus>,
+    /// The master side of its terminal.
     pub(crate) terminal: Option<OwnedFd>,
 }
 
-/// Runs the helper.
-pub(crate) async fn launch(reaper: &Reaper, job: Job) -> Result<Launched> {
-    let console = if job.terminal { Some(Console::listen()?) } else { None };
-    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).doing(|| "making a pipe".into())?;
+/// Runs the runtime process until it has created a container's process.
+pub(crate) async fn launch(reaper: &Reaper, call: RuntimeCall) -> Result<Launched> {
+    let console = if call.terminal { Some(Console::listen()?) } else { None };
+    let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).doing(|| "creating a pipe".into())?;
     let report = pipe::Receiver::from_owned_fd(read).doing(|| "preparing a pipe".into())?;
     let expecting = reaper.expect();
-    let (helper, ended) = {
-        let mut command = door::again(&job.program, job.streams, write.as_fd());
-        command.arg(VERB).arg(write.as_raw_fd().to_string()).args(&job.arguments);
+    let (runtime, exited) = {
+        let mut command = runtime_command(&call.program, call.streams, write.as_fd());
+        command.arg(VERB).arg(write.as_raw_fd().to_string()).args(&call.arguments);
         command.arg(console.as_ref().map_or(Path::new(""), |console| &console.path));
-        reaper.spawn(&mut command).doing(|| format!("starting {}", job.program.display()))?
+        reaper.spawn(&mut command).doing(|| format!("starting {}", call.program.display()))?
     };
     drop(write);
-    let pid = match hear(report, ended).await {
+    let pid = match read_report(report, exited).await {
         Ok(pid) => pid,
         Err(error) => {
-            // It may hang; when it has ended nothing happens.
-            let _ = reaper.signal(helper, libc::SIGKILL);
+            // It may hang; if it has exited this does nothing.
+            let _ = reaper.signal(runtime, libc::SIGKILL);
             return Err(error);
         }
     };
-    let ended = expecting.watch(pid);
-    let terminal = console.map(|console| receive(&console.listener)).transpose();
+    let exited = expecting.watch(pid);
+    let terminal = console.map(|console| receive_fd(&console.listener)).transpose();
     let terminal = terminal.doing(|| "receiving the process's terminal".into())?;
-    Ok(Launched { pid, ended, terminal })
+    Ok(Launched { pid, exited, terminal })
 }
 
-/// Reads until the helper has said its last word.
-async fn hear(report: pipe::Receiver, mut ended: oneshot::Receiver<Ended>) -> Result<u32> {
-    let until = Instant::now() + PATIENCE;
+/// A command that runs this program again with an empty environment and inherits `report`.
+#[expect(clippy::disallowed_methods, reason = "the agent's processes are all started from here")]
+fn runtime_command(program: &Path, streams: ChildStdio, report: BorrowedFd<'_>) -> Command {
+    let stdio = |stream: Option<OwnedFd>| stream.map_or_else(Stdio::null, Stdio::from);
+    let mut command = Command::new(program);
+    command.env_clear().current_dir("/");
+    command.stdin(stdio(streams.stdin)).stdout(stdio(streams.stdout)).stderr(stdio(streams.stderr));
+    let report = report.as_raw_fd();
+    // SAFETY: between fork and exec only fcntl is called, which is async-signal-safe; the
+    // caller keeps `report` open until the process is spawned.
+    unsafe {
+        command.pre_exec(move || {
+            let done = libc::fcntl(report, libc::F_SETFD, 0);
+            if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        });
+    }
+    command
+}
+
+/// Reads the report up to the line with the new process's PID or an error.
+async fn read_report(
+    report: pipe::Receiver,
+    mut exited: oneshot::Receiver<ExitStatus>,
+) -> Result<u32> {
+    let deadline = Instant::now() + TIMEOUT;
     let mut report = report.take(REPORT_MAX);
-    let mut heard = Vec::new();
+    let mut unread = Vec::new();
     let mut logs = Vec::new();
     let mut status = None;
     loop {
         let mut buffer = [0; 4096];
         let read = std::pin::pin!(report.read(&mut buffer));
-        // A container's process that waits for its start holds the pipe open: it is the
-        // helper's end that counts.
+        // The pipe stays open after the runtime process is done: a container's init process that
+        // waits for its start has inherited it. So its exit counts as well.
         let next = match status {
-            None => timeout_at(until, select(read, &mut ended)).await.ok(),
-            // What it said before it ended is there at once.
-            Some(_) => timeout(REST, read).await.ok().map(|read| Either::Left((read, &mut ended))),
+            None => timeout_at(deadline, select(read, &mut exited)).await.ok(),
+            // What it wrote before it exited is in the pipe.
+            Some(_) => {
+                let read = timeout(DRAIN_TIMEOUT, read).await;
+                read.ok().map(|read| Either::Left((read, &mut exited)))
+            }
         };
         let count = match next {
-            Some(Either::Left((read, _))) => read.doing(|| "reading the helper's report".into())?,
-            Some(Either::Right((how, _))) => {
-                status = Some(how.map_or(0, |ended| ended.status));
+            Some(Either::Left((read, _))) => {
+                read.doing(|| "reading the runtime process's report".into())?
+            }
+            Some(Either::Right((exit, _))) => {
+                status = Some(exit.map_or(0, |exit| exit.status));
                 continue;
             }
             None if status.is_none() => {
-                return Err(late(format!("the helper is not done after {} s", PATIENCE.as_secs())));
+                let seconds = TIMEOUT.as_secs();
+                return Err(late(format!("the runtime process is not done after {seconds} s")));
             }
             None => 0,
         };
         if count == 0 {
-            return Err(failure(&silent(status), &logs));
+            return Err(failure(&without_result(status), &logs));
         }
-        heard.extend_from_slice(&buffer[..count]);
-        while let Some(end) = heard.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = heard.drain(..=end).collect();
-            if let Some(done) = word(&line, &mut logs) {
-                return done;
+        unread.extend_from_slice(&buffer[..count]);
+        while let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = unread.drain(..=end).collect();
+            if let Some(result) = parse_line(&line, &mut logs) {
+                return result;
             }
         }
     }
 }
 
-fn silent(status: Option<u32>) -> String {
+fn without_result(status: Option<u32>) -> String {
     match status {
-        Some(status) => format!("the helper ended with status {status} and without a word"),
-        None => "the helper closed its report without a word".into(),
+        Some(status) => {
+            format!("the runtime process exited with status {status} and reported no result")
+        }
+        None => "the runtime process closed its report without a result".into(),
     }
 }
 
-/// What one line says; `None` when more is to come.
-fn word(line: &[u8], logs: &mut Vec<String>) -> Option<Result<u32>> {
-    let said: Value = match serde_json::from_slice(line) {
-        Ok(said) => said,
-        Err(error) => return Some(Err(internal(format!("the helper's report: {error}")))),
+/// The result that a line carries; `None` for a log message, which is added to `logs`.
+fn parse_line(line: &[u8], logs: &mut Vec<String>) -> Option<Result<u32>> {
+    let message: Value = match serde_json::from_slice(line) {
+        Ok(message) => message,
+        Err(error) => {
+            return Some(Err(internal(format!("the runtime process's report: {error}"))));
+        }
     };
-    if let Some(log) = said["log"].as_str() {
+    if let Some(log) = message["log"].as_str() {
         logs.push(log.to_owned());
         return None;
     }
-    if let Some(error) = said["error"].as_str() {
+    if let Some(error) = message["error"].as_str() {
         return Some(Err(failure(error, logs)));
     }
-    let pid = said["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 1);
-    Some(pid.ok_or_else(|| internal(format!("the helper reports no process: {said}"))))
+    let pid = message["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    let pid = pid.filter(|pid| *pid > 1);
+    Some(pid.ok_or_else(|| internal(format!("the runtime process reports no PID: {message}"))))
 }
 
-/// Each process on an error's way logs it again, ever less precisely.
+/// Each process that an error passes through logs it again, ever less precisely.
 const LOGS_MAX: usize = 2;
 
-/// The error with what was logged first on the way to it: that is closest to its cause.
+/// The error with the messages that were logged first: they are closest to its cause.
 fn failure(error: &str, logs: &[String]) -> Error {
     let mut text = error.trim_end_matches('\0').to_owned();
     for log in logs.iter().take(LOGS_MAX) {
@@ -159,20 +195,20 @@ fn failure(error: &str, logs: &[String]) -> Error {
     Error::new(classify(&text), text)
 }
 
-/// The caller's mistakes among what libcontainer says.
+/// Distinguishes the caller's mistakes from failures by libcontainer's error texts.
 fn classify(text: &str) -> Kind {
-    let callers = [
+    let mistakes = [
         "not found in $PATH",
         "does not have correct permissions",
         "unknown mount option",
         "unsupported mount option",
         "no arguments provided to execute",
     ];
-    let by_caller = callers.iter().any(|said| text.contains(said));
+    let by_caller = mistakes.iter().any(|mistake| text.contains(mistake));
     if by_caller { Kind::InvalidArgument } else { Kind::Internal }
 }
 
-/// Where to hear of a process's terminal.
+/// The console socket, on which a new process sends its terminal.
 #[derive(Debug)]
 struct Console {
     path: PathBuf,
@@ -180,7 +216,7 @@ struct Console {
 }
 
 impl Console {
-    /// A socket with a short name: its path is bounded, ids are long.
+    /// Listens on a socket with a short name: a socket's path is bounded, and IDs are long.
     fn listen() -> Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let path = Path::new(GUEST_ROOT).join(format!("c{}", NEXT.fetch_add(1, Ordering::Relaxed)));
@@ -197,9 +233,9 @@ impl Drop for Console {
     }
 }
 
-/// The descriptor that a process has sent. It was sent before the helper was done, so nothing
-/// is waited for.
-fn receive(console: &UnixListener) -> io::Result<OwnedFd> {
+/// Receives the descriptor that a process has sent. It was sent before the runtime process
+/// reported, so this does not wait.
+fn receive_fd(console: &UnixListener) -> io::Result<OwnedFd> {
     let (connection, _) = console.accept()?;
     connection.set_nonblocking(true)?;
     let mut space = cmsg_space!([i32; 1]);
@@ -210,7 +246,7 @@ fn receive(console: &UnixListener) -> io::Result<OwnedFd> {
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(descriptors) = control {
             // SAFETY: the kernel has just put these descriptors into this process; nothing
-            // else knows them.
+            // else uses them.
             let owned = descriptors.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) });
             if let Some(terminal) = owned.collect::<Vec<_>>().into_iter().next() {
                 return Ok(terminal);
@@ -225,10 +261,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logs_make_an_error_whole() {
+    fn an_error_includes_the_first_logs() {
         let mut logs = Vec::new();
-        assert!(word(br#"{"log":"mounting /x: EPERM"}"#, &mut logs).is_none());
-        let failed = word(br#"{"error":"failed to prepare rootfs"}"#, &mut logs).unwrap();
+        assert!(parse_line(br#"{"log":"mounting /x: EPERM"}"#, &mut logs).is_none());
+        let failed = parse_line(br#"{"error":"failed to prepare rootfs"}"#, &mut logs).unwrap();
         let error = failed.unwrap_err();
         assert_eq!(error.to_string(), "failed to prepare rootfs; mounting /x: EPERM");
         assert_eq!(error.kind(), Kind::Internal);
@@ -241,11 +277,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_number_is_a_process() {
+    fn only_a_pid_above_1_is_a_process() {
         let mut logs = Vec::new();
-        assert_eq!(word(br#"{"pid":12}"#, &mut logs).unwrap().unwrap(), 12);
+        assert_eq!(parse_line(br#"{"pid":12}"#, &mut logs).unwrap().unwrap(), 12);
         for bad in [&br#"{"pid":1}"#[..], b"{}", b"x"] {
-            assert!(word(bad, &mut logs).unwrap().is_err());
+            assert!(parse_line(bad, &mut logs).unwrap().is_err());
         }
     }
 }

@@ -1,30 +1,36 @@
-//! PID 1 of the guest: it makes the guest ready, dials the host and serves `agent-api`.
+//! PID 1 of the guest: sets it up, connects to the host and serves `agent-api`.
 //!
-//! The same binary runs as the short-lived helper that makes containers' processes
-//! ([`helper`]): libcontainer forks, and a process with threads must not.
+//! The same binary is the short-lived [`runtime`] process that creates containers' processes:
+//! libcontainer forks, which is unsafe in a process with threads.
 
+mod blocking;
 mod boot;
+mod bundle;
 mod cgroup;
 mod clock;
+mod configure;
 mod console;
 mod container;
 mod containers;
 mod copy;
 mod devices;
 mod disk;
-mod door;
 mod error;
 mod exec;
 mod forward;
-mod ground;
-mod guest;
-mod helper;
+mod hotplug;
 mod launch;
 mod limits;
+mod memory_stall;
+mod mounts;
 mod network;
+mod paths;
+mod pod;
 mod process;
 mod reaper;
 mod rootfs;
+mod runtime;
+mod sandbox;
 mod serve;
 mod service;
 mod spec;
@@ -32,27 +38,29 @@ mod stats;
 mod stdio;
 mod storage;
 mod streams;
-mod thrash;
+mod sysctl;
 mod uevent;
 
 fn main() {
     let started = clock::since_boot();
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some(helper::VERB) {
-        std::process::exit(helper::run(arguments.collect()));
+    if arguments.next().as_deref() == Some(runtime::VERB) {
+        std::process::exit(runtime::run(arguments.collect()));
     }
     console::power_off_on_panic();
     let served = if std::process::id() == 1 {
         boot::boot().and_then(|()| serve::serve(started))
     } else {
-        // The mark is what a guest's builder reads from this file.
+        // The mark, which the guest image's builder looks for in this file, must be used somewhere.
         Err(error::invalid(format!(
-            "this program is the first process of a guest and runs nowhere else ({})",
+            "this program must be PID 1 of a guest ({})",
             agent_api::AGENT_MARK,
         )))
     };
     match served {
-        Ok(()) => console::info("the host is gone or asked for the end: powering off"),
+        Ok(()) => {
+            console::info("the host has closed the connection or asked to shut down: powering off")
+        }
         Err(error) => console::error(&error.to_string()),
     }
     if std::process::id() == 1 {

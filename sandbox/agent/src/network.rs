@@ -13,13 +13,14 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, LinkUnspec};
 
-use crate::container::blocking;
+use crate::blocking::blocking;
 use crate::error::{Doing, Result, internal, invalid};
 use crate::uevent;
 
+/// Length in bytes of a MAC address.
 const MAC: usize = 6;
 
-/// A connection to the kernel; its task ends with the last handle.
+/// Opens a netlink connection, whose task runs until the last handle is dropped.
 fn open() -> Result<Handle> {
     let (connection, handle, _) = rtnetlink::new_connection().doing(|| "opening netlink".into())?;
     tokio::spawn(connection);
@@ -32,7 +33,7 @@ pub(crate) async fn loopback_up() -> Result<()> {
     open()?.link().set(up).execute().await.doing(|| "bringing lo up".into())
 }
 
-/// Sets everything up, in an order in which each thing finds what it needs.
+/// Sets up interfaces, neighbours and routes, in the order in which they depend on each other.
 pub(crate) async fn configure(
     interfaces: &[Interface],
     routes: &[Route],
@@ -45,13 +46,14 @@ pub(crate) async fn configure(
     for interface in interfaces {
         add_interface(&handle, interface).await?;
     }
-    // Static neighbours first: a route may go by one.
+    // A route may need a static neighbour.
     for neighbour in neighbours {
         add_neighbour(&handle, neighbour).await?;
     }
-    // What is on the link comes before what is reached by it.
-    let (far, near): (Vec<_>, Vec<_>) = routes.iter().partition(|route| !route.gateway.is_empty());
-    for route in near.into_iter().chain(far) {
+    // Routes to the link first: gateways are reached by them.
+    let (direct, via_gateway): (Vec<_>, Vec<_>) =
+        routes.iter().partition(|route| route.gateway.is_empty());
+    for route in direct.into_iter().chain(via_gateway) {
         add_route(&handle, route).await?;
     }
     Ok(())
@@ -61,12 +63,15 @@ async fn add_interface(handle: &Handle, wanted: &Interface) -> Result<()> {
     let name = &wanted.name;
     if wanted.mac.len() != MAC {
         let length = wanted.mac.len();
-        return Err(invalid(format!("interface {name:?}: a MAC of {length} bytes, not {MAC}")));
+        return Err(invalid(format!(
+            "interface {name:?}: its MAC address has {length} bytes, not {MAC}"
+        )));
     }
-    let (mac, said) = (wanted.mac.clone(), format!("the interface {name:?}"));
-    let found = blocking(move || uevent::await_device(&said, || Ok(by_mac(&mac)))).await?;
+    let mac = wanted.mac.clone();
+    let what = format!("the interface {name:?}");
+    let found = blocking(move || uevent::await_device(&what, || Ok(by_mac(&mac)))).await?;
     let index = index(handle, &found).await?;
-    // A device has to be down to be renamed.
+    // An interface is renamed while it is down.
     let mut change = LinkUnspec::new_with_index(index).down();
     if found != *name {
         change = change.name(name.clone());
@@ -82,16 +87,16 @@ async fn add_interface(handle: &Handle, wanted: &Interface) -> Result<()> {
         let (ip, prefix) = prefixed(address)?;
         let mut add = handle.address().add(index, ip, prefix);
         if ip.is_ipv6() {
-            // The host's interface has claimed it already.
+            // The host's interface has done duplicate address detection for it.
             add.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         }
         let added = add.replace().execute().await;
-        added.doing(|| format!("giving {address} to {name:?}"))?;
+        added.doing(|| format!("adding {address} to {name:?}"))?;
     }
     Ok(())
 }
 
-/// The name of the interface with this address.
+/// The name of the interface with this MAC address.
 fn by_mac(mac: &[u8]) -> Option<String> {
     let wanted: Vec<_> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
     let wanted = wanted.join(":");
@@ -174,16 +179,17 @@ fn route(wanted: &Route, index: u32) -> Result<RouteMessage> {
 }
 
 fn address(what: &str, text: &str) -> Result<IpAddr> {
-    text.parse().map_err(|_| invalid(format!("{what} {text:?} is no IP address")))
+    text.parse().map_err(|_| invalid(format!("{what} {text:?} is not an IP address")))
 }
 
 fn prefixed(text: &str) -> Result<(IpAddr, u8)> {
     let parsed = text.split_once('/').and_then(|(ip, prefix)| {
-        let (ip, prefix): (IpAddr, u8) = (ip.parse().ok()?, prefix.parse().ok()?);
+        let ip: IpAddr = ip.parse().ok()?;
+        let prefix: u8 = prefix.parse().ok()?;
         let longest = if ip.is_ipv4() { 32 } else { 128 };
         (prefix <= longest).then_some((ip, prefix))
     });
-    parsed.ok_or_else(|| invalid(format!("{text:?} is no IP address with a prefix length")))
+    parsed.ok_or_else(|| invalid(format!("{text:?} is not an IP address with a prefix length")))
 }
 
 #[cfg(test)]
@@ -191,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_route_says_its_family() {
+    fn a_route_has_its_address_family() {
         let wanted = Route {
             destination: "10.0.0.0/8".into(),
             source: "10.0.0.2".into(),
@@ -221,7 +227,7 @@ mod tests {
         }
         let mut bad = Route { gateway: "nowhere".into(), ..Route::default() };
         let error = route(&bad, 1).unwrap_err().to_string();
-        assert_eq!(error, "route gateway \"nowhere\" is no IP address");
+        assert_eq!(error, "route gateway \"nowhere\" is not an IP address");
         bad = Route { scope: 256, ..Route::default() };
         assert_eq!(route(&bad, 1).unwrap_err().to_string(), "route scope 256 is above 255");
     }

@@ -1,21 +1,23 @@
-//! A process of a container: its first one or an exec.
+//! A process of a container: its init process or an exec.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use agent_api::agent::Stdio;
-use tokio::sync::{oneshot, watch};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::cgroup::Cgroup;
-use crate::door::Streams;
-use crate::error::{Doing, Result, invalid, missing, refused};
+use crate::error::{Doing, Result, internal, invalid, missing, refused};
 use crate::launch::Launched;
-use crate::reaper::{Ended, Reaper};
-use crate::stdio::{Claim, Ends};
+use crate::reaper::{ExitStatus, Reaper};
+use crate::stdio::{self, AgentStdio, ChildStdio, Pty, StreamEnd};
 
-/// How a process ended.
+/// How a process exited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exit {
+    /// The exit code, or 128 plus the signal's number.
     pub(crate) status: u32,
+    /// Nanoseconds since 1970, UTC.
     pub(crate) at_ns: i64,
     pub(crate) oom_killed: bool,
 }
@@ -25,179 +27,253 @@ pub(crate) struct Exit {
 pub(crate) struct Process {
     /// For messages.
     name: String,
-    ends: Ends,
-    state: Mutex<State>,
-    fate: watch::Sender<Fate>,
+    pub(crate) has_terminal: bool,
+    /// Signals the task that copies stdin. Outlives the process, whose children may still read.
+    close_stdin: watch::Sender<bool>,
+    state: Mutex<ProcessState>,
+    /// Notified when the state becomes `Exited` or `Deleted`.
+    finished: Notify,
 }
 
-/// What those who wait are told.
-#[derive(Debug, Clone, Copy)]
-enum Fate {
-    Open,
-    Ended(Exit),
-    Gone,
-}
-
+/// What there is of a process; a transition moves it from one variant to the next.
 #[derive(Debug)]
-enum State {
-    /// An exec that nobody has started; what it will be connected to.
-    Planned(Streams),
-    /// A container's process that waits for its start, or an exec on its way.
-    Created(Option<u32>),
-    Running(u32),
-    Ended,
-    /// Deleted, or never made.
-    Gone,
+enum ProcessState {
+    /// Not started yet.
+    Planned {
+        child: ChildStdio,
+        agent: AgentStdio,
+    },
+    /// Being created, for which its ends of the streams were taken.
+    Creating {
+        agent: AgentStdio,
+    },
+    /// A container's init process that waits for its start.
+    Created {
+        pid: u32,
+        agent: AgentStdio,
+        pty: Option<Arc<Pty>>,
+    },
+    Running {
+        pid: u32,
+        pty: Option<Arc<Pty>>,
+    },
+    Exited(Exit),
+    /// Deleted, or could not be created.
+    Deleted,
+}
+
+/// A process's role in its container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Waits to be started once it is created.
+    Init,
+    /// Runs once it is created.
+    Exec,
 }
 
 impl Process {
-    /// An exec, or a first process before it is there.
-    pub(crate) fn planned(name: String, stdio: &Stdio) -> Result<Self> {
-        let (ends, streams) = Ends::open(stdio)?;
-        let state = Mutex::new(State::Planned(streams));
-        Ok(Self { name, ends, state, fate: watch::Sender::new(Fate::Open) })
+    /// A process that is still to be created.
+    pub(crate) fn planned(name: String, wanted: &Stdio) -> Result<Self> {
+        let (child, agent) = stdio::open(wanted)?;
+        Ok(Self {
+            name,
+            has_terminal: wanted.terminal,
+            close_stdin: watch::Sender::new(false),
+            state: Mutex::new(ProcessState::Planned { child, agent }),
+            finished: Notify::new(),
+        })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes the descriptors for the process that is now to be made.
-    pub(crate) fn begin(&self) -> Result<Streams> {
-        let mut state = self.state();
-        match std::mem::replace(&mut *state, State::Created(None)) {
-            State::Planned(streams) => Ok(streams),
+    /// Takes the process's ends of its streams, to create it with.
+    pub(crate) fn begin(&self) -> Result<ChildStdio> {
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut *state, ProcessState::Deleted) {
+            ProcessState::Planned { child, agent } => {
+                *state = ProcessState::Creating { agent };
+                Ok(child)
+            }
             other => {
                 *state = other;
-                Err(refused(format!("{} is started already", self.name)))
+                Err(refused(format!("{} is already started", self.name)))
             }
         }
     }
 
-    /// It could not be made, or is deleted before it ever ran.
-    pub(crate) fn gone(&self) {
-        let mut state = self.state();
-        if !matches!(*state, State::Ended) {
-            *state = State::Gone;
-            self.fate.send_replace(Fate::Gone);
+    /// Marks it as deleted, unless it has exited: it could not be created or was never started.
+    pub(crate) fn delete(&self) {
+        let mut state = self.state.lock();
+        if !matches!(*state, ProcessState::Exited(_)) {
+            *state = ProcessState::Deleted;
+            self.finished.notify_waiters();
         }
     }
 
-    /// It is there. `running` tells an exec from a first process that waits for its start.
-    pub(crate) fn made(
+    /// The process was created. Follows it until it exits.
+    pub(crate) fn created(
         self: &Arc<Self>,
         launched: Launched,
-        group: Cgroup,
-        running: bool,
+        cgroup: Cgroup,
+        role: Role,
     ) -> Result<()> {
         let pid = launched.pid;
-        *self.state() = if running { State::Running(pid) } else { State::Created(Some(pid)) };
-        let sized = launched.terminal.map_or(Ok(()), |terminal| self.ends.set_pty(terminal));
-        tokio::spawn(self.clone().until_end(launched.ended, group));
+        let mut state = self.state.lock();
+        let mut agent = match std::mem::replace(&mut *state, ProcessState::Deleted) {
+            ProcessState::Creating { agent } => agent,
+            other => {
+                *state = other;
+                return Err(internal(format!("{} is already created", self.name)));
+            }
+        };
+        let pty = launched.terminal.map(|master| agent.set_pty(master)).transpose();
+        let (pty, sized) = match pty {
+            Ok(pty) => (pty, Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        *state = match role {
+            Role::Init => ProcessState::Created { pid, agent, pty },
+            Role::Exec => ProcessState::Running { pid, pty },
+        };
+        tokio::spawn(self.clone().follow(launched.exited, cgroup));
         sized
     }
 
-    async fn until_end(self: Arc<Self>, ended: oneshot::Receiver<Ended>, group: Cgroup) {
+    async fn follow(self: Arc<Self>, exited: oneshot::Receiver<ExitStatus>, cgroup: Cgroup) {
         // The reaper drops no sender: it lives as long as the agent.
-        let Ok(ended) = ended.await else { return };
-        *self.state() = State::Ended;
-        self.ends.ended();
-        let oom_killed = group.oom_killed();
-        let exit = Exit { status: ended.status, at_ns: ended.at_ns, oom_killed };
-        self.fate.send_replace(Fate::Ended(exit));
+        let Ok(ExitStatus { status, at_ns }) = exited.await else { return };
+        let oom_killed = cgroup.oom_killed();
+        *self.state.lock() = ProcessState::Exited(Exit { status, at_ns, oom_killed });
+        self.finished.notify_waiters();
     }
 
-    /// What a first process needs before it may run.
+    /// Checks that it may start: the host has connected its streams. Returns an init process's
+    /// PID, `None` for an exec.
     pub(crate) fn may_start(&self) -> Result<Option<u32>> {
-        if let Some(stream) = self.ends.unconnected() {
-            return Err(refused(format!("{}: {stream} is not connected", self.name)));
-        }
-        match &*self.state() {
-            State::Planned(_) => Ok(None),
-            State::Created(Some(pid)) => Ok(Some(*pid)),
-            State::Created(None) | State::Running(_) => {
-                Err(refused(format!("{} is started already", self.name)))
+        let state = self.state.lock();
+        let (agent, pid) = match &*state {
+            ProcessState::Planned { agent, .. } => (agent, None),
+            ProcessState::Created { agent, pid, .. } => (agent, Some(*pid)),
+            ProcessState::Creating { .. } | ProcessState::Running { .. } => {
+                return Err(refused(format!("{} is already started", self.name)));
             }
-            State::Ended => Err(refused(format!("{} has ended", self.name))),
-            State::Gone => Err(missing(format!("{} could not be made", self.name))),
+            ProcessState::Exited(_) => return Err(refused(format!("{} has exited", self.name))),
+            ProcessState::Deleted => {
+                return Err(missing(format!("{} could not be created", self.name)));
+            }
+        };
+        match agent.unconnected() {
+            Some(stream) => Err(refused(format!("{}: {stream} is not connected", self.name))),
+            None => Ok(pid),
         }
     }
 
-    /// A first process was told to run.
+    /// An init process was started.
     pub(crate) fn started(&self) {
-        let mut state = self.state();
-        if let State::Created(Some(pid)) = *state {
-            *state = State::Running(pid);
+        let mut state = self.state.lock();
+        // It may have exited already.
+        if let ProcessState::Created { pid, pty, .. } = &mut *state {
+            *state = ProcessState::Running { pid: *pid, pty: pty.take() };
         }
     }
 
-    /// Its number, while it is there.
+    /// Its PID, from its creation until it exits.
     pub(crate) fn pid(&self) -> Option<u32> {
-        match &*self.state() {
-            State::Created(Some(pid)) | State::Running(pid) => Some(*pid),
+        match &*self.state.lock() {
+            ProcessState::Created { pid, .. } | ProcessState::Running { pid, .. } => Some(*pid),
             _ => None,
         }
     }
 
-    /// Whether it runs: made, started and not ended.
+    /// Whether it was started and has not exited.
     pub(crate) fn is_running(&self) -> bool {
-        matches!(&*self.state(), State::Running(_))
+        matches!(&*self.state.lock(), ProcessState::Running { .. })
     }
 
-    /// Whether it may be deleted: it never ran or has ended.
+    /// Whether it can be deleted: it was never started or has exited.
     pub(crate) fn may_be_deleted(&self) -> bool {
-        matches!(&*self.state(), State::Planned(_) | State::Ended | State::Gone)
+        matches!(
+            &*self.state.lock(),
+            ProcessState::Planned { .. } | ProcessState::Exited(_) | ProcessState::Deleted
+        )
     }
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, reaper: &Reaper, signal: i32) -> Result<()> {
-        let ended = || missing(format!("{} has ended", self.name));
-        let pid = match &*self.state() {
-            State::Planned(_) | State::Created(None) => {
+        let exited = || missing(format!("{} has exited", self.name));
+        let pid = match &*self.state.lock() {
+            ProcessState::Planned { .. } | ProcessState::Creating { .. } => {
                 return Err(refused(format!("{} is not started", self.name)));
             }
-            State::Created(Some(pid)) | State::Running(pid) => *pid,
-            State::Ended | State::Gone => return Err(ended()),
+            ProcessState::Created { pid, .. } | ProcessState::Running { pid, .. } => *pid,
+            ProcessState::Exited(_) | ProcessState::Deleted => return Err(exited()),
         };
         let sent = reaper.signal(pid, signal);
         match sent.doing(|| format!("sending signal {signal} to {}", self.name))? {
             true => Ok(()),
-            false => Err(ended()),
+            false => Err(exited()),
         }
     }
 
-    /// Resolves when it has ended, at once if it already has.
+    /// Waits until it has exited.
     pub(crate) async fn wait(&self) -> Result<Exit> {
-        let mut fates = self.fate.subscribe();
-        let fate = fates.wait_for(|fate| !matches!(fate, Fate::Open)).await.map(|fate| *fate);
-        match fate {
-            Ok(Fate::Ended(exit)) => Ok(exit),
-            Ok(Fate::Gone | Fate::Open) | Err(_) => Err(missing(format!("{} is gone", self.name))),
+        loop {
+            // Created before the state is read, so that no notification is missed.
+            let finished = self.finished.notified();
+            match &*self.state.lock() {
+                ProcessState::Exited(exit) => return Ok(*exit),
+                ProcessState::Deleted => {
+                    return Err(missing(format!("{} is deleted", self.name)));
+                }
+                _ => {}
+            }
+            finished.await;
         }
     }
 
-    /// Takes the end for a stream of the host.
-    pub(crate) fn claim(&self, stream: &str) -> Result<Claim> {
-        if !matches!(&*self.state(), State::Planned(_) | State::Created(Some(_))) {
-            return Err(refused(format!("{} takes no stream any more", self.name)));
+    /// Takes the agent's end of a stream, for the host's connection to it.
+    pub(crate) fn connect(&self, stream: &str) -> Result<StreamEnd> {
+        match &mut *self.state.lock() {
+            ProcessState::Planned { agent, .. } | ProcessState::Created { agent, .. } => {
+                agent.connect(stream, self.close_stdin.subscribe())
+            }
+            _ => Err(refused(format!("{} takes no streams any more", self.name))),
         }
-        self.ends.claim(stream)
     }
 
+    /// Resizes its terminal, or sets the size for when it is opened.
     pub(crate) fn resize(&self, width: u32, height: u32) -> Result<()> {
-        self.ends.resize(width, height)
+        let side = |side: u32, name| {
+            u16::try_from(side)
+                .map_err(|_| invalid(format!("terminal {name} {side} is above 65535")))
+        };
+        let width = side(width, "width")?;
+        let height = side(height, "height")?;
+        if !self.has_terminal {
+            return Err(refused("the process has no terminal"));
+        }
+        match &mut *self.state.lock() {
+            ProcessState::Planned { agent, .. } | ProcessState::Creating { agent } => {
+                agent.resize(width, height);
+                Ok(())
+            }
+            ProcessState::Created { pty: Some(pty), .. }
+            | ProcessState::Running { pty: Some(pty), .. } => pty.resize(width, height),
+            _ => Ok(()),
+        }
     }
 
-    pub(crate) fn wants_terminal(&self) -> bool {
-        self.ends.has_terminal()
-    }
-
+    /// Closes its stdin after the input that the host has already sent.
     pub(crate) fn close_stdin(&self) {
-        self.ends.close_stdin();
+        self.close_stdin.send_replace(true);
+        match &mut *self.state.lock() {
+            ProcessState::Planned { agent, .. }
+            | ProcessState::Creating { agent }
+            | ProcessState::Created { agent, .. } => agent.close_stdin(),
+            _ => {}
+        }
     }
 }
 
-/// A signal's number, when there is such a signal. Real-time ones are among them.
+/// Checks a signal's number. Real-time signals are allowed.
 pub(crate) fn signal(number: u32) -> Result<i32> {
     let known = i32::try_from(number).ok().filter(|number| (1..=64).contains(number));
     known.ok_or_else(|| invalid(format!("there is no signal {number}")))
@@ -207,28 +283,74 @@ pub(crate) fn signal(number: u32) -> Result<i32> {
 mod tests {
     use super::*;
 
+    fn planned(stdio: Stdio) -> Arc<Process> {
+        Arc::new(Process::planned("exec \"e\"".into(), &stdio).unwrap())
+    }
+
+    fn launched(pid: u32) -> (oneshot::Sender<ExitStatus>, Launched) {
+        let (exit, exited) = oneshot::channel();
+        (exit, Launched { pid, exited, terminal: None })
+    }
+
     #[tokio::test]
     async fn an_exec_starts_once_and_with_its_streams() {
-        let stdio = Stdio { stdout: true, ..Stdio::default() };
-        let process = Arc::new(Process::planned("exec \"e\"".into(), &stdio).unwrap());
+        let process = planned(Stdio { stdout: true, ..Stdio::default() });
         let error = process.may_start().unwrap_err().to_string();
         assert_eq!(error, "exec \"e\": stdout is not connected");
-        process.claim("stdout").unwrap();
+        process.connect("stdout").unwrap();
         assert_eq!(process.may_start().unwrap(), None);
         process.begin().unwrap();
-        assert_eq!(process.begin().unwrap_err().to_string(), "exec \"e\" is started already");
-        assert!(process.claim("stdout").is_err());
-        let (ended, receiver) = oneshot::channel();
-        let launched = Launched { pid: 7, ended: receiver, terminal: None };
-        process.made(launched, Cgroup::of("absent"), true).unwrap();
+        assert_eq!(process.begin().unwrap_err().to_string(), "exec \"e\" is already started");
+        assert!(process.connect("stdout").is_err());
+        let (exit, launched) = launched(7);
+        process.created(launched, Cgroup::of("absent"), Role::Exec).unwrap();
         assert_eq!(process.pid(), Some(7));
         assert!(!process.may_be_deleted());
-        ended.send(Ended { status: 3, at_ns: 5 }).unwrap();
+        exit.send(ExitStatus { status: 3, at_ns: 5 }).unwrap();
         let exit = process.wait().await.unwrap();
         assert_eq!(exit, Exit { status: 3, at_ns: 5, oom_killed: false });
         assert!(process.may_be_deleted());
         let error = process.signal(&Reaper::default(), libc::SIGTERM).unwrap_err().to_string();
-        assert_eq!(error, "exec \"e\" has ended");
+        assert_eq!(error, "exec \"e\" has exited");
+    }
+
+    #[tokio::test]
+    async fn an_init_process_waits_for_its_start() {
+        let process = planned(Stdio { stdin: true, ..Stdio::default() });
+        process.begin().unwrap();
+        let (exit, launched) = launched(7);
+        process.created(launched, Cgroup::of("absent"), Role::Init).unwrap();
+        let error = process.may_start().unwrap_err().to_string();
+        assert_eq!(error, "exec \"e\": stdin is not connected");
+        process.close_stdin();
+        assert_eq!(process.may_start().unwrap(), Some(7));
+        assert!(!process.is_running());
+        process.started();
+        assert!(process.is_running());
+        assert_eq!(process.resize(80, 24).unwrap_err().to_string(), "the process has no terminal");
+        drop(exit);
+    }
+
+    #[tokio::test]
+    async fn deleting_ends_a_wait_and_keeps_an_exit() {
+        let process = planned(Stdio::default());
+        let waiting = tokio::spawn({
+            let process = process.clone();
+            async move { process.wait().await }
+        });
+        tokio::task::yield_now().await;
+        process.delete();
+        let error = waiting.await.unwrap().unwrap_err().to_string();
+        assert_eq!(error, "exec \"e\" is deleted");
+
+        let process = planned(Stdio::default());
+        process.begin().unwrap();
+        let (exit, launched) = launched(7);
+        process.created(launched, Cgroup::of("absent"), Role::Exec).unwrap();
+        exit.send(ExitStatus { status: 0, at_ns: 5 }).unwrap();
+        let exit = process.wait().await.unwrap();
+        process.delete();
+        assert_eq!(process.wait().await.unwrap(), exit);
     }
 
     #[test]

@@ -9,18 +9,17 @@ use agent_api::GUEST_ROOT;
 use agent_api::agent::{Layers, Rootfs as Wanted, rootfs};
 use nix::mount::MsFlags;
 
-use crate::boot::make_dir;
 use crate::error::{Doing, Result, invalid};
-use crate::storage::guest_path;
-use crate::{console, disk, door};
+use crate::paths::{below_guest_root, make_dir};
+use crate::{console, disk, mounts};
 
-/// overlayfs takes no more than a page of options.
+/// So many layers' paths fit into the one page of options that overlayfs takes.
 const LAYERS_MAX: usize = 100;
 
-/// Layers have short names of their own: see [`LAYERS_MAX`].
+/// Numbers the layers' mount points, to keep them short: see [`LAYERS_MAX`].
 static NEXT_LAYER: AtomicU64 = AtomicU64::new(0);
 
-/// A mounted root file system; its mounts go when it is dropped.
+/// A mounted root file system, unmounted when dropped.
 #[derive(Debug)]
 pub(crate) struct Rootfs {
     pub(crate) path: PathBuf,
@@ -28,14 +27,15 @@ pub(crate) struct Rootfs {
 }
 
 impl Rootfs {
-    /// Mounts what is wanted; `dir` is the container's own. Blocks.
-    pub(crate) fn prepare(dir: &Path, wanted: &Wanted) -> Result<Self> {
+    /// Mounts the `wanted` root file system, below the container's `dir` where it needs a mount.
+    /// Blocks.
+    pub(crate) fn mount(dir: &Path, wanted: &Wanted) -> Result<Self> {
         let mut rootfs = Self { path: dir.join("rootfs"), mounts: Vec::new() };
         match &wanted.kind {
             Some(rootfs::Kind::Path(path)) => {
-                let path = guest_path("rootfs.path", path)?;
+                let path = below_guest_root("rootfs.path", path)?;
                 if !path.is_dir() {
-                    return Err(invalid(format!("rootfs.path {path:?} is no directory")));
+                    return Err(invalid(format!("rootfs.path {path:?} is not a directory")));
                 }
                 match wanted.overlay {
                     true => rootfs.overlay(dir, &[path], None)?,
@@ -52,7 +52,7 @@ impl Rootfs {
         let count = layers.lower.len();
         if count == 0 || count > LAYERS_MAX {
             return Err(invalid(format!(
-                "rootfs has {count} layers; 1 to {LAYERS_MAX} can be had"
+                "rootfs has {count} layers; 1 to {LAYERS_MAX} are supported"
             )));
         }
         let mut lower = Vec::new();
@@ -77,17 +77,18 @@ impl Rootfs {
             Some(upper) => disk::mount(upper, &writable, false)?,
             None => {
                 make_dir(&writable)?;
-                door::mount("tmpfs", &writable, "tmpfs", MsFlags::empty(), "mode=0755")?;
+                mounts::mount("tmpfs", &writable, "tmpfs", MsFlags::empty(), "mode=0755")?;
             }
         }
         self.mounts.push(writable.clone());
-        let (upper, work) = (writable.join("fs"), writable.join("work"));
+        let upper = writable.join("fs");
+        let work = writable.join("work");
         make_dir(&upper)?;
         make_dir(&work)?;
-        like(&lower[0], &upper)?;
+        copy_owner_and_mode(&lower[0], &upper)?;
         make_dir(&self.path)?;
         let data = options(lower, &upper, &work);
-        door::mount("overlay", &self.path, "overlay", MsFlags::empty(), &data)?;
+        mounts::mount("overlay", &self.path, "overlay", MsFlags::empty(), &data)?;
         self.mounts.push(self.path.clone());
         Ok(())
     }
@@ -96,7 +97,7 @@ impl Rootfs {
 impl Drop for Rootfs {
     fn drop(&mut self) {
         for mount in self.mounts.iter().rev() {
-            if let Err(error) = door::unmount(mount) {
+            if let Err(error) = mounts::unmount(mount) {
                 console::error(&error.to_string());
             }
             let _ = fs::remove_dir(mount);
@@ -106,11 +107,11 @@ impl Drop for Rootfs {
 
 fn options(lower: &[PathBuf], upper: &Path, work: &Path) -> String {
     let lower: Vec<_> = lower.iter().map(|path| escaped(path)).collect();
-    let (upper, work) = (escaped(upper), escaped(work));
-    format!("lowerdir={},upperdir={upper},workdir={work}", lower.join(":"))
+    let lower = lower.join(":");
+    format!("lowerdir={lower},upperdir={},workdir={}", escaped(upper), escaped(work))
 }
 
-/// overlayfs' own separators, with the backslash it takes before them.
+/// `path` with overlayfs' separators escaped.
 fn escaped(path: &Path) -> String {
     let mut text = String::new();
     for c in path.to_string_lossy().chars() {
@@ -122,13 +123,13 @@ fn escaped(path: &Path) -> String {
     text
 }
 
-/// The root directory of an overlay is the upper one: it gets the image's owner and mode.
-fn like(model: &Path, dir: &Path) -> Result<()> {
+/// An overlay's root directory is the upper one: it gets the image's owner and mode.
+fn copy_owner_and_mode(model: &Path, dir: &Path) -> Result<()> {
     let copied = fs::metadata(model).and_then(|meta| {
         chown(dir, Some(meta.uid()), Some(meta.gid()))?;
         fs::set_permissions(dir, fs::Permissions::from_mode(meta.mode() & 0o7777))
     });
-    copied.doing(|| format!("giving {} the owner and mode of {}", dir.display(), model.display()))
+    copied.doing(|| format!("copying owner and mode of {} to {}", model.display(), dir.display()))
 }
 
 #[cfg(test)]
@@ -145,15 +146,15 @@ mod tests {
     #[test]
     fn a_rootfs_is_a_path_or_layers() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Rootfs::prepare(dir.path(), &Wanted::default()).unwrap_err().to_string();
+        let error = Rootfs::mount(dir.path(), &Wanted::default()).unwrap_err().to_string();
         assert_eq!(error, "rootfs has neither a path nor layers");
         let mut outside = Wanted::default();
         outside.set_path("/etc".into());
-        let error = Rootfs::prepare(dir.path(), &outside).unwrap_err().to_string();
+        let error = Rootfs::mount(dir.path(), &outside).unwrap_err().to_string();
         assert_eq!(error, "rootfs.path \"/etc\" is not below /run/bulkhead");
         let mut empty = Wanted::default();
         empty.set_layers(Layers::default());
-        let error = Rootfs::prepare(dir.path(), &empty).unwrap_err().to_string();
-        assert_eq!(error, "rootfs has 0 layers; 1 to 100 can be had");
+        let error = Rootfs::mount(dir.path(), &empty).unwrap_err().to_string();
+        assert_eq!(error, "rootfs has 0 layers; 1 to 100 are supported");
     }
 }

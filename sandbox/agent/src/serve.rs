@@ -1,4 +1,4 @@
-//! Dials the host and serves it until it is gone.
+//! Connects to the host and serves it until the connection ends.
 
 use std::io;
 use std::pin::Pin;
@@ -17,22 +17,22 @@ use ttrpc::asynchronous::Server;
 use ttrpc::asynchronous::transport::Listener;
 
 use crate::error::{Doing, Result};
-use crate::guest::{self, Guest};
 use crate::reaper::Reaper;
+use crate::sandbox::Sandbox;
 use crate::service::Service;
-use crate::{forward, network, streams};
+use crate::{forward, hotplug, network, streams};
 
-/// How long the host may take to answer the dial.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long connecting to the host may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two dials: the vsock device may be a moment late.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Pause between two attempts: the vsock device may not be ready at once.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
-/// What every device model takes at once (see `ConfigureRequest.stream_write_max`, which comes
-/// too late for this connection).
+/// Upper bound in bytes on a write that every VMM accepts. `ConfigureRequest.stream_write_max`
+/// arrives on this connection, so it cannot apply to it.
 const WRITE_MAX: usize = 16 * 1024;
 
-/// Threads for what blocks; mounts and control groups, mostly.
+/// Upper bound on threads for blocking work: mounts and cgroups, mostly.
 const BLOCKING_MAX: usize = 32;
 
 /// Serves the host until its connection ends.
@@ -43,7 +43,7 @@ pub(crate) fn serve(started_ns: u64) -> Result<()> {
         .build();
     let runtime = runtime.doing(|| "starting the agent's runtime".into())?;
     let served = runtime.block_on(run(started_ns));
-    // What blocks may do so for long; the machine ends now.
+    // The VM powers off: blocking work need not be waited for.
     runtime.shutdown_background();
     served
 }
@@ -52,29 +52,29 @@ async fn run(started_ns: u64) -> Result<()> {
     let reaper = Reaper::default();
     reap(reaper.clone())?;
     network::loopback_up().await?;
-    guest::use_new_memory();
-    let guest = Arc::new(Guest::new(started_ns, reaper));
-    let accepted = guest.clone();
+    hotplug::online_new_memory();
+    let sandbox = Arc::new(Sandbox::new(started_ns, reaper));
+    let of_streams = sandbox.clone();
     tokio::spawn(streams::accept(listen(STREAM_PORT)?, move |stream, header| {
-        streams::connect(accepted.clone(), stream, header)
+        streams::connect(of_streams.clone(), stream, header)
     }));
-    let accepted = guest.clone();
+    let of_forwards = sandbox.clone();
     tokio::spawn(streams::accept(listen(FORWARD_PORT)?, move |stream, header| {
-        forward::connect(accepted.clone(), stream, header)
+        forward::connect(of_forwards.clone(), stream, header)
     }));
-    let host = dial().await?;
-    let (ended, end) = oneshot::channel();
-    let control = Control { stream: host, ended: Some(ended) };
+    let host = connect().await?;
+    let (closed, wait_closed) = oneshot::channel();
+    let control = Control { stream: host, closed: Some(closed) };
     let listener = Listener::new(futures::stream::iter([Ok::<_, io::Error>(control)]));
-    let service = create_agent(Arc::new(Service(guest)));
+    let service = create_agent(Arc::new(Service(sandbox)));
     let mut server = Server::new().add_listener(listener).register_service(service);
     server.start().await.doing(|| "serving the host".into())?;
-    // Nothing is sent: the sender goes with the connection.
-    let _ = end.await;
+    // Nothing is sent: the sender is dropped when the connection is closed.
+    let _ = wait_closed.await;
     Ok(())
 }
 
-/// Reaps until the machine ends.
+/// Reaps exited processes from now on.
 fn reap(reaper: Reaper) -> Result<()> {
     let mut children = signal(SignalKind::child()).doing(|| "watching for children".into())?;
     tokio::spawn(async move {
@@ -90,25 +90,25 @@ fn listen(port: u32) -> Result<VsockListener> {
         .doing(|| format!("listening on vsock port {port}"))
 }
 
-async fn dial() -> Result<VsockStream> {
-    let until = Instant::now() + PATIENCE;
+async fn connect() -> Result<VsockStream> {
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
     loop {
         match VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, CONTROL_PORT)).await {
             Ok(stream) => return Ok(stream),
-            Err(error) if Instant::now() >= until => {
+            Err(error) if Instant::now() >= deadline => {
                 return Err(error)
-                    .doing(|| format!("dialling the host's vsock port {CONTROL_PORT}"));
+                    .doing(|| format!("connecting to the host's vsock port {CONTROL_PORT}"));
             }
-            Err(_) => sleep(PAUSE).await,
+            Err(_) => sleep(RETRY_PAUSE).await,
         }
     }
 }
 
-/// The host's connection. The sender goes when it ends, or when ttrpc drops it.
+/// The host's connection. Drops its sender at the end of the stream or with itself.
 #[derive(Debug)]
 struct Control {
     stream: VsockStream,
-    ended: Option<oneshot::Sender<()>>,
+    closed: Option<oneshot::Sender<()>>,
 }
 
 impl AsyncRead for Control {
@@ -122,7 +122,7 @@ impl AsyncRead for Control {
         match &read {
             Poll::Pending => {}
             Poll::Ready(Ok(())) if buffer.filled().len() > before => {}
-            Poll::Ready(_) => drop(self.ended.take()),
+            Poll::Ready(_) => drop(self.closed.take()),
         }
         read
     }

@@ -1,4 +1,4 @@
-//! The calls of the host: each is checked, handed on and answered here.
+//! The `agent-api` service: checks the host's requests, passes them on and returns the responses.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,32 +8,35 @@ use agent_api::agent_ttrpc::Agent;
 use async_trait::async_trait;
 use ttrpc::r#async::TtrpcContext as Context;
 
-use crate::container::{Container, blocking};
+use crate::blocking::blocking;
+use crate::container::Container;
 use crate::containers::check_id;
-use crate::error::{Error, Kind, Result, invalid, missing, status};
-use crate::guest::{self, Guest};
-use crate::{clock, limits, process, stats};
+use crate::error::{Error, Kind, Result, internal, invalid, missing, refused, status};
+use crate::sandbox::{self, Sandbox};
+use crate::{clock, hotplug, limits, process, stats};
 
-/// Serves the host's calls.
+/// Serves the host's requests.
 #[derive(Debug)]
-pub(crate) struct Service(pub(crate) Arc<Guest>);
+pub(crate) struct Service(pub(crate) Arc<Sandbox>);
 
 impl Service {
     async fn create(&self, request: api::CreateContainerRequest) -> Result<u32> {
-        let guest = &self.0;
-        guest.must_be_configured()?;
+        self.0.require_configured()?;
         let id = request.container.clone();
-        guest.containers.reserve(&id)?;
-        // The request may be given up by the host; its container is settled all the same.
-        let guest = guest.clone();
-        let making = tokio::spawn(async move {
-            let made = Container::create(&guest, request).await.map(Arc::new);
-            let settled = made.as_ref().ok().cloned();
-            guest.containers.settle(&id, settled);
-            made
+        self.0.containers.reserve(&id)?;
+        // A task of its own: if the host cancels the request, the container is still added or
+        // cleaned up.
+        let sandbox = self.0.clone();
+        let creating = tokio::spawn(async move {
+            let created = Container::create(&sandbox.pod, request).await.map(Arc::new);
+            match &created {
+                Ok(container) => sandbox.containers.insert(id, container.clone()),
+                Err(_) => sandbox.containers.remove(&id),
+            }
+            created
         });
-        let made = making.await.map_err(|error| crate::error::internal(error.to_string()))??;
-        made.init.pid().ok_or_else(|| missing("the process ended before it was started"))
+        let created = creating.await.map_err(|error| internal(error.to_string()))??;
+        created.init.pid().ok_or_else(|| missing("the process exited before it was started"))
     }
 
     fn exec(&self, request: &api::ExecRequest) -> Result<()> {
@@ -49,10 +52,11 @@ impl Service {
         if reference.exec.is_empty() {
             return container.start().await;
         }
-        let guest = self.0.clone();
+        // A task of its own, for the same reason as in `create`.
+        let pod = self.0.pod.clone();
         let starting =
-            tokio::spawn(async move { container.start_exec(&guest, &reference.exec).await });
-        starting.await.map_err(|error| crate::error::internal(error.to_string()))?
+            tokio::spawn(async move { container.start_exec(&pod, &reference.exec).await });
+        starting.await.map_err(|error| internal(error.to_string()))?
     }
 
     async fn signal(&self, request: api::SignalRequest) -> Result<()> {
@@ -60,10 +64,10 @@ impl Service {
         let reference = request.process.as_ref().ok_or_else(|| invalid("process is missing"))?;
         let container = self.0.containers.get(&reference.container)?;
         if !request.all {
-            return container.process(&reference.exec)?.signal(&self.0.reaper, signal);
+            return container.process(&reference.exec)?.signal(&self.0.pod.reaper, signal);
         }
-        let group = container.cgroup.clone();
-        match blocking(move || group.signal(signal)).await? {
+        let cgroup = container.cgroup.clone();
+        match blocking(move || cgroup.signal(signal)).await? {
             true => Ok(()),
             false => Err(missing(format!("container {:?} has no process", reference.container))),
         }
@@ -74,18 +78,18 @@ impl Service {
     }
 
     async fn update(&self, request: &api::UpdateRequest) -> Result<()> {
-        let writes = limits::writes(&limits::parse(&request.resources)?)?;
-        let group = self.0.containers.get(&request.container)?.cgroup.clone();
-        blocking(move || group.write(&writes)).await
+        let settings = limits::settings(&limits::parse(&request.resources)?)?;
+        let cgroup = self.0.containers.get(&request.container)?.cgroup.clone();
+        blocking(move || cgroup.write_all(&settings)).await
     }
 
     async fn freeze(&self, container: &str, frozen: bool) -> Result<()> {
         let container = self.0.containers.get(container)?;
         if !container.init.is_running() {
-            return Err(crate::error::refused("the container is not running"));
+            return Err(refused("the container is not running"));
         }
-        let group = container.cgroup.clone();
-        blocking(move || group.freeze(frozen)).await
+        let cgroup = container.cgroup.clone();
+        blocking(move || cgroup.freeze(frozen)).await
     }
 
     async fn delete(&self, id: &str) -> Result<()> {
@@ -95,11 +99,12 @@ impl Service {
             Err(error) => return Err(error),
         };
         container.delete().await?;
-        self.0.containers.settle(id, None);
+        self.0.containers.remove(id);
         Ok(())
     }
 }
 
+/// An error as a gRPC status.
 fn answer<T>(result: Result<T>) -> ttrpc::Result<T> {
     result.map_err(|error: Error| status(&error))
 }
@@ -187,8 +192,8 @@ impl Agent for Service {
         _: &Context,
         request: api::ContainerRef,
     ) -> ttrpc::Result<api::StatsResponse> {
-        let group = answer(self.0.containers.get(&request.container))?.cgroup.clone();
-        Ok(stats::read(&group, Path::new("/sys/class/net")))
+        let cgroup = answer(self.0.containers.get(&request.container))?.cgroup.clone();
+        Ok(stats::read(&cgroup, Path::new("/sys/class/net")))
     }
 
     async fn pause(&self, _: &Context, request: api::ContainerRef) -> ttrpc::Result<api::Empty> {
@@ -223,7 +228,7 @@ impl Agent for Service {
         _: &Context,
         request: api::OnlineRequest,
     ) -> ttrpc::Result<api::OnlineResponse> {
-        answer(blocking(move || guest::online(request.vcpus)).await)
+        answer(blocking(move || hotplug::online(request.vcpus)).await)
     }
 
     async fn set_clock(
@@ -235,6 +240,6 @@ impl Agent for Service {
     }
 
     async fn shutdown(&self, _: &Context, _: api::Empty) -> ttrpc::Result<api::Empty> {
-        empty(guest::shut_down())
+        empty(sandbox::shut_down())
     }
 }

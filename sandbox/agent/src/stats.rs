@@ -1,57 +1,53 @@
-//! What a container uses, and what the guest's interfaces carried.
+//! Statistics of a container and of the guest's network interfaces.
 
 use std::fs;
 use std::path::Path;
 
 use agent_api::agent::{Counters, StatsResponse};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, keyed};
 
 const MICROSECOND: u64 = 1000;
 
-/// The figures of `group` and of the interfaces below `net` (`/sys/class/net`).
-pub(crate) fn read(group: &Cgroup, net: &Path) -> StatsResponse {
-    let cpu = group.read("cpu.stat").unwrap_or_default();
-    let memory = group.read("memory.stat").unwrap_or_default();
-    let micros = |key| figure(&cpu, key).map(|us| us.saturating_mul(MICROSECOND));
+/// Reads the statistics of `cgroup` and of the interfaces below `net` (`/sys/class/net`).
+pub(crate) fn read(cgroup: &Cgroup, net: &Path) -> StatsResponse {
+    let cpu = cgroup.read("cpu.stat").unwrap_or_default();
+    let memory = cgroup.read("memory.stat").unwrap_or_default();
+    let micros = |key| keyed(&cpu, key).map(|us| us.saturating_mul(MICROSECOND));
     StatsResponse {
         cpu_total_ns: micros("usage_usec"),
         cpu_user_ns: micros("user_usec"),
         cpu_system_ns: micros("system_usec"),
-        cpu_periods: figure(&cpu, "nr_periods"),
-        cpu_throttled_periods: figure(&cpu, "nr_throttled"),
+        cpu_periods: keyed(&cpu, "nr_periods"),
+        cpu_throttled_periods: keyed(&cpu, "nr_throttled"),
         cpu_throttled_ns: micros("throttled_usec"),
-        memory_usage: group.number("memory.current"),
-        memory_peak: group.number("memory.peak"),
-        memory_limit: group.number("memory.max"),
-        memory_inactive_file: figure(&memory, "inactive_file"),
-        memory_anon: figure(&memory, "anon"),
-        memory_file: figure(&memory, "file"),
-        memory_pgfault: figure(&memory, "pgfault"),
-        memory_pgmajfault: figure(&memory, "pgmajfault"),
-        oom_kills: group.keyed("memory.events", "oom_kill"),
-        pids: group.number("pids.current"),
-        pids_limit: group.number("pids.max"),
+        memory_usage: cgroup.number("memory.current"),
+        memory_peak: cgroup.number("memory.peak"),
+        memory_limit: cgroup.number("memory.max"),
+        memory_inactive_file: keyed(&memory, "inactive_file"),
+        memory_anon: keyed(&memory, "anon"),
+        memory_file: keyed(&memory, "file"),
+        memory_pgfault: keyed(&memory, "pgfault"),
+        memory_pgmajfault: keyed(&memory, "pgmajfault"),
+        oom_kills: cgroup.keyed("memory.events", "oom_kill"),
+        pids: cgroup.number("pids.current"),
+        pids_limit: cgroup.number("pids.max"),
         network: counters(net),
         ..StatsResponse::default()
     }
 }
 
-fn figure(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
-}
-
-/// Every interface but the loopback, by name.
+/// The counters of all interfaces except the loopback, ordered by name.
 fn counters(net: &Path) -> Vec<Counters> {
     let entries = fs::read_dir(net).into_iter().flatten().flatten();
     let mut names: Vec<_> =
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| name != "lo");
     names.sort();
-    names.into_iter().map(|name| of_interface(net, name)).collect()
+    names.into_iter().map(|name| interface_counters(net, name)).collect()
 }
 
-fn of_interface(net: &Path, name: String) -> Counters {
+fn interface_counters(net: &Path, name: String) -> Counters {
     let dir = net.join(&name).join("statistics");
     let read = |file: &str| {
         let text = fs::read_to_string(dir.join(file)).ok();
@@ -76,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interfaces_without_the_loopback() {
+    fn the_loopback_is_not_counted() {
         let dir = tempfile::tempdir().unwrap();
         for name in ["lo", "eth0"] {
             fs::create_dir_all(dir.path().join(name).join("statistics")).unwrap();
@@ -88,8 +84,13 @@ mod tests {
     }
 
     #[test]
-    fn figures_by_their_whole_key() {
-        assert_eq!(figure("inactive_file_x 1\ninactive_file 5\n", "inactive_file"), Some(5));
-        assert_eq!(figure("file 5\n", "anon"), None);
+    fn times_are_nanoseconds_and_missing_files_no_figures() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cpu.stat"), "usage_usec 7\nuser_usec 3\n").unwrap();
+        fs::write(dir.path().join("memory.max"), "max\n").unwrap();
+        let stats = read(&Cgroup::at(dir.path()), Path::new("/absent"));
+        assert_eq!((stats.cpu_total_ns, stats.cpu_user_ns), (Some(7000), Some(3000)));
+        assert_eq!((stats.memory_limit, stats.memory_usage), (None, None));
+        assert!(stats.network.is_empty());
     }
 }

@@ -1,8 +1,8 @@
-//! The agent's ends of a process's standard streams.
+//! A process's standard streams: the process's ends and the agent's.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use agent_api::agent::Stdio;
 use nix::fcntl::OFlag;
@@ -10,197 +10,171 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
 
-use crate::door::Streams;
 use crate::error::{Doing, Result, invalid, refused};
 
-/// A terminal's master side.
-#[derive(Debug)]
-pub(crate) struct Pty(AsyncFd<OwnedFd>);
-
-/// The agent's ends: each waits for the host's stream to be connected.
-#[derive(Debug)]
-pub(crate) struct Ends {
-    table: Mutex<Table>,
-    close_stdin: watch::Sender<bool>,
+/// A process's own ends of its pipes; a stream without one is `/dev/null`.
+#[derive(Debug, Default)]
+pub(crate) struct ChildStdio {
+    pub(crate) stdin: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
+/// The agent's ends, until the process runs: each waits for the host to connect its stream.
+#[derive(Debug, Default)]
+pub(crate) struct AgentStdio {
+    stdin: Stream<pipe::Sender>,
+    stdout: Stream<pipe::Receiver>,
+    stderr: Stream<pipe::Receiver>,
+    terminal: Stream<oneshot::Receiver<Arc<Pty>>>,
+    pending_pty: Option<PendingPty>,
+}
+
+/// A terminal that the process is still to open.
 #[derive(Debug)]
-struct Table {
-    stdin: End<pipe::Sender>,
-    stdout: End<pipe::Receiver>,
-    stderr: End<pipe::Receiver>,
-    terminal: End<oneshot::Receiver<Arc<Pty>>>,
-    /// Where the terminal goes once it is there.
-    made: Option<oneshot::Sender<Arc<Pty>>>,
-    pty: Option<Arc<Pty>>,
-    /// Width and height, as asked for before there is a terminal.
+struct PendingPty {
+    /// Sends it to the connected stream.
+    opened: oneshot::Sender<Arc<Pty>>,
+    /// Width and height that the host asked for.
     size: Option<(u16, u16)>,
 }
 
-#[derive(Debug)]
-enum End<T> {
-    Unwanted,
-    Waiting(T),
+/// The agent's end of one stream.
+#[derive(Debug, Default)]
+enum Stream<T> {
+    /// The process was created without it.
+    #[default]
+    Absent,
+    Unconnected(T),
     Connected,
 }
 
-/// What a connected stream is copied from or to.
+/// A stream's end for the task that copies from or to it.
 #[derive(Debug)]
-pub(crate) enum Claim {
+pub(crate) enum StreamEnd {
+    /// The pipe, and a flag that becomes true when it is to be closed.
     Stdin(pipe::Sender, watch::Receiver<bool>),
     Output(pipe::Receiver),
     Terminal(oneshot::Receiver<Arc<Pty>>),
 }
 
-impl Ends {
-    /// Makes the pipes that are wanted, and gives the process's ends of them.
-    pub(crate) fn open(wanted: &Stdio) -> Result<(Self, Streams)> {
-        if wanted.terminal && (wanted.stdin || wanted.stdout || wanted.stderr) {
-            return Err(invalid("stdio has a terminal and pipes; it can have one or the other"));
-        }
-        let mut streams = Streams::default();
-        let mut table = Table::default();
-        let pipes =
-            || -> io::Result<(OwnedFd, OwnedFd)> { Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?) };
-        if wanted.stdin {
-            let (read, write) = pipes().doing(|| "making a pipe for stdin".into())?;
-            let end = pipe::Sender::from_owned_fd(write);
-            table.stdin = End::Waiting(end.doing(|| "preparing the pipe for stdin".into())?);
-            streams.stdin = Some(read);
-        }
-        let outputs = [
-            (wanted.stdout, &mut table.stdout, &mut streams.stdout),
-            (wanted.stderr, &mut table.stderr, &mut streams.stderr),
-        ];
-        for (_, end, stream) in outputs.into_iter().filter(|(wanted, ..)| *wanted) {
-            let (read, write) = pipes().doing(|| "making a pipe for output".into())?;
-            let reader = pipe::Receiver::from_owned_fd(read);
-            *end = End::Waiting(reader.doing(|| "preparing the pipe for output".into())?);
-            *stream = Some(write);
-        }
-        if wanted.terminal {
-            let (sender, receiver) = oneshot::channel();
-            table.terminal = End::Waiting(receiver);
-            table.made = Some(sender);
-        }
-        let ends = Self { table: Mutex::new(table), close_stdin: watch::Sender::new(false) };
-        Ok((ends, streams))
-    }
+/// A terminal's master side.
+#[derive(Debug)]
+pub(crate) struct Pty(AsyncFd<OwnedFd>);
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+/// Creates the pipes that `wanted` asks for.
+pub(crate) fn open(wanted: &Stdio) -> Result<(ChildStdio, AgentStdio)> {
+    if wanted.terminal && (wanted.stdin || wanted.stdout || wanted.stderr) {
+        return Err(invalid("stdio has a terminal and pipes; it can have one or the other"));
     }
+    let mut child = ChildStdio::default();
+    let mut agent = AgentStdio::default();
+    if wanted.stdin {
+        let (read, write) = pipe("stdin")?;
+        let write = pipe::Sender::from_owned_fd(write);
+        agent.stdin = Stream::Unconnected(write.doing(|| "preparing the pipe for stdin".into())?);
+        child.stdin = Some(read);
+    }
+    if wanted.stdout {
+        let (read, write) = output_pipe("stdout")?;
+        agent.stdout = Stream::Unconnected(read);
+        child.stdout = Some(write);
+    }
+    if wanted.stderr {
+        let (read, write) = output_pipe("stderr")?;
+        agent.stderr = Stream::Unconnected(read);
+        child.stderr = Some(write);
+    }
+    if wanted.terminal {
+        let (opened, terminal) = oneshot::channel();
+        agent.terminal = Stream::Unconnected(terminal);
+        agent.pending_pty = Some(PendingPty { opened, size: None });
+    }
+    Ok((child, agent))
+}
 
-    /// Takes the end that belongs to the stream `name`. Once.
-    pub(crate) fn claim(&self, name: &str) -> Result<Claim> {
-        let mut table = self.table();
+fn pipe(name: &str) -> Result<(OwnedFd, OwnedFd)> {
+    nix::unistd::pipe2(OFlag::O_CLOEXEC).doing(|| format!("creating a pipe for {name}"))
+}
+
+fn output_pipe(name: &str) -> Result<(pipe::Receiver, OwnedFd)> {
+    let (read, write) = pipe(name)?;
+    let read = pipe::Receiver::from_owned_fd(read);
+    Ok((read.doing(|| format!("preparing the pipe for {name}"))?, write))
+}
+
+impl AgentStdio {
+    /// Takes the agent's end of the stream `name`; each can be taken once. `closing` becomes true
+    /// when stdin is to be closed.
+    pub(crate) fn connect(
+        &mut self,
+        name: &str,
+        closing: watch::Receiver<bool>,
+    ) -> Result<StreamEnd> {
         match name {
-            "stdin" => {
-                let closing = self.close_stdin.subscribe();
-                table.stdin.take(name).map(|end| Claim::Stdin(end, closing))
-            }
-            "stdout" => table.stdout.take(name).map(Claim::Output),
-            "stderr" => table.stderr.take(name).map(Claim::Output),
-            "terminal" => table.terminal.take(name).map(Claim::Terminal),
-            other => {
-                Err(invalid(format!("{other:?} is none of stdin, stdout, stderr and terminal")))
-            }
+            "stdin" => self.stdin.connect(name).map(|pipe| StreamEnd::Stdin(pipe, closing)),
+            "stdout" => self.stdout.connect(name).map(StreamEnd::Output),
+            "stderr" => self.stderr.connect(name).map(StreamEnd::Output),
+            "terminal" => self.terminal.connect(name).map(StreamEnd::Terminal),
+            other => Err(invalid(format!(
+                "stream {other:?} is not one of stdin, stdout, stderr and terminal"
+            ))),
         }
     }
 
-    /// A stream that is wanted and not connected.
+    /// The first stream that the host has still to connect.
     pub(crate) fn unconnected(&self) -> Option<&'static str> {
-        let table = self.table();
-        let waiting = [
-            ("stdin", table.stdin.waits()),
-            ("stdout", table.stdout.waits()),
-            ("stderr", table.stderr.waits()),
-            ("terminal", table.terminal.waits()),
+        let streams = [
+            ("stdin", self.stdin.is_unconnected()),
+            ("stdout", self.stdout.is_unconnected()),
+            ("stderr", self.stderr.is_unconnected()),
+            ("terminal", self.terminal.is_unconnected()),
         ];
-        waiting.into_iter().find(|(_, waits)| *waits).map(|(name, _)| name)
+        streams.into_iter().find(|(_, unconnected)| *unconnected).map(|(name, _)| name)
     }
 
-    /// No more than what was sent reaches the process.
-    pub(crate) fn close_stdin(&self) {
-        self.close_stdin.send_replace(true);
-        let mut table = self.table();
-        if table.stdin.waits() {
-            table.stdin = End::Connected;
+    /// Closes stdin if no stream has been connected to it.
+    pub(crate) fn close_stdin(&mut self) {
+        if self.stdin.is_unconnected() {
+            self.stdin = Stream::Connected;
         }
     }
 
-    /// The terminal is there.
-    pub(crate) fn set_pty(&self, master: OwnedFd) -> Result<()> {
+    /// Sets the size that the terminal is to be opened with.
+    pub(crate) fn resize(&mut self, width: u16, height: u16) {
+        if let Some(pending) = &mut self.pending_pty {
+            pending.size = Some((width, height));
+        }
+    }
+
+    /// Passes the opened terminal on to its stream, sized as the host asked.
+    pub(crate) fn set_pty(&mut self, master: OwnedFd) -> Result<Arc<Pty>> {
         let pty = Pty::new(master).map(Arc::new).doing(|| "preparing the terminal".into())?;
-        let mut table = self.table();
-        if let Some((width, height)) = table.size {
-            pty.resize(width, height).doing(|| "sizing the terminal".into())?;
+        if let Some(pending) = self.pending_pty.take() {
+            if let Some((width, height)) = pending.size {
+                pty.resize(width, height)?;
+            }
+            // The host may have closed the stream.
+            let _ = pending.opened.send(pty.clone());
         }
-        if let Some(made) = table.made.take() {
-            // The stream may have ended before.
-            drop(made.send(pty.clone()));
-        }
-        table.pty = Some(pty);
-        Ok(())
-    }
-
-    /// Sets the terminal's size, or keeps it for when there is one.
-    pub(crate) fn resize(&self, width: u32, height: u32) -> Result<()> {
-        let side = |side: u32, name| {
-            u16::try_from(side)
-                .map_err(|_| invalid(format!("terminal {name} {side} is above 65535")))
-        };
-        let (width, height) = (side(width, "width")?, side(height, "height")?);
-        let mut table = self.table();
-        if matches!(table.terminal, End::Unwanted) {
-            return Err(refused("the process has no terminal"));
-        }
-        table.size = Some((width, height));
-        match &table.pty {
-            Some(pty) => pty.resize(width, height).doing(|| "sizing the terminal".into()),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether the process gets a terminal.
-    pub(crate) fn has_terminal(&self) -> bool {
-        !matches!(self.table().terminal, End::Unwanted)
-    }
-
-    /// The process has ended: the terminal is left to whoever still copies from it.
-    pub(crate) fn ended(&self) {
-        self.table().pty = None;
+        Ok(pty)
     }
 }
 
-impl Default for Table {
-    fn default() -> Self {
-        Self {
-            stdin: End::Unwanted,
-            stdout: End::Unwanted,
-            stderr: End::Unwanted,
-            terminal: End::Unwanted,
-            made: None,
-            pty: None,
-            size: None,
-        }
-    }
-}
-
-impl<T> End<T> {
-    fn take(&mut self, name: &str) -> Result<T> {
+impl<T> Stream<T> {
+    fn connect(&mut self, name: &str) -> Result<T> {
         match std::mem::replace(self, Self::Connected) {
-            Self::Waiting(end) => Ok(end),
-            Self::Connected => Err(refused(format!("{name} is connected already"))),
-            Self::Unwanted => {
-                *self = Self::Unwanted;
-                Err(refused(format!("the process was made without {name}")))
+            Self::Unconnected(end) => Ok(end),
+            Self::Connected => Err(refused(format!("{name} is already connected"))),
+            Self::Absent => {
+                *self = Self::Absent;
+                Err(refused(format!("the process was created without {name}")))
             }
         }
     }
 
-    fn waits(&self) -> bool {
-        matches!(self, Self::Waiting(_))
+    fn is_unconnected(&self) -> bool {
+        matches!(self, Self::Unconnected(_))
     }
 }
 
@@ -211,19 +185,20 @@ impl Pty {
         Ok(Self(unsafe { AsyncFd::register(master)? }))
     }
 
-    fn resize(&self, width: u16, height: u16) -> io::Result<()> {
+    /// Sets the size in characters.
+    pub(crate) fn resize(&self, width: u16, height: u16) -> Result<()> {
         let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the descriptor is open and `size` is what TIOCSWINSZ reads.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
-        if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        nix::errno::Errno::result(done).map(drop).doing(|| "sizing the terminal".into())
     }
 
-    /// Reads what the processes wrote; 0 when the last of them is gone.
+    /// Reads the processes' output; 0 once the last of them has closed its terminal.
     pub(crate) async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let mut ready = self.0.readable().await?;
             match ready.try_io(|fd| Ok(nix::unistd::read(fd, buffer)?)) {
-                // The kernel's end-of-file of a terminal.
+                // How the kernel reports end-of-file on a terminal.
                 Ok(Err(error)) if error.raw_os_error() == Some(libc::EIO) => return Ok(0),
                 Ok(done) => return done,
                 Err(_) => {}
@@ -247,41 +222,48 @@ impl Pty {
 mod tests {
     use super::*;
 
+    fn connect(agent: &mut AgentStdio, name: &str) -> Result<StreamEnd> {
+        agent.connect(name, watch::Sender::new(false).subscribe())
+    }
+
     fn wanted(stdin: bool, stdout: bool, terminal: bool) -> Stdio {
         Stdio { stdin, stdout, terminal, ..Stdio::default() }
     }
 
     #[tokio::test]
-    async fn each_end_is_claimed_once() {
-        let (ends, streams) = Ends::open(&wanted(true, true, false)).unwrap();
-        assert!(streams.stdin.is_some() && streams.stdout.is_some() && streams.stderr.is_none());
-        assert_eq!(ends.unconnected(), Some("stdin"));
-        assert!(matches!(ends.claim("stdin"), Ok(Claim::Stdin(..))));
-        assert_eq!(ends.unconnected(), Some("stdout"));
-        assert!(matches!(ends.claim("stdout"), Ok(Claim::Output(_))));
-        assert_eq!(ends.unconnected(), None);
-        assert_eq!(ends.claim("stdin").unwrap_err().to_string(), "stdin is connected already");
-        let error = ends.claim("stderr").unwrap_err().to_string();
-        assert_eq!(error, "the process was made without stderr");
-        assert!(ends.claim("stdio").is_err());
+    async fn each_stream_is_connected_once() {
+        let (child, mut agent) = open(&wanted(true, true, false)).unwrap();
+        assert!(child.stdin.is_some() && child.stdout.is_some() && child.stderr.is_none());
+        assert_eq!(agent.unconnected(), Some("stdin"));
+        assert!(matches!(connect(&mut agent, "stdin"), Ok(StreamEnd::Stdin(..))));
+        assert_eq!(agent.unconnected(), Some("stdout"));
+        assert!(matches!(connect(&mut agent, "stdout"), Ok(StreamEnd::Output(_))));
+        assert_eq!(agent.unconnected(), None);
+        let error = connect(&mut agent, "stdin").unwrap_err().to_string();
+        assert_eq!(error, "stdin is already connected");
+        let error = connect(&mut agent, "stderr").unwrap_err().to_string();
+        assert_eq!(error, "the process was created without stderr");
+        assert!(connect(&mut agent, "stdio").is_err());
     }
 
     #[tokio::test]
     async fn closing_stdin_needs_no_stream() {
-        let (ends, _streams) = Ends::open(&wanted(true, false, false)).unwrap();
-        ends.close_stdin();
-        assert_eq!(ends.unconnected(), None);
+        let (_child, mut agent) = open(&wanted(true, false, false)).unwrap();
+        agent.close_stdin();
+        assert_eq!(agent.unconnected(), None);
     }
 
     #[tokio::test]
-    async fn a_terminal_comes_later_and_keeps_its_size() {
-        let (ends, _streams) = Ends::open(&wanted(false, false, true)).unwrap();
-        let Ok(Claim::Terminal(mut coming)) = ends.claim("terminal") else { panic!("no claim") };
-        ends.resize(80, 24).unwrap();
-        assert!(coming.try_recv().is_err());
+    async fn a_terminal_is_opened_later_with_the_requested_size() {
+        let (_child, mut agent) = open(&wanted(false, false, true)).unwrap();
+        let Ok(StreamEnd::Terminal(mut opened)) = connect(&mut agent, "terminal") else {
+            panic!("not a terminal")
+        };
+        agent.resize(80, 24);
+        assert!(opened.try_recv().is_err());
         let pair = nix::pty::openpty(None, None).unwrap();
-        ends.set_pty(pair.master).unwrap();
-        let pty = coming.try_recv().unwrap();
+        agent.set_pty(pair.master).unwrap();
+        let pty = opened.try_recv().unwrap();
         let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: the descriptor is open and `size` is what TIOCGWINSZ fills.
         unsafe { libc::ioctl(pair.slave.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
@@ -295,6 +277,6 @@ mod tests {
 
     #[test]
     fn a_terminal_has_no_pipes() {
-        assert!(Ends::open(&wanted(true, false, true)).is_err());
+        assert!(open(&wanted(true, false, true)).is_err());
     }
 }

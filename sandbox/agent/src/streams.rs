@@ -1,4 +1,4 @@
-//! The port for processes' streams, and headers of all streams.
+//! The port for processes' streams, and the header line that every stream starts with.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,17 +10,17 @@ use tokio::time::{sleep, timeout};
 use tokio_vsock::{VMADDR_CID_HOST, VsockListener, VsockStream};
 
 use crate::error::{Result, invalid};
-use crate::guest::Guest;
-use crate::stdio::Claim;
+use crate::sandbox::Sandbox;
+use crate::stdio::StreamEnd;
 use crate::{console, copy};
 
-/// How long the host may take for a header.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the host may take to send a header.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections whose header is not read yet.
+/// Upper bound on connections whose header is not read yet.
 const PENDING_MAX: usize = 64;
 
-/// Accepts connections for ever and gives each, with its header, to `serve`.
+/// Accepts connections and passes each with its header to `serve`. Never returns.
 pub(crate) async fn accept<F>(
     listener: VsockListener,
     serve: impl Fn(VsockStream, String) -> F + Clone + Send + 'static,
@@ -32,7 +32,7 @@ pub(crate) async fn accept<F>(
         // The semaphore is never closed.
         let Ok(permit) = pending.clone().acquire_owned().await else { return };
         let mut stream = match listener.accept().await {
-            // Containers may have vsock sockets of their own.
+            // Processes in containers can open vsock sockets as well.
             Ok((_, peer)) if peer.cid() != VMADDR_CID_HOST => {
                 console::error(&format!("refusing a stream from {peer}, which is not the host"));
                 continue;
@@ -40,7 +40,7 @@ pub(crate) async fn accept<F>(
             Ok((stream, _)) => stream,
             Err(error) => {
                 console::error(&format!("accepting a stream: {error}"));
-                // Descriptors may run out for a while.
+                // The agent may be out of descriptors for a while.
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -57,12 +57,10 @@ pub(crate) async fn accept<F>(
     }
 }
 
-/// Connects a stream to the process that its header names.
-pub(crate) async fn connect(guest: Arc<Guest>, mut stream: VsockStream, header: String) {
-    let claimed = parse(&header)
-        .and_then(|(container, exec, name)| guest.containers.process(container, exec)?.claim(name));
-    let claim = match claimed {
-        Ok(claim) => claim,
+/// Connects a stream to the process in its header.
+pub(crate) async fn connect(sandbox: Arc<Sandbox>, mut stream: VsockStream, header: String) {
+    let end = match stream_end(&sandbox, &header) {
+        Ok(end) => end,
         Err(error) => {
             console::debug(|| format!("refusing the stream {header:?}: {error}"));
             answer(&mut stream, REFUSED).await;
@@ -72,38 +70,46 @@ pub(crate) async fn connect(guest: Arc<Guest>, mut stream: VsockStream, header: 
     if !answer(&mut stream, ACCEPTED).await {
         return;
     }
-    let max = guest.stream_write_max();
-    let done = match claim {
-        Claim::Stdin(to, closing) => copy::stdin(stream, to, closing).await,
-        Claim::Output(from) => copy::output(from, stream, max).await,
-        Claim::Terminal(pty) => copy::terminal(pty, stream, max).await,
+    let max = sandbox.stream_write_max();
+    let done = match end {
+        StreamEnd::Stdin(to, closing) => copy::stdin(stream, to, closing).await,
+        StreamEnd::Output(from) => copy::output(from, stream, max).await,
+        StreamEnd::Terminal(pty) => copy::terminal(pty, stream, max).await,
     };
     if let Err(error) = done {
-        console::debug(|| format!("the stream {header:?} broke: {error}"));
+        console::debug(|| format!("copying the stream {header:?}: {error}"));
     }
 }
 
-/// Answers a header. False when the host is gone.
+/// Takes the agent's end of the stream in a header.
+fn stream_end(sandbox: &Sandbox, header: &str) -> Result<StreamEnd> {
+    let (container, exec, stream) = parse(header)?;
+    sandbox.containers.process(container, exec)?.connect(stream)
+}
+
+/// Answers a header. False if the host has closed the connection.
 pub(crate) async fn answer(stream: &mut VsockStream, byte: u8) -> bool {
     let written = stream.write_all(&[byte]).await;
     written.inspect_err(|error| console::debug(|| format!("answering a header: {error}"))).is_ok()
 }
 
-/// The container, the exec (empty for none) and the stream that a header names.
+/// The container, the exec (empty for none) and the stream in a header.
 fn parse(header: &str) -> Result<(&str, &str, &str)> {
     let words: Vec<_> = header.split(' ').collect();
     match words.as_slice() {
         [container, "-", stream] => Ok((container, "", stream)),
         [container, exec, stream] => Ok((container, exec, stream)),
-        _ => Err(invalid(format!("header {header:?} is not a container, an exec and a stream"))),
+        _ => Err(invalid(format!(
+            "header {header:?} does not consist of a container, an exec and a stream"
+        ))),
     }
 }
 
-/// Reads a header line, without its end.
+/// Reads a header line, without its newline.
 async fn header_line(stream: &mut (impl AsyncRead + Unpin)) -> Result<String> {
     let read = async {
         let mut line = Vec::new();
-        // Byte by byte: what follows is not the header's.
+        // Byte by byte: the stream's data follows.
         loop {
             match stream.read_u8().await {
                 Ok(b'\n') => return Ok(line),
@@ -115,10 +121,10 @@ async fn header_line(stream: &mut (impl AsyncRead + Unpin)) -> Result<String> {
             }
         }
     };
-    let line = timeout(PATIENCE, read).await;
-    let line =
-        line.map_err(|_| invalid(format!("no header within {} s", PATIENCE.as_secs())))??;
-    String::from_utf8(line).map_err(|_| invalid("a header is no UTF-8"))
+    let line = timeout(HEADER_TIMEOUT, read).await;
+    let late = |_| invalid(format!("no header within {} s", HEADER_TIMEOUT.as_secs()));
+    let line = line.map_err(late)??;
+    String::from_utf8(line).map_err(|_| invalid("a header is not UTF-8"))
 }
 
 #[cfg(test)]
@@ -126,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_name_a_stream() {
+    fn a_header_has_three_words() {
         assert_eq!(parse("a - stdout").unwrap(), ("a", "", "stdout"));
         assert_eq!(parse("a e stdin").unwrap(), ("a", "e", "stdin"));
         for bad in ["", "a", "a - stdout x", "a  stdout x"] {

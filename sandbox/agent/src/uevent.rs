@@ -1,4 +1,4 @@
-//! Waiting for devices: the kernel tells of each new one.
+//! Waits for devices by the kernel's uevents.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use nix::sys::socket::{
 use crate::error::{Doing, Result, late};
 
 /// How long a device may take to appear.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The kernel's own events.
+/// The multicast group of the kernel's events.
 const KERNEL_GROUP: u32 = 1;
 
-/// Calls `look` now and after every event of a device, until it finds something. Blocks.
+/// Calls `look` now and after each uevent, until it finds the device. Blocks.
 pub(crate) fn await_device<T>(
     what: &str,
     mut look: impl FnMut() -> Result<Option<T>>,
@@ -26,16 +26,16 @@ pub(crate) fn await_device<T>(
         return Ok(found);
     }
     let listening = || "listening to the kernel's device events".to_owned();
-    // Open before the second look, so that nothing appears unseen in between.
+    // Opened before the second look, so that no event is missed in between.
     let events = open().doing(listening)?;
-    let until = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(found) = look()? {
             return Ok(found);
         }
-        let left = until.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(late(format!("{what} does not appear within {} s", PATIENCE.as_secs())));
+            return Err(late(format!("{what} does not appear within {} s", TIMEOUT.as_secs())));
         }
         let mut ready = [PollFd::new(events.as_fd(), PollFlags::POLLIN)];
         match poll(&mut ready, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
@@ -58,7 +58,7 @@ fn open() -> nix::Result<OwnedFd> {
     Ok(events)
 }
 
-/// What the events say does not matter: the caller looks for itself.
+/// Discards the queued events: the caller looks for its device itself.
 fn drain(events: &OwnedFd) -> nix::Result<()> {
     let mut buffer = [0; 4096];
     loop {

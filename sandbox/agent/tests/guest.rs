@@ -1,8 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-//! The agent in a real guest, seen from the host.
+//! The agent in a real guest, tested from the host.
 //!
-//! Runs when `BULKHEAD_TEST_GUEST=1`, with what `tests/boot` needs in the environment; needs
-//! root. Without it the tests are skipped, and say so.
+//! Needs root, `BULKHEAD_TEST_GUEST=1` and what `tests/boot` needs in the environment.
 
 #[path = "guest/cases.rs"]
 mod cases;
@@ -29,19 +28,9 @@ macro_rules! run {
     };
 }
 
-fn wanted() -> bool {
-    let wanted = std::env::var("BULKHEAD_TEST_GUEST").is_ok_and(|value| value == "1");
-    if !wanted {
-        println!("skipped: BULKHEAD_TEST_GUEST is not 1 (see sandbox/agent/tests/boot)");
-    }
-    wanted
-}
-
 #[tokio::test]
+#[ignore = "needs root, env:BULKHEAD_TEST_GUEST"]
 async fn a_guest_runs_containers() {
-    if !wanted() {
-        return;
-    }
     let host = Host::boot().await;
     run!(
         host,
@@ -74,10 +63,8 @@ async fn a_guest_runs_containers() {
 }
 
 #[tokio::test]
-async fn a_guest_ends_with_its_host() {
-    if !wanted() {
-        return;
-    }
+#[ignore = "needs root, env:BULKHEAD_TEST_GUEST"]
+async fn a_guest_powers_off_with_its_connection() {
     let host = Host::boot().await;
     host.hang_up().await;
 }

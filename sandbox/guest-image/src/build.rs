@@ -1,7 +1,7 @@
-//! Makes an image.
+//! Builds a guest image.
 //!
-//! [`AgentProgram::read`], [`fetch`] (or a file of one's own) and [`build`] are the steps, each
-//! the next one's input. The same inputs give the same bytes, everywhere and always.
+//! The steps are [`AgentProgram::read`], [`fetch`] (unless the kernel is in a file) and [`build`].
+//! Builds are reproducible: the same inputs produce the same bytes.
 
 mod agent;
 mod deb;
@@ -23,7 +23,9 @@ mod tests;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use crate::{Agent, Digest, FORMAT, Guest, ImageFile, Kernel, MANIFEST, Manifest};
+use crate::digest::Digest;
+use crate::guest::Guest;
+use crate::manifest::{Agent, FORMAT, ImageFile, Kernel, MANIFEST, Manifest};
 
 pub use agent::{AgentError, AgentProgram};
 pub use deb::DebError;
@@ -37,49 +39,49 @@ use deb::Deb;
 use modules::ModuleTree;
 use publish::NewDir;
 
-/// The protocol that this version speaks.
+/// The version of `agent-api` that the shim speaks.
 pub use agent_api::PROTOCOL;
 
-/// The package whose newest version is taken where nothing else is asked for.
+/// The default package, of which the newest version is used.
 pub const DEFAULT_PACKAGE: &str = "linux-image-cloud-amd64";
 
-/// What to make an image of.
+/// The inputs of an image.
 #[derive(Debug)]
 pub struct Plan {
-    /// The image's directory. What is there is replaced in one step, if it is an image.
+    /// The image's directory. An image that exists there is replaced atomically.
     pub output: PathBuf,
     /// The kernel.
     pub kernel: KernelSource,
     /// The agent.
     pub agent: AgentProgram,
-    /// Modules to load at boot beside those that every guest needs.
+    /// Modules to load at boot in addition to those that every guest needs.
     pub extra_modules: Vec<String>,
-    /// Whether modules keep their signatures: for kernels that load no others. It makes each boot
-    /// slower.
+    /// Whether modules keep their signatures, for kernels that load no unsigned ones. This makes each
+    /// boot slower.
     pub keep_signatures: bool,
 }
 
-/// Where the kernel is.
+/// The kernel's source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KernelSource {
-    /// In a Debian package's file, with its modules.
+    /// A Debian package, with its modules.
     Deb(PathBuf),
-    /// In a file: an uncompressed ELF file or a bzImage.
+    /// A file.
     File {
-        /// The kernel.
+        /// The kernel: an uncompressed ELF file or a bzImage.
         kernel: PathBuf,
-        /// A directory with its modules, `/lib/modules/<release>` or the like. Without one,
-        /// everything must be built in.
+        /// The directory of its modules, such as `/lib/modules/<release>`. `None` if everything that
+        /// a guest needs is built in.
         modules: Option<PathBuf>,
     },
 }
 
-/// Makes an image and puts it in place. `step` is told of each step before it is done, and may
-/// break off. When this fails nothing is left behind, and an image that was there still is.
+/// Builds an image and puts it in place. `step` is called before each step and may stop the build.
+/// A failure leaves nothing behind, and an existing image unchanged.
 ///
 /// # Errors
 ///
-/// [`BuildError`] names the file, what is wrong with it, and what to do.
+/// [`BuildError`] names the file, the problem and the remedy.
 pub fn build(
     plan: &Plan,
     step: &mut dyn FnMut(&str) -> ControlFlow<()>,
@@ -88,14 +90,19 @@ pub fn build(
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(BuildError::Stopped),
     };
-    let place = NewDir::beside(&plan.output)?;
+    let new = NewDir::beside(&plan.output)?;
 
+    // The release is read from the kernel below.
     let (packed, tree, mut kernel) = match &plan.kernel {
         KernelSource::Deb(path) => {
             step(format!("unpacking {}", path.display()))?;
             let deb = Deb::read(path)?;
-            let (package, version) = (Some(deb.package), Some(deb.version));
-            (deb.vmlinuz, Some(deb.modules), Kernel { package, version, release: String::new() })
+            let kernel = Kernel {
+                package: Some(deb.package),
+                version: Some(deb.version),
+                release: String::new(),
+            };
+            (deb.vmlinuz, Some(deb.modules), kernel)
         }
         KernelSource::File { kernel, modules } => {
             step(format!("reading {}", kernel.display()))?;
@@ -107,9 +114,9 @@ pub fn build(
     let vmlinux = kernel::vmlinux(packed)?;
     kernel.release = kernel::release(&vmlinux)?;
 
-    step(format!("choosing modules for {}", kernel.release))?;
+    step(format!("selecting modules for {}", kernel.release))?;
     let mut modules = match &tree {
-        Some(tree) => tree.choose(&plan.extra_modules, &kernel.release)?,
+        Some(tree) => tree.select(&plan.extra_modules, &kernel.release)?,
         None if plan.extra_modules.is_empty() => Vec::new(),
         None => return Err(ModuleError::NoTree(plan.extra_modules.join(", ")).into()),
     };
@@ -135,12 +142,13 @@ pub fn build(
     };
 
     step(format!("writing {}", plan.output.display()))?;
-    place.write(&manifest.vmlinux.file, &vmlinux)?;
-    place.write(&manifest.initramfs.file, &initramfs)?;
-    place.write(MANIFEST, &manifest.to_bytes().map_err(|e| BuildError::Pack(e.into()))?)?;
-    // What is put in place has been read back from the disk.
-    Guest::open(place.path())?.verify()?;
-    place.publish(&plan.output)?;
+    new.write(&manifest.vmlinux.file, &vmlinux)?;
+    new.write(&manifest.initramfs.file, &initramfs)?;
+    let bytes = manifest.to_bytes().map_err(|e| BuildError::Pack(e.into()))?;
+    new.write(MANIFEST, &bytes)?;
+    // Read back from the disk before it replaces anything.
+    Guest::open(new.path())?.verify()?;
+    new.publish(&plan.output)?;
     Ok(Guest::open(&plan.output)?)
 }
 

@@ -1,4 +1,5 @@
-//! Which files were found right before. [`crate::Guest::verify_cached`] says why that is sound.
+//! Remembers verified files, so that they are not read again. The docs of
+//! [`crate::Guest::verify_cached`] explain why that is sound.
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::{self, Read as _, Write as _};
@@ -8,21 +9,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, file};
+use crate::digest::Digest;
+use crate::file;
 
-/// The cache's name in the state directory.
+/// The cache's file in the state directory.
 const NAME: &str = "guest-verified.json";
 
-/// How many files are remembered: those of a few images.
+/// Upper bound on cached files: those of a few images.
 const MAX_ENTRIES: usize = 16;
 
-/// The most bytes the cache may have.
-const MAX: u64 = 64 * 1024;
+/// Upper bound in bytes on the cache's file.
+const SIZE_MAX: u64 = 64 * 1024;
 
-/// How old a file's last change must be when its reading begins.
+/// Minimum age of a file's last change when it is read.
 const SETTLED: Duration = Duration::from_secs(2);
 
-/// What changes when a file does.
+/// A file's identity and times, which change with its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Stamp {
@@ -40,7 +42,7 @@ struct Entry {
     sha256: Digest,
 }
 
-/// The files that were found right, the newest last.
+/// The verified files, the newest last.
 #[derive(Debug)]
 pub(crate) struct Cache {
     dir: PathBuf,
@@ -59,12 +61,11 @@ impl Stamp {
         }
     }
 
-    /// Whether the last change lies so far before `now` that a further one gets another time.
+    /// Whether the last change is so long before `now` that a further one would get another time.
     pub(crate) fn is_settled(&self, now: SystemTime) -> bool {
-        let (Ok(seconds), Ok(nanos)) = (u64::try_from(self.ctime.0), u32::try_from(self.ctime.1))
-        else {
-            return false;
-        };
+        let (seconds, nanos) = self.ctime;
+        let Ok(seconds) = u64::try_from(seconds) else { return false };
+        let Ok(nanos) = u32::try_from(nanos) else { return false };
         let changed = UNIX_EPOCH.checked_add(Duration::new(seconds, nanos));
         changed
             .and_then(|changed| now.duration_since(changed).ok())
@@ -73,24 +74,23 @@ impl Stamp {
 }
 
 impl Cache {
-    /// What is remembered in `dir`; nothing when that cannot be trusted or read.
+    /// Loads the cache in `dir`. It is empty if there is none, or it cannot be trusted or read.
     pub(crate) fn load(dir: &Path) -> Self {
         let entries = read(dir).unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
-                log::warn!("not using {}: {error}", dir.join(NAME).display());
+                tracing::warn!(path = %dir.join(NAME).display(), "not using the cache: {error}");
             }
             Vec::new()
         });
         Self { dir: dir.to_owned(), entries, changed: false }
     }
 
-    pub(crate) fn knows(&self, stamp: &Stamp, sha256: &Digest) -> bool {
+    pub(crate) fn contains(&self, stamp: &Stamp, sha256: &Digest) -> bool {
         self.entries.iter().any(|entry| entry.stamp == *stamp && entry.sha256 == *sha256)
     }
 
-    /// Remembers a file, if it is fit to be.
-    pub(crate) fn remember(&mut self, stamp: Option<Stamp>, sha256: Digest) {
-        let Some(stamp) = stamp else { return };
+    /// Adds a verified file.
+    pub(crate) fn insert(&mut self, stamp: Stamp, sha256: Digest) {
         self.entries.retain(|it| (it.stamp.dev, it.stamp.ino) != (stamp.dev, stamp.ino));
         if self.entries.len() >= MAX_ENTRIES {
             self.entries.remove(0);
@@ -99,21 +99,21 @@ impl Cache {
         self.changed = true;
     }
 
-    /// Writes what has been learnt. Two that do so at once leave the entries of one of them.
+    /// Writes the cache if it has changed. Of two processes that write at once, one wins.
     pub(crate) fn store(&self) {
         if !self.changed {
             return;
         }
         if let Err(error) = self.write() {
-            log::warn!("cannot write {}: {error}", self.dir.join(NAME).display());
+            tracing::warn!(path = %self.dir.join(NAME).display(), "cannot write the cache: {error}");
         }
     }
 
     fn write(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        trust(&fs::metadata(&self.dir)?)?;
+        require_trusted(&fs::metadata(&self.dir)?)?;
         let bytes = serde_json::to_vec(&self.entries)?;
-        // Of one process alone, so that two never write into the same file.
+        // Each process has its own temporary file.
         let new = self.dir.join(format!("{NAME}.{}", std::process::id()));
         let written = File::options()
             .write(true)
@@ -125,7 +125,7 @@ impl Cache {
             .and_then(|mut file| file.write_all(&bytes))
             .and_then(|()| fs::rename(&new, self.dir.join(NAME)));
         if written.is_err() {
-            // Of no use to anyone; that it may not exist is fine.
+            // It may not exist.
             let _ = fs::remove_file(&new);
         }
         written
@@ -133,24 +133,24 @@ impl Cache {
 }
 
 fn read(dir: &Path) -> io::Result<Vec<Entry>> {
-    trust(&fs::metadata(dir)?)?;
+    require_trusted(&fs::metadata(dir)?)?;
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = File::options().read(true).custom_flags(flags).open(dir.join(NAME))?;
     let meta = file.metadata()?;
-    trust(&meta)?;
-    if !meta.is_file() || meta.len() > MAX {
-        return Err(io::Error::other("it is not what was written"));
+    require_trusted(&meta)?;
+    if !meta.is_file() || meta.len() > SIZE_MAX {
+        return Err(io::Error::other("it is not a regular file, or too large"));
     }
     let mut bytes = Vec::new();
-    file.take(MAX).read_to_end(&mut bytes)?;
+    file.take(SIZE_MAX).read_to_end(&mut bytes)?;
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-fn trust(meta: &Metadata) -> io::Result<()> {
+fn require_trusted(meta: &Metadata) -> io::Result<()> {
     if file::is_trusted(meta) {
         return Ok(());
     }
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, "others may write it"))
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, "other users can write to it"))
 }
 
 #[cfg(test)]
@@ -162,33 +162,36 @@ mod tests {
     }
 
     #[test]
-    fn remembers_exactly_what_it_saw() {
+    fn a_file_is_cached_by_stamp_and_digest() {
         let state = tempfile::tempdir().unwrap();
         let dir = state.path().join("made/here");
-        let (digest, other) = (Digest::of(b"a"), Digest::of(b"b"));
+        let digest = Digest::of(b"a");
+        let other = Digest::of(b"b");
         let mut cache = Cache::load(&dir);
-        cache.remember(Some(stamp(1, 7)), digest);
-        cache.remember(None, other);
+        cache.insert(stamp(1, 7), digest);
         cache.store();
         let mut cache = Cache::load(&dir);
-        assert!(cache.knows(&stamp(1, 7), &digest));
-        assert!(!cache.knows(&stamp(1, 7), &other), "another digest is expected now");
-        assert!(!cache.knows(&stamp(1, 8), &digest) && !cache.knows(&stamp(2, 7), &digest));
+        assert!(cache.contains(&stamp(1, 7), &digest));
+        assert!(!cache.contains(&stamp(1, 7), &other), "another digest is expected now");
+        assert!(!cache.contains(&stamp(1, 8), &digest), "another time");
+        assert!(!cache.contains(&stamp(2, 7), &digest), "another file");
         for ino in 2..40 {
-            cache.remember(Some(stamp(ino, 7)), digest);
+            cache.insert(stamp(ino, 7), digest);
         }
         assert_eq!(cache.entries.len(), MAX_ENTRIES);
-        assert!(cache.knows(&stamp(39, 7), &digest) && !cache.knows(&stamp(1, 7), &digest));
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "no file is left beside");
+        assert!(cache.contains(&stamp(39, 7), &digest));
+        assert!(!cache.contains(&stamp(1, 7), &digest));
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "no temporary file remains");
     }
 
     #[test]
-    fn trusts_only_its_own() {
+    fn a_cache_that_others_can_write_is_not_used() {
         use std::os::unix::fs::PermissionsExt as _;
         let state = tempfile::tempdir().unwrap();
-        let (dir, path) = (state.path(), state.path().join(NAME));
+        let dir = state.path();
+        let path = dir.join(NAME);
         let mut cache = Cache::load(dir);
-        cache.remember(Some(stamp(1, 7)), Digest::of(b"a"));
+        cache.insert(stamp(1, 7), Digest::of(b"a"));
         cache.store();
         let entries = || Cache::load(dir).entries.len();
         assert_eq!(entries(), 1);

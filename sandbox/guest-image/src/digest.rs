@@ -12,9 +12,9 @@ use sha2::{Digest as _, Sha256};
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
-/// A text that is no digest.
+/// A text that is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no SHA-256 digest: it must be 64 lower-case hexadecimal digits")]
+#[error("{0:?} is not a SHA-256 digest, which has 64 lower-case hexadecimal digits")]
 pub struct DigestError(String);
 
 impl Digest {
@@ -23,11 +23,11 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest of everything that `source` gives, and how many bytes that was.
+    /// Reads `source` to its end. Returns the digest and the number of bytes.
     ///
     /// # Errors
     ///
-    /// What `source` answered.
+    /// The error of `source`.
     pub fn read(source: &mut impl Read) -> io::Result<(Self, u64)> {
         let mut hasher = Sha256::new();
         let mut chunk = vec![0; 256 * 1024];
@@ -103,7 +103,7 @@ mod tests {
     const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
     #[test]
-    fn is_sha256_and_reads_back() {
+    fn a_digest_is_sha256_and_parses_from_its_text() {
         assert_eq!(Digest::of(b"abc").to_string(), ABC);
         assert_eq!(ABC.parse(), Ok(Digest::of(b"abc")));
         let long = vec![7; 600_000];
@@ -111,10 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_digest() {
+    fn other_texts_are_refused() {
         for bad in ["", "abc", &ABC.to_uppercase(), &ABC[1..], &format!("{}zz", &ABC[2..])] {
             let error = bad.parse::<Digest>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("{bad:?} is no SHA-256 digest")), "{error}");
+            assert!(error.starts_with(&format!("{bad:?} is not a SHA-256 digest")), "{error}");
         }
     }
 }

@@ -1,82 +1,83 @@
-//! Why an image cannot be used.
+//! Errors of opening and verifying an image.
 
 use std::io;
 use std::path::PathBuf;
 
 use sandbox_core::error::{Classified, Kind};
 
-use crate::Digest;
-use crate::manifest::FORMAT;
+use crate::digest::Digest;
 
-/// Why an image cannot be used. Each text names the file, what was found, what was expected, and
-/// what to do about it.
+/// An error of opening or verifying an image. Each text names the file, what was found and expected,
+/// and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// A part is not there.
-    #[error("{path} is not there; make the image: `{mend}`")]
+    /// The directory or a file of the image does not exist.
+    #[error("{path} does not exist; build the image: `{command}`")]
     Missing {
-        /// The part.
+        /// Its path.
         path: PathBuf,
-        /// The command that makes the image.
-        mend: String,
+        /// The command that builds the image.
+        command: String,
     },
-    /// The file system refused.
+    /// A file operation failed.
     #[error("cannot {verb} {path}")]
     Io {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// Others than root may change a part.
+    /// Others than root can change a file.
     #[error(
-        "{path} has owner {uid} and mode {mode:03o}, so that others could change what Pods boot; \
-         it must belong to root and nobody else may write it: `chown root {path}; chmod go-w {path}`"
+        "{path} has owner {uid} and mode {mode:03o}, so others could change what Pods boot; \
+         it must be owned by root and writable by no other user: `chown root {path}; chmod go-w {path}`"
     )]
     Untrusted {
-        /// The part.
+        /// The file.
         path: PathBuf,
         /// Its owner.
         uid: u32,
         /// Its permission bits.
         mode: u32,
     },
-    /// A part is no plain file, or the image no directory.
-    #[error("{path} is {found}, not {expected}; build the image anew: `{mend}`")]
+    /// A file is not a regular file, or the image not a directory.
+    #[error("{path} is {found}, not {expected}; rebuild the image: `{command}`")]
     Type {
-        /// The part.
+        /// The file.
         path: PathBuf,
-        /// What it is.
+        /// Its type.
         found: &'static str,
-        /// What it must be.
+        /// The expected type.
         expected: &'static str,
-        /// The command that makes the image.
-        mend: String,
+        /// The command that builds the image.
+        command: String,
     },
-    /// The manifest cannot be read.
-    #[error("{path} is not a guest image's manifest; build the image anew: `{mend}`")]
+    /// The manifest cannot be parsed.
+    #[error("{path} is not a guest image's manifest; rebuild the image: `{command}`")]
     Json {
         /// The manifest.
         path: PathBuf,
-        /// The command that makes the image.
-        mend: String,
-        /// Where and why.
+        /// The command that builds the image.
+        command: String,
+        /// The cause.
         source: serde_json::Error,
     },
-    /// The manifest is of another version of this program.
-    #[error("{path} has format {found}, not {FORMAT}; build the image anew: `{mend}`")]
+    /// The manifest has the format of another version.
+    #[error("{path} has format {found}, not {expected}; rebuild the image: `{command}`")]
     Format {
         /// The manifest.
         path: PathBuf,
         /// Its format.
         found: u32,
-        /// The command that makes the image.
-        mend: String,
+        /// The format of this version.
+        expected: u32,
+        /// The command that builds the image.
+        command: String,
     },
-    /// The manifest says something impossible.
-    #[error("{path}: {key} is {value:?}, but must be {expected}; build the image anew: `{mend}`")]
+    /// A field of the manifest is invalid.
+    #[error("{path}: {key} is {value:?}, but must be {expected}; rebuild the image: `{command}`")]
     Field {
         /// The manifest.
         path: PathBuf,
@@ -84,53 +85,53 @@ pub enum GuestError {
         key: &'static str,
         /// Its value.
         value: String,
-        /// What it must be.
+        /// The requirement.
         expected: &'static str,
-        /// The command that makes the image.
-        mend: String,
+        /// The command that builds the image.
+        command: String,
     },
     /// The agent in the image speaks another protocol than the shim.
     #[error(
         "the agent in {dir} speaks protocol {found}, this program {expected}; build the image with \
-         the agent of this version: `{mend}`"
+         the agent of this version: `{command}`"
     )]
     Protocol {
         /// The image.
         dir: PathBuf,
-        /// What the agent speaks.
+        /// The agent's protocol.
         found: u32,
-        /// What the caller speaks.
+        /// The caller's protocol.
         expected: u32,
-        /// The command that makes the image.
-        mend: String,
+        /// The command that builds the image.
+        command: String,
     },
-    /// A part has another size than the manifest says.
+    /// A file has another size than in the manifest.
     #[error(
-        "{path} has {found} bytes, not {expected} as its manifest says; build the image anew: `{mend}`"
+        "{path} has {found} bytes, not {expected} as in its manifest; rebuild the image: `{command}`"
     )]
     Size {
-        /// The part.
+        /// The file.
         path: PathBuf,
         /// Its size.
         found: u64,
-        /// The manifest's.
+        /// The manifest's entry.
         expected: u64,
-        /// The command that makes the image.
-        mend: String,
+        /// The command that builds the image.
+        command: String,
     },
-    /// A part has another content than the manifest says.
+    /// A file has another digest than in the manifest.
     #[error(
-        "{path} has SHA-256 {found}, not {expected} as its manifest says; build the image anew: `{mend}`"
+        "{path} has SHA-256 {found}, not {expected} as in its manifest; rebuild the image: `{command}`"
     )]
     Content {
-        /// The part.
+        /// The file.
         path: PathBuf,
         /// Its digest.
         found: Digest,
-        /// The manifest's.
+        /// The manifest's entry.
         expected: Digest,
-        /// The command that makes the image.
-        mend: String,
+        /// The command that builds the image.
+        command: String,
     },
 }
 

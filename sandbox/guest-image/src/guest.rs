@@ -1,50 +1,57 @@
-//! An image on disk.
+//! A guest image on disk.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, Stamp};
-use crate::file::{self, mend};
+use crate::digest::Digest;
+use crate::error::GuestError;
+use crate::file::{self, build_command};
 use crate::manifest::{ImageFile, Manifest};
-use crate::{Digest, GuestError};
 
-/// An image whose manifest has been read and whose files are there with the right sizes.
+/// A guest image whose manifest was read and whose files exist with the right sizes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
     dir: PathBuf,
     manifest: Manifest,
 }
 
-/// How [`Guest::verify_cached`] came to its answer.
+/// The number of files that [`Guest::verify_cached`] has checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checked {
-    /// Files that were read to their end.
+    /// Files that were read and hashed.
     pub hashed: usize,
-    /// Files that are unchanged since they were.
+    /// Files that have not changed since they were hashed.
     pub unchanged: usize,
 }
 
 impl Guest {
-    /// Reads the manifest of the image `dir` and checks that its files are there, have the right
-    /// sizes, and cannot be changed by anyone but root or who runs this program. Content is not
-    /// read: see [`Guest::verify`].
+    /// Reads the manifest of the image `dir` and checks that its files exist, have the right sizes,
+    /// and can only be changed by root or this process's user. Their content is not read, see
+    /// [`Guest::verify`].
     ///
     /// # Errors
     ///
-    /// [`GuestError`] names the file and what to do.
+    /// [`GuestError`] names the file and the remedy.
     pub fn open(dir: &Path) -> Result<Self, GuestError> {
         let io = |verb| move |source| GuestError::Io { verb, path: dir.to_owned(), source };
         let dir = std::path::absolute(dir).map_err(io("find"))?;
         let meta = fs::metadata(&dir).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => GuestError::Missing { path: dir.clone(), mend: mend(&dir) },
-            _ => GuestError::Io { verb: "look at", path: dir.clone(), source },
+            io::ErrorKind::NotFound => {
+                GuestError::Missing { path: dir.clone(), command: build_command(&dir) }
+            }
+            _ => GuestError::Io { verb: "read the status of", path: dir.clone(), source },
         })?;
         if !meta.is_dir() {
-            let (found, expected) = ("a file", "a directory");
-            return Err(GuestError::Type { mend: mend(&dir), path: dir, found, expected });
+            return Err(GuestError::Type {
+                command: build_command(&dir),
+                path: dir,
+                found: "a file",
+                expected: "a directory",
+            });
         }
-        file::trust(&dir, &meta)?;
+        file::require_trusted(&dir, &meta)?;
         let manifest = Manifest::read(&dir)?;
         let guest = Self { dir, manifest };
         for part in guest.parts() {
@@ -59,7 +66,7 @@ impl Guest {
         &self.dir
     }
 
-    /// What the image is made of.
+    /// The image's manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
@@ -69,7 +76,7 @@ impl Guest {
         self.dir.join(&self.manifest.vmlinux.file)
     }
 
-    /// The initial RAM file system, an absolute path.
+    /// The initramfs, an absolute path.
     pub fn initramfs(&self) -> PathBuf {
         self.dir.join(&self.manifest.initramfs.file)
     }
@@ -84,8 +91,8 @@ impl Guest {
         if found == expected {
             return Ok(());
         }
-        let (dir, mend) = (self.dir.clone(), mend(&self.dir));
-        Err(GuestError::Protocol { dir, found, expected, mend })
+        let dir = self.dir.clone();
+        Err(GuestError::Protocol { dir, found, expected, command: build_command(&self.dir) })
     }
 
     /// Reads every file and compares its digest with the manifest's. Blocks for about 30 to 200 ms.
@@ -97,39 +104,40 @@ impl Guest {
         self.parts().into_iter().try_for_each(|part| self.hash(part).map(drop))
     }
 
-    /// As [`Guest::verify`], but a file that is unchanged since a call with the same `state`
-    /// directory found it right is not read again. `state` is made (0700) when it is not there;
-    /// best it lies on a tmpfs, so that each boot of the node reads the files once.
+    /// Like [`Guest::verify`], but does not read a file again that has not changed since an earlier
+    /// call with the same `state` directory verified it. `state` is created (0700) if it does not
+    /// exist; on a tmpfs, the files are read once per boot of the node.
     ///
-    /// # Why that can be trusted
+    /// # Why the cache can be trusted
     ///
-    /// A file counts as unchanged when its device, inode, size, modification time, and change
-    /// time are those of the file that was read, and the manifest expects the same digest. The
-    /// kernel alone sets the change time, on every write, truncation, rename and link, so that an
-    /// ordinary program cannot change a file and keep it. Two gaps remain. A write within one
-    /// tick of the clock after the reading could keep the time: a file that was changed less than
-    /// two seconds before it was read is therefore not remembered. And who may set the clock,
-    /// write the raw device, or write the state directory can deceive: that is root, who could
-    /// as well write a new manifest. The digests guard against damage and half-done copies; what
-    /// guards against others is that only root can write these files, and that is checked on
+    /// A file counts as unchanged if its device, inode, size, modification time, and change time
+    /// are those of the verified file, and the manifest expects the same digest. Only the kernel
+    /// sets the change time, on every write, truncation, rename and link, so an ordinary program
+    /// cannot change a file and keep it. Two gaps remain. A write within one tick of the clock
+    /// after the file was read could keep the time: a file that was changed less than two seconds
+    /// before it was read is therefore not cached. And a process that may set the clock, write to
+    /// the raw device, or write to the state directory can forge an entry: that requires root,
+    /// which could as well replace the manifest. The digests protect against damage and incomplete
+    /// copies. Tampering by others is prevented by the files' owner and mode, which are checked on
     /// every call.
     ///
     /// # Errors
     ///
     /// [`GuestError::Content`] names the file and both digests. A cache that cannot be read or
-    /// written is no error: the files are read then, and the log says why.
+    /// written is not an error: the files are read, and the cause is logged.
     pub fn verify_cached(&self, state: &Path) -> Result<Checked, GuestError> {
         let mut cache = Cache::load(state);
         let mut checked = Checked::default();
         for part in self.parts() {
             let (_, meta) = file::open(&self.dir, &part.file)?;
             self.check_size(part, meta.len())?;
-            if cache.knows(&Stamp::of(&meta), &part.sha256) {
+            if cache.contains(&Stamp::of(&meta), &part.sha256) {
                 checked.unchanged += 1;
                 continue;
             }
-            let stamp = self.hash(part)?;
-            cache.remember(stamp, part.sha256);
+            if let Some(stamp) = self.hash(part)? {
+                cache.insert(stamp, part.sha256);
+            }
             checked.hashed += 1;
         }
         cache.store();
@@ -144,12 +152,13 @@ impl Guest {
         if found == part.size {
             return Ok(());
         }
-        let (path, expected) = (self.dir.join(&part.file), part.size);
-        Err(GuestError::Size { path, found, expected, mend: mend(&self.dir) })
+        let path = self.dir.join(&part.file);
+        let command = build_command(&self.dir);
+        Err(GuestError::Size { path, found, expected: part.size, command })
     }
 
-    /// Compares a file's digest. Gives the stamp that it had before and after, if it is fit to be
-    /// remembered.
+    /// Compares a file's digest. Returns the file's stamp if it can be cached: it was the same before
+    /// and after the file was read.
     fn hash(&self, part: &ImageFile) -> Result<Option<Stamp>, GuestError> {
         let (mut file, before) = file::open(&self.dir, &part.file)?;
         let path = self.dir.join(&part.file);
@@ -158,8 +167,8 @@ impl Guest {
         let (found, size) = Digest::read(&mut file).map_err(failed)?;
         self.check_size(part, size)?;
         if found != part.sha256 {
-            let (expected, mend) = (part.sha256, mend(&self.dir));
-            return Err(GuestError::Content { path, found, expected, mend });
+            let command = build_command(&self.dir);
+            return Err(GuestError::Content { path, found, expected: part.sha256, command });
         }
         let after = Stamp::of(&file.metadata().map_err(failed)?);
         let steady = after == Stamp::of(&before) && after.is_settled(began);

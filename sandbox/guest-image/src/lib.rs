@@ -1,16 +1,16 @@
-//! What a Pod's machine boots: a kernel, an initramfs with the agent in it, and the manifest that
-//! says what they are.
+//! The guest image that a Pod's VM boots: a kernel, an initramfs with the agent, and a manifest that
+//! describes them.
 //!
 //! An image is a directory (by default [`DEFAULT_DIR`]), written by `bulkhead guest build`:
 //!
-//! | file | what it is |
+//! | file | content |
 //! | --- | --- |
 //! | `guest.json` | the [`Manifest`] |
 //! | `vmlinux` | the kernel, an uncompressed ELF file with a PVH entry |
 //! | `initramfs.cpio` | the agent as `/init`, kernel modules, and `/modules.list`: their paths in load order |
 //!
-//! [`Guest::open`] reads one and [`Guest::verify_cached`] checks its digests without reading
-//! unchanged files again. The feature `build` adds the part that makes one.
+//! [`Guest::open`] opens an image and [`Guest::verify_cached`] checks its digests without reading
+//! unchanged files again. The feature `build` adds the module that builds one.
 
 #![forbid(unsafe_code)]
 
@@ -28,5 +28,5 @@ pub use error::GuestError;
 pub use guest::{Checked, Guest};
 pub use manifest::{Agent, FORMAT, ImageFile, Kernel, MANIFEST, Manifest};
 
-/// Where the image is unless the handler's file says otherwise.
+/// Directory of the image if the handler's configuration names no other.
 pub const DEFAULT_DIR: &str = "/usr/share/bulkhead/guest";

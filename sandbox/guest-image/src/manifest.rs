@@ -1,12 +1,13 @@
-//! The manifest of an image.
+//! An image's manifest.
 
 use std::io::Read as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::file::{self, mend};
-use crate::{Digest, GuestError};
+use crate::digest::Digest;
+use crate::error::GuestError;
+use crate::file::{self, build_command};
 
 /// The format of manifests that this version writes and reads.
 pub const FORMAT: u32 = 1;
@@ -14,10 +15,10 @@ pub const FORMAT: u32 = 1;
 /// The manifest's name in the image's directory.
 pub const MANIFEST: &str = "guest.json";
 
-/// The most bytes a manifest may have.
-const MAX: u64 = 256 * 1024;
+/// Upper bound in bytes on a manifest.
+const SIZE_MAX: u64 = 256 * 1024;
 
-/// What an image is made of.
+/// The contents of an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -25,27 +26,27 @@ pub struct Manifest {
     pub format: u32,
     /// The version of the protocol that the agent speaks.
     pub protocol: u32,
-    /// Where the kernel comes from.
+    /// The kernel's origin.
     pub kernel: Kernel,
     /// The agent.
     pub agent: Agent,
     /// The kernel.
     pub vmlinux: ImageFile,
-    /// The initial RAM file system.
+    /// The initramfs.
     pub initramfs: ImageFile,
     /// The names of the modules that the guest loads at boot, in this order.
     pub modules: Vec<String>,
 }
 
-/// Where a kernel comes from.
+/// A kernel's origin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kernel {
-    /// Debian's package; none for a kernel given as a file.
+    /// Debian's package; `None` for a kernel from a file.
     pub package: Option<String>,
     /// The package's version.
     pub version: Option<String>,
-    /// What `uname -r` says in the guest.
+    /// The output of `uname -r` in the guest.
     pub release: String,
 }
 
@@ -80,22 +81,23 @@ struct Format {
 }
 
 impl Manifest {
-    /// Reads the manifest of the image `dir` and checks what it says.
+    /// Reads and validates the manifest of the image `dir`.
     pub(crate) fn read(dir: &Path) -> Result<Self, GuestError> {
         let path = dir.join(MANIFEST);
         let (file, _) = file::open(dir, MANIFEST)?;
         let mut bytes = Vec::new();
-        // One byte more than allowed ends in a parse error, as it should.
-        file.take(MAX + 1).read_to_end(&mut bytes).map_err(|source| GuestError::Io {
+        // A longer one is cut, which is a parse error.
+        file.take(SIZE_MAX).read_to_end(&mut bytes).map_err(|source| GuestError::Io {
             verb: "read",
             path: path.clone(),
             source,
         })?;
-        bytes.truncate(usize::try_from(MAX).unwrap_or(usize::MAX));
-        let json = |source| GuestError::Json { path: path.clone(), mend: mend(dir), source };
+        let json =
+            |source| GuestError::Json { path: path.clone(), command: build_command(dir), source };
         let Format { format } = serde_json::from_slice(&bytes).map_err(json)?;
         if format != FORMAT {
-            return Err(GuestError::Format { path, found: format, mend: mend(dir) });
+            let command = build_command(dir);
+            return Err(GuestError::Format { path, found: format, expected: FORMAT, command });
         }
         let manifest: Self = serde_json::from_slice(&bytes).map_err(json)?;
         manifest.check(dir)?;
@@ -116,7 +118,7 @@ impl Manifest {
             key,
             value: value.to_owned(),
             expected,
-            mend: mend(dir),
+            command: build_command(dir),
         };
         let names =
             [("vmlinux.file", &self.vmlinux.file), ("initramfs.file", &self.initramfs.file)];
@@ -137,7 +139,7 @@ impl Manifest {
     }
 }
 
-/// Whether `name` is one component of a path, and an ordinary one.
+/// Whether `name` is a single path component without special characters.
 fn is_plain_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._+-".contains(&byte);
     !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.bytes().all(allowed)

@@ -1,4 +1,4 @@
-//! Images on disk, as the shim meets them.
+//! Images on disk, as the shim opens them.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs::{self, Permissions};
@@ -47,7 +47,7 @@ fn image() -> (TempDir, PathBuf) {
     (place, dir)
 }
 
-/// The text of the refusal of an image that `spoil` changed, and its kind.
+/// The text and kind of the error of an image that `spoil` has changed.
 fn refusal(spoil: impl FnOnce(&Path)) -> (String, Kind) {
     let (_place, dir) = image();
     spoil(&dir);
@@ -74,26 +74,27 @@ fn an_image_opens_and_verifies() {
 }
 
 #[test]
-fn what_is_missing_or_changed_is_named() {
-    let anew = "build the image anew: `bulkhead guest build --output DIR`";
-    let make = "make the image: `bulkhead guest build --output DIR`";
+fn a_missing_or_changed_file_is_named() {
+    let rebuild = "rebuild the image: `bulkhead guest build --output DIR`";
+    let build = "build the image: `bulkhead guest build --output DIR`";
     let remove = |name: &'static str| refusal(move |dir| fs::remove_file(dir.join(name)).unwrap());
     let (text, kind) = refusal(|dir| fs::remove_dir_all(dir).unwrap());
-    assert_eq!((text, kind), (format!("DIR is not there; {make}"), Kind::Unavailable));
+    assert_eq!((text, kind), (format!("DIR does not exist; {build}"), Kind::Unavailable));
     for name in [MANIFEST, "vmlinux", "initramfs.cpio"] {
-        let wanted = format!("DIR/{name} is not there; {make}");
+        let wanted = format!("DIR/{name} does not exist; {build}");
         assert_eq!(remove(name), (wanted, Kind::Unavailable));
     }
     let bad = |text: String| (text, Kind::FailedPrecondition);
     assert_eq!(
         refusal(|dir| write(dir, "vmlinux", "kernel!")),
-        bad(format!("DIR/vmlinux has 7 bytes, not 6 as its manifest says; {anew}"))
+        bad(format!("DIR/vmlinux has 7 bytes, not 6 as in its manifest; {rebuild}"))
     );
-    let (found, expected) = (Digest::of(b"Initramfs"), Digest::of(INITRAMFS));
+    let found = Digest::of(b"Initramfs");
+    let expected = Digest::of(INITRAMFS);
     assert_eq!(
         refusal(|dir| write(dir, "initramfs.cpio", "Initramfs")),
         bad(format!(
-            "DIR/initramfs.cpio has SHA-256 {found}, not {expected} as its manifest says; {anew}"
+            "DIR/initramfs.cpio has SHA-256 {found}, not {expected} as in its manifest; {rebuild}"
         ))
     );
     let link = |dir: &Path| {
@@ -102,29 +103,29 @@ fn what_is_missing_or_changed_is_named() {
     };
     assert_eq!(
         refusal(link),
-        bad(format!("DIR/vmlinux is a symbolic link, not a plain file; {anew}"))
+        bad(format!("DIR/vmlinux is a symbolic link, not a regular file; {rebuild}"))
     );
     let file = |dir: &Path| {
         fs::remove_dir_all(dir).unwrap();
         fs::write(dir, "").unwrap();
     };
-    assert_eq!(refusal(file), bad(format!("DIR is a file, not a directory; {anew}")));
+    assert_eq!(refusal(file), bad(format!("DIR is a file, not a directory; {rebuild}")));
 }
 
 #[test]
-fn what_others_could_change_is_refused() {
+fn files_that_others_can_change_are_refused() {
     for name in ["", MANIFEST, "vmlinux"] {
         let open = |dir: &Path| {
             fs::set_permissions(dir.join(name), Permissions::from_mode(0o666 | 0o111)).unwrap();
         };
         let (text, kind) = refusal(open);
-        assert!(text.contains("mode 777, so that others could change what Pods boot"), "{text}");
+        assert!(text.contains("mode 777, so others could change what Pods boot"), "{text}");
         assert_eq!(kind, Kind::FailedPrecondition);
     }
 }
 
 #[test]
-fn a_manifest_cannot_lead_out_or_lie() {
+fn an_invalid_manifest_is_refused() {
     let change = |key: &[&str], value: serde_json::Value| {
         refusal(|dir| {
             let mut json = serde_json::to_value(manifest()).unwrap();
@@ -137,7 +138,7 @@ fn a_manifest_cannot_lead_out_or_lie() {
     for name in ["../vmlinux", "/etc/passwd", "..", ""] {
         let text = change(&["vmlinux", "file"], name.into());
         let wanted = format!(
-            "DIR/guest.json: vmlinux.file is {name:?}, but must be the name of a file in the same directory; build"
+            "DIR/guest.json: vmlinux.file is {name:?}, but must be the name of a file in the same directory; rebuild"
         );
         assert!(text.starts_with(&wanted), "{text}");
     }
@@ -145,11 +146,13 @@ fn a_manifest_cannot_lead_out_or_lie() {
     assert!(
         change(&["modules"], ["a b"].into_iter().collect()).contains("modules is \"a b\", but")
     );
-    assert!(change(&["format"], 2.into()).starts_with("DIR/guest.json has format 2, not 1; build"));
+    assert!(
+        change(&["format"], 2.into()).starts_with("DIR/guest.json has format 2, not 1; rebuild")
+    );
     for (key, value) in [(["vmlinux", "sha256"], "abc"), (["vmlinux", "mode"], "x")] {
         let text = change(&key, value.into());
         assert!(
-            text.starts_with("DIR/guest.json is not a guest image's manifest; build"),
+            text.starts_with("DIR/guest.json is not a guest image's manifest; rebuild"),
             "{text}"
         );
     }
@@ -163,9 +166,10 @@ fn an_unchanged_file_is_read_once_and_a_changed_one_again() {
     let state = place.path().join("state");
     let guest = Guest::open(&dir).unwrap();
     let check = || guest.verify_cached(&state).unwrap();
-    let (all, none) = (Checked { hashed: 2, unchanged: 0 }, Checked { hashed: 0, unchanged: 2 });
+    let all = Checked { hashed: 2, unchanged: 0 };
+    let none = Checked { hashed: 0, unchanged: 2 };
     assert_eq!(check(), all);
-    assert_eq!(check(), all, "what has just been written is not remembered");
+    assert_eq!(check(), all, "a file that was just written is not cached");
     settle(|| check() == all);
     assert_eq!(check(), none);
     assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
@@ -187,11 +191,11 @@ fn an_unchanged_file_is_read_once_and_a_changed_one_again() {
     assert_eq!(other.verify_cached(&state).unwrap_err().kind(), Kind::FailedPrecondition);
 }
 
-/// Waits until the files are old enough to be remembered.
+/// Waits until the files are old enough to be cached.
 fn settle(again: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while again() {
-        assert!(Instant::now() < end, "never remembered");
+        assert!(Instant::now() < end, "never cached");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

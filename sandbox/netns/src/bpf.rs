@@ -1,11 +1,11 @@
-//! eBPF programs of a few dozen instructions: an assembler for them, and bpf(2), which loads and
-//! attaches them. A loader of compiled objects with its parsers of ELF and BTF would be many times
-//! their size, in a process that every Pod has.
+//! An assembler for eBPF programs of a few dozen instructions, and bpf(2) to load and attach them.
+//! A loader for compiled objects, with parsers for ELF and BTF, would add many times the programs'
+//! size to a process that runs once per Pod.
 
 mod assembler;
 mod load;
 
 pub use assembler::{Assembler, Helper, Label, Reg, Size, When};
-#[cfg(feature = "run-program")]
+#[cfg(feature = "testing")]
 pub use load::run_program;
 pub use load::{ProgramKind, attach, load_program, put_socket, socket_map};

@@ -1,40 +1,40 @@
-//! Why a Pod's network namespace could not be worked in.
+//! Errors of work in a Pod's network namespace.
 
 use std::io;
 use std::path::PathBuf;
 
 use sandbox_core::{Classified, Kind};
 
-/// What went wrong in a Pod's network namespace.
+/// An error of work in a Pod's network namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
-    /// It is this process's own, or none.
+    /// The path is empty or names this process's own namespace.
     #[error("the Pod has no network namespace of its own")]
     Own,
     /// It cannot be entered.
     #[error("entering network namespace {path}")]
     Enter {
-        /// The namespace.
+        /// The namespace's path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The kernel lacks a part.
-    #[error("the host's kernel has no {part}, for which it needs {mend}")]
+    /// The kernel lacks a feature.
+    #[error("the host's kernel lacks {part}, which needs {fix}")]
     Kernel {
-        /// What it lacks.
+        /// The feature.
         part: &'static str,
-        /// What brings it.
-        mend: &'static str,
-        /// Its answer.
+        /// The kernel version and configuration that has it.
+        fix: &'static str,
+        /// The kernel's error.
         source: io::Error,
     },
     /// Port forwarding could not be set up.
     #[error("{verb} for port forwarding")]
     Forward {
-        /// What was tried.
+        /// What failed.
         verb: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }

@@ -1,10 +1,10 @@
-//! Port forwarding: connections to the loopback of the Pod's namespace are taken to the sandbox.
+//! Port forwarding: relays connections to the loopback of the Pod's namespace to the sandbox.
 //!
-//! `kubectl port-forward` ends in containerd, which dials `localhost` inside the Pod's network
-//! namespace, where nobody listens: the containers have another network stack. A program there gives
-//! every such connection to a listener of the shim, whatever the port; the port that was meant
-//! is the accepted connection's own. No port is known before, and no rule of a packet filter is
-//! needed, which a node may not have or a mesh may own.
+//! For `kubectl port-forward`, containerd connects to `localhost` in the Pod's network namespace,
+//! where nothing listens: the containers have their own network stack. A BPF program there assigns
+//! every such connection to a listener of the shim, whatever its port, which is the accepted
+//! connection's local port. Ports need not be known in advance, and no packet filter rules are
+//! needed, which a node may not support or a service mesh may manage.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener};
@@ -21,43 +21,43 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::NetnsError;
 use crate::bpf::{self, ProgramKind};
+use crate::error::NetnsError;
 use crate::namespace::{Namespace, inside};
 use crate::steer::{SLOT_V4, SLOT_V6, steer};
 
-/// How many connections a Pod can have forwarded at once.
-const CONNECTIONS: usize = 256;
+/// Upper bound on a Pod's forwarded connections.
+const CONNECTIONS_MAX: usize = 256;
 
 /// How long the sandbox may take to accept a connection.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is read at once in each direction.
+/// Size in bytes of the buffer for each direction.
 const BUFFER: usize = 16 * 1024;
 
-/// How long accepting rests when it fails, as it does when descriptors run out.
-const REST: Duration = Duration::from_millis(100);
+/// Pause after a failed accept, for instance when the process is out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection, of whatever kind.
+/// A connection of any kind.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// What connects to ports of a sandbox.
+/// Connects to ports of a sandbox.
 #[async_trait]
 pub trait Dial: std::fmt::Debug + Send + Sync {
-    /// Connects to `port` of the sandbox's loopback. It is given up after some seconds.
+    /// Connects to `port` on the sandbox's loopback. The caller sets the timeout.
     ///
     /// # Errors
     ///
-    /// Why not; the connection that was to be forwarded is reset.
+    /// The connection error; the connection that was to be forwarded is reset.
     async fn dial(&self, port: u16) -> io::Result<Box<dyn Stream>>;
 }
 
-/// Forwards for as long as it lives; connections end with it.
+/// Forwards connections until it is dropped, which closes them.
 #[derive(Debug)]
 pub struct PortForward {
-    /// Keeps the program attached.
+    /// The program is attached while this is open.
     _attached: OwnedFd,
     listeners: Vec<JoinHandle<()>>,
 }
@@ -71,14 +71,14 @@ impl Drop for PortForward {
 }
 
 impl PortForward {
-    /// Forwards from the namespace at `netns` to the sandbox that `dial` connects to. Where that
-    /// cannot be, a warning says why: a Pod runs without what only `kubectl port-forward` needs.
+    /// Forwards from the namespace at `netns` to the sandbox that `dial` connects to. Logs a warning
+    /// and returns `None` if that is impossible: only `kubectl port-forward` needs it.
     pub async fn offer(netns: &Path, dial: Arc<dyn Dial>) -> Option<Self> {
         match Self::start(netns, dial).await {
             Ok(forward) => Some(forward),
             Err(error) => {
                 let error = sandbox_core::Error::from(error);
-                log::warn!("ports of this Pod cannot be forwarded: {error}");
+                tracing::warn!("ports of this Pod cannot be forwarded: {error}");
                 None
             }
         }
@@ -86,7 +86,7 @@ impl PortForward {
 
     async fn start(netns: &Path, dial: Arc<dyn Dial>) -> Result<Self, NetnsError> {
         let (attached, listeners) = inside(netns, Namespace::open(netns)?, set_up).await?;
-        let permits = Arc::new(Semaphore::new(CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut forward = Self { _attached: attached, listeners: Vec::new() };
         for listener in listeners {
             let listener = TcpListener::from_std(listener)
@@ -97,13 +97,14 @@ impl PortForward {
         Ok(forward)
     }
 
-    /// Whether the kernel can do it.
+    /// Whether there is a listener.
     pub fn is_active(&self) -> bool {
         !self.listeners.is_empty()
     }
 }
 
-/// In the namespace: the listeners, and the program that gives connections to them.
+/// Creates the listeners and attaches the program that assigns connections to them. Runs in the
+/// namespace.
 fn set_up(namespace: &Namespace) -> Result<(OwnedFd, Vec<StdListener>), NetnsError> {
     let failed = |verb| move |source| NetnsError::Forward { verb, source };
     let map = bpf::socket_map(2).map_err(unknown)?;
@@ -114,12 +115,12 @@ fn set_up(namespace: &Namespace) -> Result<(OwnedFd, Vec<StdListener>), NetnsErr
     ];
     for (slot, address) in places {
         let listener = match StdListener::bind(address) {
-            // The namespace has no IPv6.
+            // IPv6 is disabled in the namespace.
             Err(error) if address.is_ipv6() && lacks_family(&error) => continue,
             listener => listener.map_err(failed("listening"))?,
         };
         listener.set_nonblocking(true).map_err(failed("listening"))?;
-        bpf::put_socket(&map, slot, &listener).map_err(failed("keeping a socket"))?;
+        bpf::put_socket(&map, slot, &listener).map_err(failed("storing a socket"))?;
         listeners.push(listener);
     }
     let code = steer(map.as_raw_fd());
@@ -128,12 +129,12 @@ fn set_up(namespace: &Namespace) -> Result<(OwnedFd, Vec<StdListener>), NetnsErr
     Ok((attached.map_err(unknown)?, listeners))
 }
 
-/// `EINVAL` is the kernel's answer for a kind of map, program or attachment it does not know.
+/// The kernel returns `EINVAL` and the like for an unknown type of map, program or attachment.
 fn unknown(source: io::Error) -> NetnsError {
     match source.raw_os_error() {
         Some(libc::EINVAL | libc::E2BIG | libc::ENOSYS | libc::EOPNOTSUPP) => {
-            let mend = "Linux 5.9 or later with CONFIG_BPF_SYSCALL";
-            NetnsError::Kernel { part: "BPF programs for socket lookup", mend, source }
+            let fix = "Linux 5.9 or later with CONFIG_BPF_SYSCALL";
+            NetnsError::Kernel { part: "BPF programs for socket lookup", fix, source }
         }
         _ => NetnsError::Forward { verb: "attaching a program", source },
     }
@@ -143,7 +144,7 @@ fn lacks_family(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// Takes connections until it is aborted, and ends them with itself.
+/// Accepts and relays connections until it is aborted, which closes them.
 async fn serve(listener: TcpListener, dial: Arc<dyn Dial>, permits: Arc<Semaphore>) {
     let mut connections = JoinSet::new();
     loop {
@@ -151,7 +152,7 @@ async fn serve(listener: TcpListener, dial: Arc<dyn Dial>, permits: Arc<Semaphor
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let Ok(permit) = permits.clone().try_acquire_owned() else {
-                        log::warn!("a forwarded connection is refused: {CONNECTIONS} are open");
+                        tracing::warn!("refusing a forwarded connection: {CONNECTIONS_MAX} are open");
                         reset(stream);
                         continue;
                     };
@@ -162,8 +163,8 @@ async fn serve(listener: TcpListener, dial: Arc<dyn Dial>, permits: Arc<Semaphor
                     });
                 }
                 Err(error) => {
-                    log::warn!("accepting a forwarded connection: {error}");
-                    sleep(REST).await;
+                    tracing::warn!("accepting a forwarded connection: {error}");
+                    sleep(ACCEPT_PAUSE).await;
                 }
             },
             Some(_) = connections.join_next() => {}
@@ -171,38 +172,38 @@ async fn serve(listener: TcpListener, dial: Arc<dyn Dial>, permits: Arc<Semaphor
     }
 }
 
-/// Forwards one connection to its end.
+/// Relays one connection until it is closed.
 async fn relay(mut stream: TcpStream, dial: &dyn Dial) {
     let port = match stream.local_addr() {
         Ok(address) => address.port(),
         Err(error) => {
-            log::warn!("a forwarded connection: {error}");
+            tracing::warn!("the port of a forwarded connection: {error}");
             return reset(stream);
         }
     };
-    let dialled = timeout(HANDSHAKE, dial.dial(port)).await;
+    let dialled = timeout(DIAL_TIMEOUT, dial.dial(port)).await;
     let dialled = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let mut sandbox = match dialled {
         Ok(sandbox) => sandbox,
         Err(error) => {
-            log::debug!("forwarding a connection to port {port}: {error}");
+            tracing::debug!(port, "connecting a forwarded connection: {error}");
             return reset(stream);
         }
     };
-    // Small packets are not held back; the connection works without it too.
+    // Only a matter of latency: the connection works without it.
     let _ = stream.set_nodelay(true);
     let copied = copy_bidirectional_with_sizes(&mut stream, &mut sandbox, BUFFER, BUFFER).await;
     if let Err(error) = copied {
-        log::debug!("a connection forwarded to port {port} ended: {error}");
+        tracing::debug!(port, "relaying a forwarded connection: {error}");
         reset(stream);
     }
 }
 
-/// Closes a connection so that the other end learns that it failed.
+/// Closes a connection with a reset, which reports the failure to the peer.
 fn reset(stream: TcpStream) {
-    let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
-    // Without it the other end sees an orderly end: less clear, and no harm.
-    let _ = setsockopt(&stream, sockopt::Linger, &at_once);
+    let immediate = libc::linger { l_onoff: 1, l_linger: 0 };
+    // If this fails the peer sees an orderly close, which is less clear but harmless.
+    let _ = setsockopt(&stream, sockopt::Linger, &immediate);
 }
 
 #[cfg(test)]
@@ -212,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_an_old_kernel_from_a_refusal() {
+    fn an_old_kernel_is_distinguished_from_a_refusal() {
         let error = |code| unknown(io::Error::from_raw_os_error(code));
         for code in [libc::EINVAL, libc::E2BIG, libc::ENOSYS] {
             assert!(matches!(error(code), NetnsError::Kernel { .. }), "{code}");

@@ -1,5 +1,5 @@
-//! Work in a Pod's network namespace on the host, for backends whose containers have a network
-//! stack of their own behind it.
+//! Work in a Pod's network namespace on the host, for backends whose containers have their own
+//! network stack behind it.
 
 #![deny(unsafe_code)]
 

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use nix::sched::{CloneFlags, setns};
 
-use crate::NetnsError;
+use crate::error::NetnsError;
 
-/// The namespace of this process, which is the host's.
+/// This process's namespace, which is the host's.
 const OWN: &str = "/proc/self/ns/net";
 
-/// A Pod's network namespace, open.
+/// A Pod's network namespace.
 #[derive(Debug)]
 pub struct Namespace {
     file: File,
@@ -24,7 +24,8 @@ impl Namespace {
     ///
     /// # Errors
     ///
-    /// [`NetnsError::Own`] when it is empty or this process's own, [`NetnsError::Enter`].
+    /// [`NetnsError::Own`] if `path` is empty or names this process's own namespace,
+    /// [`NetnsError::Enter`] if it cannot be opened.
     pub fn open(path: &Path) -> Result<Self, NetnsError> {
         if path.as_os_str().is_empty() {
             return Err(NetnsError::Own);
@@ -39,11 +40,11 @@ impl Namespace {
         Ok(Self { file, inode: found.ino() })
     }
 
-    /// Opens the namespace at `path` if it is still the one with this inode.
+    /// Opens the namespace at `path`; `None` if there is none or it has another inode.
     ///
     /// # Errors
     ///
-    /// [`NetnsError::Enter`] when it is there and cannot be opened.
+    /// [`NetnsError::Enter`] if it exists and cannot be opened.
     pub fn find(path: &Path, inode: u64) -> Result<Option<Self>, NetnsError> {
         match Self::open(path) {
             Ok(namespace) => Ok(Some(namespace).filter(|namespace| namespace.inode == inode)),
@@ -55,20 +56,20 @@ impl Namespace {
         }
     }
 
-    /// Tells it from every other namespace there is.
+    /// Its inode number, unique among existing namespaces.
     pub fn inode(&self) -> u64 {
         self.inode
     }
 
-    /// The namespace itself.
+    /// The open namespace file.
     pub fn file(&self) -> &File {
         &self.file
     }
 }
 
-/// Runs `work` in the namespace at `path`, on a thread that ends with it: a thread's namespace
-/// is its own, and no other task may ever run in this one. What nobody waits for any more is
-/// dropped on that thread.
+/// Runs `work` in `namespace` on a new thread, which exits afterwards: a namespace is entered per
+/// thread, and no other task may run on this one. If the caller is cancelled, the result is dropped
+/// on that thread. `path` is the namespace's, for errors.
 ///
 /// # Errors
 ///
@@ -92,11 +93,11 @@ where
         drop(sender.send(result));
     };
     std::thread::Builder::new().name("netns".into()).spawn(enter).map_err(failed)?;
-    let lost = || failed(io::Error::other("the thread ended early")).into();
+    let lost = || failed(io::Error::other("the thread panicked")).into();
     receiver.await.unwrap_or_else(|_| Err(lost()))
 }
 
-/// [`inside`] for a caller that cannot wait for a future: it blocks instead.
+/// [`inside`] for a caller without a runtime: blocks until `work` is done.
 ///
 /// # Errors
 ///
@@ -128,14 +129,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refuses_the_host_and_tells_what_is_gone() {
+    fn the_hosts_namespace_is_refused_and_a_missing_one_reported() {
         for host in ["", OWN] {
             let error = Namespace::open(Path::new(host)).unwrap_err();
             assert!(matches!(error, NetnsError::Own), "{host}: {error:?}");
         }
-        let gone = Path::new("/nonexistent/netns");
-        assert!(matches!(Namespace::open(gone), Err(NetnsError::Enter { .. })));
-        assert!(Namespace::find(gone, 1).unwrap().is_none());
+        let missing = Path::new("/nonexistent/netns");
+        assert!(matches!(Namespace::open(missing), Err(NetnsError::Enter { .. })));
+        assert!(Namespace::find(missing, 1).unwrap().is_none());
         let other = tempfile::NamedTempFile::new().unwrap();
         assert!(Namespace::find(other.path(), 1).unwrap().is_none(), "another inode");
     }

@@ -1,10 +1,10 @@
-//! The Pod's loopback: every connection to it is taken by one listener, whatever its port.
+//! The program that assigns all connections to the Pod's loopback to one listener, whatever the port.
 
 use crate::bpf::{Assembler, Helper, Reg, Size, When};
 
-/// Where in the map the listener for 127.0.0.0/8 is.
+/// Key in the map of the listener for 127.0.0.0/8.
 pub(crate) const SLOT_V4: u32 = 0;
-/// Where in the map the listener for ::1 is.
+/// Key in the map of the listener for ::1.
 pub(crate) const SLOT_V6: u32 = 1;
 
 /// `struct bpf_sk_lookup` (`linux/bpf.h`).
@@ -13,11 +13,11 @@ const PROTOCOL: i16 = 12;
 const LOCAL_IP4: i16 = 40;
 const LOCAL_IP6: i16 = 44;
 
-/// The verdict that lets the kernel go on, with the assigned socket if there is one.
+/// The verdict with which the kernel continues, with the assigned socket if there is one.
 const PASS: i32 = 1;
 
-/// Gives new TCP connections to a loopback address to the listeners in `map`, an array of
-/// sockets. Where a slot is empty the kernel looks for a listener as ever.
+/// Assigns new TCP connections to a loopback address to the listeners in `map`, an array of
+/// sockets. If a slot is empty the kernel looks for a listener as usual.
 pub(crate) fn steer(map: i32) -> Vec<u64> {
     let mut program = Assembler::default();
     program

@@ -120,7 +120,7 @@ pub(crate) async fn layers(host: &Host) {
         let err = read(&mut container.stderr).await;
         assert!(out.contains("new\n") && out.contains("overlay / overlay"), "{out}{err}");
         assert!(err.contains("/proc/sys/x"), "{err}");
-        // Its own disk can be read; a node for another device can be made, and not opened.
+        // Its own disk can be read; a node for another device can be created but not opened.
         assert!(out.ends_with("\n4\n"), "{out}{err}");
         assert!(err.contains("/dev/mem0: Operation not permitted"), "{err}");
         host.wait(&container.id, "").await;
@@ -161,7 +161,7 @@ pub(crate) async fn execs(host: &Host) {
     host.end(id).await;
 }
 
-/// Execs are held by the container's filter and by their own capabilities.
+/// Execs are confined by the container's seccomp filter and by their own capabilities.
 pub(crate) async fn exec_confinement(host: &Host) {
     let mut spec = spec(&["sleep", "1000"]);
     spec["linux"]["seccomp"] = json!({
@@ -183,7 +183,8 @@ pub(crate) async fn exec_confinement(host: &Host) {
         });
         let mut exec = host.exec(id, name, &process_spec, outputs()).await;
         host.start(id, name).await;
-        let (out, err) = (read(&mut exec.stdout).await, read(&mut exec.stderr).await);
+        let out = read(&mut exec.stdout).await;
+        let err = read(&mut exec.stderr).await;
         assert!(err.contains("Function not implemented"), "{name}: {out}{err}");
         assert!(out.contains("Seccomp:\t2"), "{name}: {out}");
         assert!(out.contains("CapBnd:\t0000000000000020"), "{name}: {out}");
@@ -207,11 +208,11 @@ pub(crate) async fn errors(host: &Host) {
     assert_eq!(kind, ttrpc::Code::ALREADY_EXISTS, "{text}");
     let (kind, text) = code(host.client.start(ctx(), &process(&id, "")).await.unwrap_err());
     assert_eq!(kind, ttrpc::Code::FAILED_PRECONDITION, "{text}");
-    let (kind, _) = code(host.client.wait(ctx(), &process("nobody", "")).await.unwrap_err());
+    let (kind, _) = code(host.client.wait(ctx(), &process("absent", "")).await.unwrap_err());
     assert_eq!(kind, ttrpc::Code::NOT_FOUND);
     host.end(&id).await;
 
-    // A container that cannot be made leaves nothing, and says why.
+    // A container that cannot be created leaves nothing behind, and its error names the cause.
     let mut bad = spec(&["true"]);
     bad["mounts"][6] = json!({"destination": "/data", "type": "bind", "source": "/run/bulkhead/share/none", "options": ["rbind"]});
     let mut request = host.request(&bad, shared(), Stdio::new());
@@ -228,7 +229,7 @@ pub(crate) async fn errors(host: &Host) {
     let (kind, _) = code(host.kill(&container.id, 9, false).await.unwrap_err());
     assert_eq!(kind, ttrpc::Code::NOT_FOUND);
     host.delete(&container.id).await;
-    // Unconnected streams hold a start back.
+    // A process with unconnected streams does not start.
     let request = host.request(&spec(&["true"]), shared(), outputs());
     host.client.create_container(ctx(), &request).await.unwrap();
     let (kind, text) =

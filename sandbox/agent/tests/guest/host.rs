@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Host {
     pub(crate) client: AgentClient,
     dir: tempfile::TempDir,
-    machine: Child,
-    /// The guest is ended when this is closed.
+    vm: Child,
+    /// The VM is killed when this is closed.
     _alive: ChildStdin,
     next: AtomicU32,
 }
@@ -55,11 +55,11 @@ pub(crate) fn outputs() -> agent_api::agent::Stdio {
 pub(crate) fn code(error: ttrpc::Error) -> (ttrpc::Code, String) {
     match error {
         ttrpc::Error::RpcStatus(status) => (status.code(), status.message.clone()),
-        other => panic!("no status: {other}"),
+        other => panic!("not a status: {other}"),
     }
 }
 
-/// What containerd asks for, roughly.
+/// A specification like containerd's.
 pub(crate) fn spec(args: &[&str]) -> Value {
     let caps =
         ["CAP_CHOWN", "CAP_KILL", "CAP_SETUID", "CAP_SETGID", "CAP_NET_BIND_SERVICE", "CAP_MKNOD"];
@@ -91,7 +91,7 @@ pub(crate) fn spec(args: &[&str]) -> Value {
     })
 }
 
-/// The image of the share, with the guest's own writable layer.
+/// The share's image, with a writable layer in the guest.
 pub(crate) fn shared() -> Rootfs {
     let mut rootfs = Rootfs { overlay: true, ..Default::default() };
     rootfs.set_path(format!("{}/rootfs", agent_api::SHARE_MOUNT));
@@ -99,7 +99,7 @@ pub(crate) fn shared() -> Rootfs {
 }
 
 impl Host {
-    /// Boots a guest and waits for its call.
+    /// Boots a guest and waits for its connection.
     #[expect(clippy::disallowed_methods, reason = "tests/boot is a program of this test")]
     pub(crate) async fn boot() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -107,17 +107,17 @@ impl Host {
         image(&dir.path().join("image"));
         let listener = UnixListener::bind(dir.path().join("vm.vsock_1024")).unwrap();
         let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/boot");
-        let mut machine = Command::new(boot).arg(dir.path()).stdin(Stdio::piped()).spawn().unwrap();
-        let alive = machine.stdin.take().unwrap();
+        let mut vm = Command::new(boot).arg(dir.path()).stdin(Stdio::piped()).spawn().unwrap();
+        let alive = vm.stdin.take().unwrap();
         let console = dir.path().join("console");
-        let Ok(called) = timeout(PATIENCE, listener.accept()).await else {
+        let Ok(accepted) = timeout(PATIENCE, listener.accept()).await else {
             panic!(
-                "the guest does not call:\n{}",
+                "the guest does not connect:\n{}",
                 std::fs::read_to_string(console).unwrap_or_default()
             );
         };
-        let client = AgentClient::new(Client::new(Socket::new(called.unwrap().0)));
-        Self { client, dir, machine, _alive: alive, next: AtomicU32::new(0) }
+        let client = AgentClient::new(Client::new(Socket::new(accepted.unwrap().0)));
+        Self { client, dir, vm, _alive: alive, next: AtomicU32::new(0) }
     }
 
     pub(crate) fn share(&self) -> PathBuf {
@@ -128,7 +128,7 @@ impl Host {
         std::fs::read_to_string(self.dir.path().join("console")).unwrap_or_default()
     }
 
-    /// A connection to a port of the guest, after the header's answer.
+    /// A connection to a port of the guest, and the answer to its header.
     pub(crate) async fn connect(&self, port: u32, header: &str) -> (UnixStream, u8) {
         let mut stream = UnixStream::connect(self.dir.path().join("vm.vsock")).await.unwrap();
         stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.unwrap();
@@ -171,11 +171,11 @@ impl Host {
         }
     }
 
-    /// Makes a container and connects its streams.
+    /// Creates a container and connects its streams.
     pub(crate) async fn create(&self, request: CreateContainerRequest) -> Container {
-        let made = self.client.create_container(ctx(), &request).await;
-        let made = made.unwrap_or_else(|error| panic!("{error}\n{}", self.console()));
-        assert!(made.pid > 1);
+        let created = self.client.create_container(ctx(), &request).await;
+        let created = created.unwrap_or_else(|error| panic!("{error}\n{}", self.console()));
+        assert!(created.pid > 1);
         self.connected(&request.container, "", &request.stdio).await
     }
 
@@ -190,7 +190,7 @@ impl Host {
         }
     }
 
-    /// Makes a container of the shared image and starts it.
+    /// Creates and starts a container of the shared image.
     pub(crate) async fn run(&self, args: &[&str], stdio: agent_api::agent::Stdio) -> Container {
         let container = self.create(self.request(&spec(args), shared(), stdio)).await;
         self.start(&container.id, "").await;
@@ -258,26 +258,26 @@ impl Host {
 
     pub(crate) async fn shut_down(mut self) {
         let _ = self.client.shutdown(ctx(), &Empty::new()).await;
-        self.ends().await;
+        self.powers_off().await;
     }
 
     /// Closes the connection that the agent serves on.
     pub(crate) async fn hang_up(mut self) {
         let (other, _) = UnixStream::pair().unwrap();
         self.client = AgentClient::new(Client::new(Socket::new(other)));
-        self.ends().await;
+        self.powers_off().await;
     }
 
-    async fn ends(&mut self) {
+    async fn powers_off(&mut self) {
         for _ in 0..300 {
-            if self.machine.try_wait().unwrap().is_some() {
+            if self.vm.try_wait().unwrap().is_some() {
                 let console = self.console();
                 assert!(!console.contains("panic"), "{console}");
                 return;
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("the machine does not end:\n{}", self.console());
+        panic!("the VM does not power off:\n{}", self.console());
     }
 }
 
@@ -293,7 +293,7 @@ pub(crate) fn exec_spec(args: &[&str]) -> Value {
     json!({"user": {"uid": 0, "gid": 0}, "args": args, "cwd": "/", "env": ["PATH=/bin"]})
 }
 
-/// Everything until the stream's end.
+/// Reads to the stream's end.
 pub(crate) async fn read(stream: &mut Option<UnixStream>) -> String {
     let mut bytes = Vec::new();
     let read = stream.as_mut().unwrap().read_to_end(&mut bytes);
@@ -301,7 +301,7 @@ pub(crate) async fn read(stream: &mut Option<UnixStream>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// One line, without its end.
+/// Reads a line, without its newline.
 pub(crate) async fn line(stream: &mut UnixStream) -> String {
     let mut line = String::new();
     let mut reader = BufReader::with_capacity(1, stream);
@@ -309,7 +309,7 @@ pub(crate) async fn line(stream: &mut UnixStream) -> String {
     line.trim_end().to_owned()
 }
 
-/// A busybox image.
+/// Creates a busybox image.
 fn image(root: &Path) {
     for dir in ["bin", "dev", "proc", "sys", "tmp", "etc"] {
         std::fs::create_dir_all(root.join(dir)).unwrap();

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::host::*;
 
-/// The Pod's first container; its process id namespace is the Pod's as long as it lives.
+/// The Pod's first container, whose PID namespace is the Pod's until it exits.
 pub(crate) async fn first(host: &Host) {
     let mut request = host.request(&spec(&["sleep", "100000"]), shared(), Stdio::new());
     request.container = "first".into();
@@ -14,7 +14,7 @@ pub(crate) async fn first(host: &Host) {
     host.start(&first.id, "").await;
 }
 
-/// Containers have a process id namespace of their own, unless asked.
+/// Containers have their own PID namespace, unless asked to share the Pod's.
 pub(crate) async fn shared_processes(host: &Host) {
     for share in [false, true] {
         let mut request = host.request(&spec(&["sh", "-c", "ps; echo $$"]), shared(), outputs());
@@ -34,7 +34,7 @@ pub(crate) async fn shared_processes(host: &Host) {
     assert_eq!(kind, ttrpc::Code::FAILED_PRECONDITION, "{text}");
 }
 
-/// /dev/shm is the Pod's, with the size that was configured.
+/// /dev/shm is the Pod's, with the configured size.
 pub(crate) async fn shared_memory(host: &Host) {
     let mut writable = spec(&["sleep", "1000"]);
     writable["mounts"][4]["options"] = json!(["rbind", "nosuid"]);
@@ -58,20 +58,20 @@ pub(crate) async fn storages(host: &Host) {
     let mut with_volume = spec(&["sleep", "1000"]);
     let mounts = with_volume["mounts"].as_array_mut().unwrap();
     mounts.push(json!({"destination": "/cache", "type": "bind", "source": point, "options": ["rbind", "rw"]}));
-    let mut made = Vec::new();
+    let mut containers = Vec::new();
     for _ in 0..2 {
         let mut request = host.request(&with_volume, shared(), Stdio::new());
         request.storages.push(storage.clone());
         let container = host.create(request).await;
         host.start(&container.id, "").await;
-        made.push(container);
+        containers.push(container);
     }
-    let (_, seen) = host.sh(&made[0].id, "stat -c '%a %u %g' /cache; echo x >/cache/y").await;
+    let (_, seen) = host.sh(&containers[0].id, "stat -c '%a %u %g' /cache; echo x >/cache/y").await;
     assert_eq!(seen, "1777 5 6\n");
-    host.end(&made[0].id).await;
-    assert_eq!(host.sh(&made[1].id, "cat /cache/y").await.1, "x\n");
-    host.end(&made[1].id).await;
-    // With the last of them it went.
+    host.end(&containers[0].id).await;
+    assert_eq!(host.sh(&containers[1].id, "cat /cache/y").await.1, "x\n");
+    host.end(&containers[1].id).await;
+    // It was unmounted with the last of them.
     let mut request = host.request(&with_volume, shared(), Stdio::new());
     request.storages.push(storage);
     let third = host.create(request).await;
@@ -88,7 +88,7 @@ pub(crate) async fn delete(host: &Host) {
         if round % 2 == 0 {
             host.start("again", "").await;
         }
-        // Whatever state it is in.
+        // In any state, and again.
         host.delete("again").await;
         host.delete("again").await;
     }

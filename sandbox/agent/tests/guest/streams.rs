@@ -42,9 +42,7 @@ pub(crate) async fn terminal(host: &Host) {
     let stdio = Stdio { terminal: true, ..Default::default() };
     let container = host.run(&["sh"], stdio.clone()).await;
     let id = container.id.clone();
-    for (exec, mut terminal) in [("", container.terminal)] {
-        dialogue(host, &id, exec, terminal.take().unwrap()).await;
-    }
+    dialogue(host, &id, "", container.terminal.unwrap()).await;
     host.delete(&id).await;
     let container = host.run(&["sleep", "1000"], Stdio::new()).await;
     let id = container.id.clone();
@@ -70,7 +68,7 @@ async fn dialogue(host: &Host, id: &str, exec: &str, mut terminal: tokio::net::U
     assert_eq!(host.wait(id, exec).await.status, 5);
 }
 
-/// Everything arrives, though the process exits as soon as it is written.
+/// All output arrives, though the process exits as soon as it has written it.
 pub(crate) async fn much_output(host: &Host) {
     let count = format!("count={}", ALL >> 16);
     let stdio = Stdio { stdout: true, ..Default::default() };
@@ -78,7 +76,8 @@ pub(crate) async fn much_output(host: &Host) {
         host.run(&["dd", "if=/dev/zero", "bs=64k", &count, "status=none"], stdio).await;
     let began = Instant::now();
     let mut stdout = container.stdout.take().unwrap();
-    let (mut count, mut buffer) = (0, vec![0; 1 << 20]);
+    let mut buffer = vec![0; 1 << 20];
+    let mut count = 0;
     loop {
         match timeout(Duration::from_secs(60), stdout.read(&mut buffer)).await.unwrap().unwrap() {
             0 => break,
@@ -96,13 +95,13 @@ pub(crate) async fn much_output(host: &Host) {
         .run(&["head", "-c", "1000000", "/dev/zero"], Stdio { stdout: true, ..Default::default() })
         .await;
     let early = timeout(Duration::from_secs(1), host.wait(&container.id, "")).await;
-    assert!(early.is_err(), "the output fits into buffers: this shows nothing");
+    assert!(early.is_err(), "the output fits into the buffers, so the test has no slow reader");
     assert_eq!(read(&mut container.stdout).await.len(), 1_000_000);
     assert_eq!(host.wait(&container.id, "").await.status, 0);
     host.delete(&container.id).await;
 }
 
-/// A process that holds the pipe delays nobody's Wait.
+/// A background process that has the pipe open does not delay Wait.
 pub(crate) async fn background_process(host: &Host) {
     let container = host.run(&["sleep", "1000"], Stdio::new()).await;
     let id = &container.id;
@@ -116,18 +115,31 @@ pub(crate) async fn background_process(host: &Host) {
     host.end(id).await;
 }
 
-/// Whoever does not read blocks nobody but the writer.
+/// A stalled reader blocks only the process that writes to it.
 pub(crate) async fn stalled_reader(host: &Host) {
     let stalled = host.run(&["yes"], outputs()).await;
-    sleep(Duration::from_secs(1)).await;
-    let container = host.run(&["sh", "-c", "echo fine"], outputs()).await;
-    let mut container = container;
+    let blocked = timeout(Duration::from_secs(60), await_idle(host, &stalled.id)).await;
+    blocked.expect("the writer does not block");
+    let mut container = host.run(&["sh", "-c", "echo fine"], outputs()).await;
     assert_eq!(read(&mut container.stdout).await, "fine\n");
     assert_eq!(host.wait(&container.id, "").await.status, 0);
     host.delete(&container.id).await;
     host.kill(&stalled.id, 9, false).await.unwrap();
     assert_eq!(host.wait(&stalled.id, "").await.status, 137);
     host.delete(&stalled.id).await;
+}
+
+/// Waits until a container uses no CPU time.
+async fn await_idle(host: &Host, id: &str) {
+    let mut before = None;
+    loop {
+        let stats = host.client.stats(ctx(), &crate::host::container(id)).await.unwrap();
+        if stats.cpu_total_ns.is_some() && stats.cpu_total_ns == before {
+            return;
+        }
+        before = stats.cpu_total_ns;
+        sleep(Duration::from_millis(200)).await;
+    }
 }
 
 pub(crate) async fn forward(host: &Host) {

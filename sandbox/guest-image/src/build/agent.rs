@@ -1,4 +1,4 @@
-//! The agent's program.
+//! The agent's binary.
 
 use std::fmt;
 use std::fs;
@@ -10,7 +10,7 @@ use memchr::memmem;
 
 use super::elf::{Elf, ElfError};
 
-/// An agent's program that can be a guest's `/init`.
+/// An agent's binary that can be a guest's `/init`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AgentProgram {
     /// Its version.
@@ -20,39 +20,39 @@ pub struct AgentProgram {
     pub(super) bytes: Vec<u8>,
 }
 
-/// Why a file cannot be a guest's agent.
+/// An error of reading an agent.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     /// It cannot be read.
-    #[error("cannot read the agent {path}; `hack/guest` builds it, `--agent` says where it is")]
+    #[error("cannot read the agent {path}; `hack/guest` builds it, `--agent` sets its path")]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It is no program for the guest's processor.
-    #[error("the agent {path} is no program for x86-64 Linux")]
+    /// It is not a program for x86-64.
+    #[error("the agent {path} is not a program for x86-64 Linux")]
     Elf {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The cause.
         source: ElfError,
     },
-    /// It wants a dynamic linker, which a guest does not have.
+    /// It needs a dynamic linker, which a guest does not have.
     #[error(
-        "the agent {path} is dynamically linked (it asks for {interpreter}), and a guest has no \
-         libraries; build it static, with RUSTFLAGS=\"-C target-feature=+crt-static\" and an explicit --target"
+        "the agent {path} is dynamically linked (it needs {interpreter}), and a guest has no \
+         libraries; link it statically, with RUSTFLAGS=\"-C target-feature=+crt-static\" and an explicit --target"
     )]
     Dynamic {
         /// The file.
         path: PathBuf,
-        /// The dynamic linker that it asks for.
+        /// The dynamic linker that it needs.
         interpreter: String,
     },
-    /// It is some other program.
+    /// It is another program.
     #[error(
-        "{path} is not a bulkhead-agent: it does not carry the text {AGENT_MARK_START:?} with a \
+        "{path} is not a bulkhead-agent: it does not contain the text {AGENT_MARK_START:?} with a \
          version and a protocol"
     )]
     NoMark {
@@ -69,7 +69,7 @@ pub enum AgentError {
         path: PathBuf,
         /// The agent's version.
         version: String,
-        /// What it speaks.
+        /// Its protocol.
         found: u32,
     },
 }
@@ -80,7 +80,7 @@ impl AgentProgram {
     ///
     /// # Errors
     ///
-    /// [`AgentError`] names the file, what is wrong and what to do.
+    /// [`AgentError`] names the file, the problem and the remedy.
     pub fn read(path: &Path) -> Result<Self, AgentError> {
         let path = path.to_owned();
         let bytes = match fs::read(&path) {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_static_program_with_the_mark_is_taken() {
+    fn a_static_program_with_the_mark_is_an_agent() {
         let mut bytes = elf(&[Segment::Load(b"code")]);
         bytes.extend_from_slice(format!("{AGENT_MARK_START} no {AGENT_MARK}").as_bytes());
         let agent = read(&bytes).unwrap();
@@ -159,17 +159,20 @@ mod tests {
         let interpreter = Segment::Interpreter(b"/lib64/ld-linux-x86-64.so.2\0");
         let dynamic = read(&elf(&[interpreter])).unwrap_err();
         assert!(dynamic.starts_with(
-            "the agent AGENT is dynamically linked (it asks for /lib64/ld-linux-x86-64.so.2), and"
+            "the agent AGENT is dynamically linked (it needs /lib64/ld-linux-x86-64.so.2), and"
         ));
         let unmarked = read(&elf(&[Segment::Load(b"code")])).unwrap_err();
         assert!(unmarked.starts_with("AGENT is not a bulkhead-agent: it"), "{unmarked}");
         let script = read(b"#!/bin/sh\n").unwrap_err();
-        assert_eq!(script, "the agent AGENT is no program for x86-64 Linux: it is no ELF file");
+        assert_eq!(
+            script,
+            "the agent AGENT is not a program for x86-64 Linux: it is not an ELF file"
+        );
         let mut arm = elf(&[]);
         arm[18] = 183;
         assert_eq!(
             read(&arm).unwrap_err(),
-            "the agent AGENT is no program for x86-64 Linux: it is for machine type 183, not 62 (x86-64)"
+            "the agent AGENT is not a program for x86-64 Linux: it is for machine type 183, not 62 (x86-64)"
         );
         let mut other = elf(&[]);
         other.extend_from_slice(format!("{AGENT_MARK_START}9.9 protocol=77;").as_bytes());

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use super::decompress::decoder;
 use super::modules::ModuleTree;
 
-/// The most bytes that one file of a package may have.
-const MAX: u64 = 256 << 20;
+/// Upper bound in bytes on a file in a package.
+const FILE_MAX: u64 = 256 << 20;
 
-/// Why a package cannot be used.
+/// An error of reading a package.
 #[derive(Debug, thiserror::Error)]
 pub enum DebError {
     /// It cannot be opened.
@@ -18,29 +18,31 @@ pub enum DebError {
     Open {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It is no package, or a part of it.
-    #[error("{path} is no Debian package, or damaged or cut short (in {part}); download it again")]
+    /// It is not a package, or damaged.
+    #[error(
+        "{path} is not a Debian package, or damaged or truncated (in {part}); download it again"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// The part that does not read.
+        /// The member that cannot be read.
         part: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A member that every package has is not there.
-    #[error("{path} is no Debian package: it has no {part}")]
+    /// It lacks a member that every package has.
+    #[error("{path} is not a Debian package: it has no {part}")]
     NoPart {
         /// The file.
         path: PathBuf,
         /// The member.
         part: &'static str,
     },
-    /// It is for another processor.
-    #[error("{path} is the package {package} for {found}, not for amd64; take the one for amd64")]
+    /// It is for another architecture.
+    #[error("{path} is the package {package} for {found}, not for amd64; use the one for amd64")]
     Architecture {
         /// The file.
         path: PathBuf,
@@ -49,9 +51,9 @@ pub enum DebError {
         /// Its architecture.
         found: String,
     },
-    /// It holds no kernel.
+    /// It contains no kernel.
     #[error(
-        "{path} is the package {package}, which holds no kernel (boot/vmlinuz-*); take one such as \
+        "{path} is the package {package}, which contains no kernel (boot/vmlinuz-*); use one such as \
          linux-image-6.1.0-44-cloud-amd64, on which linux-image-cloud-amd64 depends"
     )]
     NoKernel {
@@ -62,7 +64,7 @@ pub enum DebError {
     },
 }
 
-/// A kernel's package.
+/// The contents of a kernel's package.
 #[derive(Debug)]
 pub(super) struct Deb {
     pub(super) package: String,
@@ -71,7 +73,7 @@ pub(super) struct Deb {
     pub(super) modules: ModuleTree,
 }
 
-/// What the control file says.
+/// The fields of the control file.
 #[derive(Debug, Default)]
 struct Control {
     package: String,
@@ -82,13 +84,15 @@ struct Control {
 impl Deb {
     pub(super) fn read(path: &Path) -> Result<Self, DebError> {
         let damaged = |part: &str| {
-            let (path, part) = (path.to_owned(), part.to_owned());
+            let path = path.to_owned();
+            let part = part.to_owned();
             move |source| DebError::Damaged { path, part, source }
         };
         let file =
             File::open(path).map_err(|source| DebError::Open { path: path.to_owned(), source })?;
         let mut archive = ar::Archive::new(BufReader::new(file));
-        let (mut control, mut kernel) = (None, None);
+        let mut control = None;
+        let mut kernel = None;
         let mut modules = ModuleTree::new(path.display().to_string());
         while let Some(entry) = archive.next_entry() {
             let entry = entry.map_err(damaged("its list of parts"))?;
@@ -129,20 +133,20 @@ fn read_control(part: impl Read) -> io::Result<Option<Control>> {
 fn parse_control(text: &str) -> Control {
     let mut control = Control::default();
     for line in text.lines() {
-        let place = match line.split_once(':') {
+        let field = match line.split_once(':') {
             Some(("Package", value)) => Some((&mut control.package, value)),
             Some(("Version", value)) => Some((&mut control.version, value)),
             Some(("Architecture", value)) => Some((&mut control.architecture, value)),
             _ => None,
         };
-        if let Some((field, value)) = place {
+        if let Some((field, value)) = field {
             value.trim().clone_into(field);
         }
     }
     control
 }
 
-/// Reads the modules into `modules`, and gives the kernel.
+/// Adds the modules to `modules` and returns the kernel.
 fn read_data(part: impl Read, modules: &mut ModuleTree) -> io::Result<Option<Vec<u8>>> {
     let mut kernel = None;
     each_file(part, |path, file| {
@@ -150,7 +154,7 @@ fn read_data(part: impl Read, modules: &mut ModuleTree) -> io::Result<Option<Vec
         let in_modules = dirs.windows(2).any(|pair| pair == ["lib", "modules"]);
         if dirs == ["boot"] && name.starts_with("vmlinuz-") {
             kernel = Some(read_whole(file)?);
-        } else if in_modules && ModuleTree::wants(name) {
+        } else if in_modules && ModuleTree::accepts(name) {
             modules.add((*name).to_owned(), read_whole(file)?);
         }
         Ok(())
@@ -164,8 +168,8 @@ fn read_whole(file: &mut dyn Read) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Calls `visit` with each plain file of a packed tar, its path split, and reads to the end, so
-/// that what the packing says of damage is heard.
+/// Calls `visit` with the path components and content of each regular file in a compressed tar.
+/// Reads to the end, so that a checksum error is reported.
 fn each_file(
     part: impl Read,
     mut visit: impl FnMut(&[&str], &mut dyn Read) -> io::Result<()>,
@@ -176,8 +180,8 @@ fn each_file(
         if !entry.header().entry_type().is_file() {
             continue;
         }
-        if entry.size() > MAX {
-            let text = format!("a file in it has {} bytes, more than {MAX}", entry.size());
+        if entry.size() > FILE_MAX {
+            let text = format!("a file in it has {} bytes, more than {FILE_MAX}", entry.size());
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         let path = entry.path()?.to_string_lossy().into_owned();

@@ -1,21 +1,21 @@
-//! Reading what is compressed in one of the ways that Debian and the kernel use.
+//! Decompression of the formats that Debian and the kernel use.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 
-/// How bytes are packed, told by how they start.
+/// A compression format, detected by its magic number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Packing {
+pub(super) enum Compression {
     Gzip,
     Xz,
     Zstd,
     /// The frame format or the kernel's legacy one.
     Lz4,
-    /// Not at all, or in a way that is not known here.
+    /// Uncompressed, or in an unknown format.
     None,
 }
 
-impl Packing {
+impl Compression {
     pub(super) fn of(bytes: &[u8]) -> Self {
         match bytes {
             [0x1f, 0x8b, ..] => Self::Gzip,
@@ -27,32 +27,31 @@ impl Packing {
     }
 }
 
-impl fmt::Display for Packing {
+impl fmt::Display for Compression {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Gzip => "gzip",
             Self::Xz => "xz",
             Self::Zstd => "zstd",
             Self::Lz4 => "lz4",
-            Self::None => "nothing known",
+            Self::None => "an unknown format",
         })
     }
 }
 
-/// Unpacks `source`, whatever it is packed with.
+/// Decompresses `source`, whatever its format.
 pub(super) fn decoder<'a>(source: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut source = BufReader::with_capacity(64 * 1024, source);
-    let packing = Packing::of(source.fill_buf()?);
-    Ok(match packing {
-        Packing::Gzip => Box::new(flate2::bufread::GzDecoder::new(source)),
-        Packing::Xz => Box::new(lzma_rust2::XzReader::new(source, true)),
-        Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(source)?),
-        Packing::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(source)),
-        Packing::None => Box::new(source),
+    Ok(match Compression::of(source.fill_buf()?) {
+        Compression::Gzip => Box::new(flate2::bufread::GzDecoder::new(source)),
+        Compression::Xz => Box::new(lzma_rust2::XzReader::new(source, true)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(source)?),
+        Compression::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(source)),
+        Compression::None => Box::new(source),
     })
 }
 
-/// Unpacks `bytes` to at most `limit` bytes.
+/// Decompresses `bytes` to at most `limit` bytes.
 pub(super) fn unpack(bytes: &[u8], limit: u64) -> io::Result<Vec<u8>> {
     let mut unpacked = Vec::new();
     decoder(bytes)?.take(limit + 1).read_to_end(&mut unpacked)?;
@@ -69,22 +68,22 @@ mod tests {
     use crate::build::fixtures::{gzip, lz4_legacy, xz, zstd};
 
     #[test]
-    fn every_packing_gives_the_bytes_back() {
+    fn every_format_is_decompressed() {
         let text: Vec<u8> = (0..300_000u32).flat_map(|n| (n / 7).to_le_bytes()).collect();
-        let packings = [
-            (Packing::Gzip, gzip(&text)),
-            (Packing::Xz, xz(&text)),
-            (Packing::Zstd, zstd(&text)),
-            (Packing::Lz4, lz4_legacy(&text)),
-            (Packing::None, text.clone()),
+        let formats = [
+            (Compression::Gzip, gzip(&text)),
+            (Compression::Xz, xz(&text)),
+            (Compression::Zstd, zstd(&text)),
+            (Compression::Lz4, lz4_legacy(&text)),
+            (Compression::None, text.clone()),
         ];
-        for (packing, packed) in packings {
-            assert_eq!(Packing::of(&packed), packing);
-            assert!(unpack(&packed, 10 << 20).unwrap() == text, "{packing}");
+        for (format, packed) in formats {
+            assert_eq!(Compression::of(&packed), format);
+            assert!(unpack(&packed, 10 << 20).unwrap() == text, "{format}");
             let error = unpack(&packed, 1 << 20).unwrap_err();
-            assert_eq!(error.to_string(), "it unpacks to more than 1 MiB", "{packing}");
+            assert_eq!(error.to_string(), "it unpacks to more than 1 MiB", "{format}");
             let cut = unpack(&packed[..packed.len() / 2], 10 << 20);
-            assert!(packing == Packing::None || cut.is_err(), "{packing} cut short");
+            assert!(format == Compression::None || cut.is_err(), "{format} truncated");
         }
     }
 }

@@ -1,31 +1,31 @@
-//! What is read from ELF files.
+//! Reads ELF files.
 
 use object::Endianness;
 use object::elf::{EM_X86_64, FileHeader64, PT_INTERP, PT_LOAD};
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _};
 
-/// `XEN_ELFNOTE_PHYS32_ENTRY` of Xen's `elfnote.h`: where a PVH boot enters the kernel.
+/// `XEN_ELFNOTE_PHYS32_ENTRY` of Xen's `elfnote.h`: the PVH entry point.
 const PHYS32_ENTRY: u32 = 18;
 
-/// Segments are cut at pages of this size.
+/// Page size in bytes, to which segments are cut.
 const PAGE: u64 = 4096;
 
-/// Where a program header of 64 bits has `p_filesz`.
+/// Offset of `p_filesz` in a 64-bit program header.
 const P_FILESZ: u64 = 32;
 
-/// Why a file is not the ELF file it should be.
+/// An error of parsing an ELF file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ElfError {
-    /// It is something else.
-    #[error("it is no ELF file")]
+    /// It is not an ELF file.
+    #[error("it is not an ELF file")]
     NotElf,
     /// It is for 32 bits, or damaged.
-    #[error("it is no 64-bit ELF file, or damaged ({0})")]
+    #[error("it is not a 64-bit ELF file, or damaged ({0})")]
     Damaged(object::Error),
-    /// Its end is missing.
-    #[error("it is shorter than its program headers say")]
+    /// It is truncated.
+    #[error("it is truncated: its segments extend past its end")]
     Short,
-    /// It is for another processor.
+    /// It is for another architecture.
     #[error("it is for machine type {0}, not 62 (x86-64)")]
     Machine(u16),
 }
@@ -50,7 +50,7 @@ impl<'a> Elf<'a> {
         }
     }
 
-    /// The dynamic linker that the program asks for.
+    /// The dynamic linker that the program needs.
     pub(super) fn interpreter(&self) -> Result<Option<String>, ElfError> {
         let endian = self.header.endian().map_err(ElfError::Damaged)?;
         let segments = self.header.program_headers(endian, self.bytes);
@@ -64,7 +64,7 @@ impl<'a> Elf<'a> {
         Ok(None)
     }
 
-    /// Whether a PVH boot knows where to enter.
+    /// Whether it has a PVH entry point.
     pub(super) fn has_pvh_entry(&self) -> Result<bool, ElfError> {
         let endian = self.header.endian().map_err(ElfError::Damaged)?;
         let segments = self.header.program_headers(endian, self.bytes);
@@ -82,16 +82,16 @@ impl<'a> Elf<'a> {
         Ok(false)
     }
 
-    /// Which of the file's numbers to change, by their places, so that no segment has pages of zeros
-    /// at its end to be loaded: memory is zero before.
+    /// The file sizes of the segments that end with pages of zeros, without these pages: offsets of
+    /// the `p_filesz` fields and their new values.
     fn cuts(&self) -> Result<Vec<(u64, u64)>, ElfError> {
         let endian = self.header.endian().map_err(ElfError::Damaged)?;
         let segments = self.header.program_headers(endian, self.bytes);
         let segments = segments.map_err(ElfError::Damaged)?;
         let size = u64::from(self.header.e_phentsize(endian));
-        let places = (0..).map(|number| self.header.e_phoff(endian) + number * size + P_FILESZ);
+        let offsets = (0..).map(|number| self.header.e_phoff(endian) + number * size + P_FILESZ);
         let mut cuts = Vec::new();
-        for (segment, place) in segments.iter().zip(places) {
+        for (segment, offset) in segments.iter().zip(offsets) {
             if segment.p_type(endian) != PT_LOAD {
                 continue;
             }
@@ -100,7 +100,7 @@ impl<'a> Elf<'a> {
             let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
             let used = (used as u64).next_multiple_of(PAGE);
             if used < content.len() as u64 {
-                cuts.push((place, used));
+                cuts.push((offset, used));
             }
         }
         Ok(cuts)
@@ -119,10 +119,11 @@ impl<'a> Elf<'a> {
     }
 }
 
-/// Cuts what segments have of zeros at their ends; what they are in memory stays.
+/// Cuts pages of zeros at the ends of segments, whose sizes in memory do not change: the rest of a
+/// segment is zeroed when it is loaded.
 pub(super) fn cut_zeros(file: &mut [u8]) -> Result<(), ElfError> {
-    for (place, size) in Elf::parse(file)?.cuts()? {
-        let field = usize::try_from(place).ok().and_then(|at| file.get_mut(at..at + 8));
+    for (offset, size) in Elf::parse(file)?.cuts()? {
+        let field = usize::try_from(offset).ok().and_then(|at| file.get_mut(at..at + 8));
         if let Some(field) = field {
             field.copy_from_slice(&size.to_le_bytes());
         }

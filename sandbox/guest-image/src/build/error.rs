@@ -1,17 +1,22 @@
-//! Why an image cannot be made.
+//! Errors of building an image.
 
 use std::io;
 
-use super::{AgentError, DebError, FetchError, KernelError, ModuleError, PublishError};
-use crate::GuestError;
+use super::agent::AgentError;
+use super::deb::DebError;
+use super::fetch::FetchError;
+use super::kernel::KernelError;
+use super::modules::ModuleError;
+use super::publish::PublishError;
+use crate::error::GuestError;
 
-/// Why an image cannot be made.
+/// An error of building an image.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The agent cannot be used.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// The package could not be had.
+    /// The package could not be downloaded.
     #[error(transparent)]
     Fetch(#[from] FetchError),
     /// The package cannot be used.
@@ -26,13 +31,13 @@ pub enum BuildError {
     /// The image could not be put in place.
     #[error(transparent)]
     Publish(#[from] PublishError),
-    /// What was written does not read back.
+    /// The written image fails its verification.
     #[error(transparent)]
     Guest(#[from] GuestError),
-    /// The files cannot be made.
+    /// The files cannot be packed.
     #[error("cannot pack the image")]
     Pack(#[source] io::Error),
-    /// The caller broke off.
-    #[error("stopped before the image was made")]
+    /// The caller stopped the build.
+    #[error("stopped before the image was built")]
     Stopped,
 }

@@ -1,4 +1,4 @@
-//! Debian's kernel, by the node's own apt: its release, its mirrors, its keys.
+//! Downloads Debian's kernel with the node's apt: its release, mirrors and keys.
 
 use std::ffi::OsString;
 use std::fs;
@@ -8,34 +8,34 @@ use std::time::Duration;
 
 use sandbox_core::host::{Command, Host, HostError};
 
-/// How long apt may take to look something up.
-const LOOK_UP: Duration = Duration::from_secs(60);
+/// How long apt may take to look a package up.
+const SHOW_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long apt may take to download a package of about 30 MB.
-const DOWNLOAD: Duration = Duration::from_secs(900);
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// How many packages may stand between a meta package and the kernel.
-const DEPTH: usize = 4;
+/// Upper bound on meta packages that are followed to the kernel.
+const DEPTH_MAX: usize = 4;
 
-/// Why a package could not be had.
+/// An error of downloading a package.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// apt could not be run.
     #[error(
-        "apt is needed to download Debian's kernel; on another distribution give --kernel-deb or --kernel"
+        "apt is needed to download Debian's kernel; on another distribution use --kernel-deb or --kernel"
     )]
     Host(#[from] HostError),
-    /// A name that is no package's.
+    /// The name is not a valid package name.
     #[error("{0:?} is not the name of a Debian package")]
     Name(String),
-    /// apt knows no such package.
+    /// apt has no such package.
     #[error(
-        "apt knows no package {package} for amd64; run `apt-get update`, or give another --kernel-package ({message})"
+        "apt has no package {package} for amd64; run `apt-get update`, or use another --kernel-package ({message})"
     )]
     Unknown {
         /// The package.
         package: String,
-        /// What apt said.
+        /// apt's message.
         message: String,
     },
     /// The download failed.
@@ -43,15 +43,15 @@ pub enum FetchError {
     Download {
         /// The package.
         package: String,
-        /// What apt said.
+        /// apt's message.
         message: String,
     },
-    /// apt left something else than one package.
-    #[error("`apt-get download {package}` left {count} packages instead of one")]
+    /// apt downloaded not exactly one package.
+    #[error("`apt-get download {package}` downloaded {count} packages instead of one")]
     Count {
         /// The package.
         package: String,
-        /// How many there are.
+        /// The number of packages.
         count: usize,
     },
     /// The directory could not be read.
@@ -59,17 +59,17 @@ pub enum FetchError {
     Read {
         /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// Downloads the kernel that `package` is or depends on into the empty directory `dir`. apt
-/// checks the archive's signatures. `env` are variables for apt: a proxy, `APT_CONFIG`.
+/// Downloads the kernel that `package` is or depends on into the empty directory `dir`. apt checks
+/// the archive's signatures. `env` has variables for apt: a proxy, `APT_CONFIG`.
 ///
 /// # Errors
 ///
-/// [`FetchError`] says what apt said.
+/// [`FetchError`] includes apt's message.
 pub async fn fetch(
     host: &dyn Host,
     package: &str,
@@ -78,7 +78,7 @@ pub async fn fetch(
 ) -> Result<PathBuf, FetchError> {
     let package = resolve(host, package, env).await?;
     let download = apt("apt-get", env).args(["-q", "download"]).arg(format!("{package}:amd64"));
-    let output = host.run(download.cwd(dir), DOWNLOAD).await?;
+    let output = host.run(download.cwd(dir), DOWNLOAD_TIMEOUT).await?;
     if !output.success() {
         let message = last_lines(&output.stderr);
         return Err(FetchError::Download { package, message });
@@ -104,14 +104,14 @@ async fn resolve(
     env: &[(OsString, OsString)],
 ) -> Result<String, FetchError> {
     let mut package = package.to_owned();
-    for _ in 0..DEPTH {
+    for _ in 0..DEPTH_MAX {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
         if !package.bytes().all(allowed) || !package.starts_with(|c: char| c.is_alphanumeric()) {
             return Err(FetchError::Name(package));
         }
         let show = ["show", "--no-all-versions"];
         let show = apt("apt-cache", env).args(show).arg(format!("{package}:amd64"));
-        let output = host.run(show, LOOK_UP).await?;
+        let output = host.run(show, SHOW_TIMEOUT).await?;
         let text = String::from_utf8_lossy(&output.stdout);
         if !output.success() || text.trim().is_empty() {
             let message = last_lines(&output.stderr);
@@ -134,12 +134,12 @@ fn kernel_dependency(show: &str) -> Option<String> {
 }
 
 fn apt(program: &str, env: &[(OsString, OsString)]) -> Command {
-    // The output is read, so it must be in the language it is expected in.
+    // The output is parsed, so its language must not be the user's.
     let command = Command::new(program).env("LC_ALL", "C.UTF-8");
     env.iter().fold(command, |command, (key, value)| command.env(key, value))
 }
 
-/// The end of what a program said, in one line.
+/// The last lines of a program's output, joined.
 fn last_lines(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -162,13 +162,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn follows_the_meta_package_and_takes_what_apt_left() {
+    async fn a_meta_package_is_followed_to_the_kernel() {
         let dir = tempfile::tempdir().unwrap();
         let host = FakeHost::new([ends(META), ends(IMAGE), ends("")]);
         let nothing = fetch(&host, "linux-image-cloud-amd64", dir.path(), &[]).await.unwrap_err();
         assert_eq!(
             nothing.to_string(),
-            "`apt-get download linux-image-6.1.0-56-cloud-amd64` left 0 packages instead of one"
+            "`apt-get download linux-image-6.1.0-56-cloud-amd64` downloaded 0 packages instead of one"
         );
         assert_eq!(
             host.commands(),
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refusals_are_told() {
+    async fn failures_include_apts_message() {
         let dir = tempfile::tempdir().unwrap();
         let run = async |script: Vec<Scripted>, package: &str| {
             let error = fetch(&FakeHost::new(script), package, dir.path(), &[]).await.unwrap_err();
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(run(vec![], "-o=x").await, "\"-o=x\" is not the name of a Debian package");
         let unknown = run(vec![Scripted::Ends(100, vec![])], "linux-image-x").await;
         assert!(
-            unknown.starts_with("apt knows no package linux-image-x for amd64; run"),
+            unknown.starts_with("apt has no package linux-image-x for amd64; run"),
             "{unknown}"
         );
         let failed = run(vec![ends(IMAGE), Scripted::Ends(100, vec![])], "a").await;

@@ -1,11 +1,11 @@
-//! Small made-up programs, kernels, modules and packages.
+//! Small fake programs, kernels, modules and packages.
 
 use std::io::Write as _;
 
-/// The release of the made-up kernel.
+/// The release of the fake kernel.
 pub(crate) const RELEASE: &str = "6.1.0-9-cloud-amd64";
 
-/// A segment of a made-up program.
+/// A segment of a fake program.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Segment<'a> {
     Load(&'a [u8]),
@@ -52,7 +52,7 @@ fn header(kind: u16, phoff: u64, phnum: u16, shoff: u64, shnum: u16) -> Vec<u8> 
     bytes
 }
 
-/// The note that tells the PVH entry.
+/// The note with the PVH entry point.
 pub(crate) fn pvh_note() -> Vec<u8> {
     let mut note = Vec::new();
     for field in [4u32, 8, 18] {
@@ -63,7 +63,7 @@ pub(crate) fn pvh_note() -> Vec<u8> {
     note
 }
 
-/// A kernel with a PVH entry.
+/// A kernel with a PVH entry point.
 pub(crate) fn vmlinux_6_1() -> Vec<u8> {
     let note = pvh_note();
     let banner = format!("%s version %s\0Linux version %s (\0Linux version {RELEASE} (a@b) #1\0");
@@ -94,7 +94,8 @@ pub(crate) fn module_for(release: &str, fields: &str) -> Vec<u8> {
     let info =
         format!("license=GPL\0{more}\0depends={depends}\0vermagic={release} SMP mod_unload \0");
     let names = b"\0.modinfo\0.shstrtab\0";
-    let (info_at, names_at) = (64u64, 64 + info.len() as u64);
+    let info_at = 64u64;
+    let names_at = info_at + info.len() as u64;
     let mut bytes = header(1, 0, 0, names_at + names.len() as u64, 3);
     bytes.extend_from_slice(info.as_bytes());
     bytes.extend_from_slice(names);
@@ -111,7 +112,7 @@ pub(crate) fn module_for(release: &str, fields: &str) -> Vec<u8> {
     bytes
 }
 
-/// A package of the parts `control.tar` and `data.tar`, both packed with `pack`.
+/// A package with the members `control.tar` and `data.tar`, both compressed by `pack`.
 pub(crate) fn deb(control: &str, files: &[(&str, Vec<u8>)], pack: fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
     let mut archive = ar::Builder::new(Vec::new());
     let control = tar(&[("./control", control.as_bytes().to_vec())]);
@@ -159,7 +160,7 @@ pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::stream::encode_all(bytes, 1).unwrap()
 }
 
-/// As `lz4 -l`: the kernel's format.
+/// The kernel's format, the same as that of `lz4 -l`.
 pub(crate) fn lz4_legacy(bytes: &[u8]) -> Vec<u8> {
     let mut packed = 0x184c_2102u32.to_le_bytes().to_vec();
     for block in bytes.chunks(8 << 20) {

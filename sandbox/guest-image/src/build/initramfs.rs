@@ -1,6 +1,6 @@
-//! The initial RAM file system: a cpio archive in the kernel's format (newc).
+//! The initramfs: a cpio archive in the kernel's format (newc).
 //!
-//! It is not compressed: unpacking takes the guest longer than reading the bytes it saves.
+//! It is not compressed: decompression takes the guest longer than reading the saved bytes.
 
 use std::io::{self, Write as _};
 
@@ -12,7 +12,7 @@ const DIRECTORY: u32 = 0o040_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 const FILE: u32 = 0o100_000;
 
-/// Mount points and the agent's own directories. The kernel makes none by itself.
+/// Mount points and the agent's directories, none of which the kernel creates itself.
 const DIRECTORIES: [(&str, u32); 6] = [
     ("dev", 0o755),
     ("modules", 0o755),
@@ -22,8 +22,8 @@ const DIRECTORIES: [(&str, u32); 6] = [
     ("tmp", 0o1777),
 ];
 
-/// Packs the agent as `/init`, `modules`, and their list. Every time is 0 and every owner root,
-/// so that the bytes depend on nothing else.
+/// Packs the agent as `/init`, `modules`, and their list. All times are 0 and all owners root, so
+/// that the bytes depend on nothing else.
 pub(super) fn pack(agent: &[u8], modules: &[Module]) -> io::Result<Vec<u8>> {
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
     for (name, mode) in DIRECTORIES {

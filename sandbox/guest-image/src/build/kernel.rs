@@ -1,4 +1,4 @@
-//! A kernel that a VMM can enter at its PVH entry.
+//! Extracts a kernel with a PVH entry point.
 
 use std::fs;
 use std::io;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use memchr::memmem;
 
-use super::decompress::{Packing, unpack};
+use super::decompress::{Compression, unpack};
 use super::elf::{Elf, ElfError, cut_zeros};
 
-/// The most bytes that a kernel may have.
-const MAX: u64 = 512 << 20;
+/// Upper bound in bytes on a kernel.
+const SIZE_MAX: u64 = 512 << 20;
 
-/// Where a bzImage keeps its fields (Documentation/arch/x86/boot.rst of Linux).
+/// Offsets of fields in a bzImage (Linux's Documentation/arch/x86/boot.rst).
 mod field {
     pub(super) const SETUP_SECTORS: usize = 0x1f1;
     pub(super) const MAGIC: usize = 0x202;
@@ -21,10 +21,10 @@ mod field {
     pub(super) const PAYLOAD_LENGTH: usize = 0x24c;
 }
 
-/// The first boot protocol that says where the payload is.
+/// The first boot protocol with the payload's offset.
 const PAYLOAD_SINCE: u16 = 0x0208;
 
-/// Why a kernel cannot be used.
+/// An error of extracting a kernel.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// It cannot be read.
@@ -32,58 +32,58 @@ pub enum KernelError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// It is neither kind of file.
+    /// It is neither an ELF file nor a bzImage.
     #[error("the kernel is neither an ELF file nor a bzImage of x86 (boot protocol 2.08 or later)")]
     NotKernel,
-    /// It ends before its payload does.
-    #[error("the bzImage is cut short: its payload ends at byte {end}, the file at {size}")]
+    /// It is truncated.
+    #[error("the bzImage is truncated: its payload ends at byte {end}, the file at {size}")]
     Short {
         /// The payload's end.
         end: u64,
         /// The file's size.
         size: usize,
     },
-    /// Its payload cannot be unpacked.
-    #[error("the bzImage's payload (packed with {packing}) cannot be unpacked")]
+    /// Its payload cannot be decompressed.
+    #[error("the bzImage's payload (compressed with {compression}) cannot be unpacked")]
     Payload {
-        /// What it is packed with.
-        packing: String,
-        /// Why not.
+        /// The compression format.
+        compression: String,
+        /// The cause.
         source: io::Error,
     },
-    /// Its payload is packed in a way that is not known here.
+    /// Its payload has an unknown compression format.
     #[error(
-        "the bzImage's payload starts with {start:02x?}, which is none of gzip, xz, zstd, lz4 and \
-         ELF; unpack it with the kernel's scripts/extract-vmlinux and give the result as --kernel"
+        "the bzImage's payload starts with {start:02x?}, which is not one of gzip, xz, zstd, lz4 and \
+         ELF; unpack it with the kernel's scripts/extract-vmlinux and use the result as --kernel"
     )]
-    Packing {
-        /// How it starts.
+    Compression {
+        /// Its first bytes.
         start: Vec<u8>,
     },
-    /// Its payload has another size than it says.
+    /// Its payload has another size than stated at its end.
     #[error(
-        "the bzImage's payload unpacks to {found} bytes, not {expected} as its last 4 bytes say"
+        "the bzImage's payload unpacks to {found} bytes, not {expected} as in its last 4 bytes"
     )]
     Size {
-        /// What came out.
+        /// The decompressed size.
         found: u64,
-        /// What should have, modulo 2^32.
+        /// The expected size, modulo 2^32.
         expected: u32,
     },
-    /// It is for another machine.
+    /// It is for another architecture, or damaged.
     #[error("the kernel cannot run on x86-64")]
     Elf(#[from] ElfError),
-    /// A VMM cannot enter it.
+    /// It has no PVH entry point, which VMMs need.
     #[error(
-        "the kernel has no PVH entry (the ELF note XEN_ELFNOTE_PHYS32_ENTRY); take one that is \
+        "the kernel has no PVH entry (the ELF note XEN_ELFNOTE_PHYS32_ENTRY); use one that is \
          built with CONFIG_PVH=y, such as Debian's linux-image-cloud-amd64"
     )]
     NoPvh,
     /// Its release cannot be found.
-    #[error("the kernel does not say its release (\"Linux version ...\")")]
+    #[error("the kernel does not contain its release (\"Linux version ...\")")]
     NoRelease,
 }
 
@@ -91,8 +91,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, KernelError> {
     fs::read(path).map_err(|source| KernelError::Read { path: path.to_owned(), source })
 }
 
-/// The ELF file that `kernel` is or, as a bzImage, holds; checked to have a PVH entry. The zeros at
-/// the ends of its segments, a fifth of Debian's kernel, are cut: every boot would copy them.
+/// Extracts the ELF file from a bzImage, if `kernel` is one, and checks that it has a PVH entry
+/// point. Zeros at the ends of its segments, a fifth of Debian's kernel, are cut: every boot would
+/// copy them.
 pub(super) fn vmlinux(kernel: Vec<u8>) -> Result<Vec<u8>, KernelError> {
     let mut vmlinux = if kernel.starts_with(b"\x7fELF") { kernel } else { payload(&kernel)? };
     if !Elf::parse(&vmlinux)?.has_pvh_entry()? {
@@ -102,7 +103,7 @@ pub(super) fn vmlinux(kernel: Vec<u8>) -> Result<Vec<u8>, KernelError> {
     Ok(vmlinux)
 }
 
-/// The release, from the text that /proc/version shows.
+/// The release, from the text of /proc/version.
 pub(super) fn release(vmlinux: &[u8]) -> Result<String, KernelError> {
     let start = b"Linux version ";
     let mut found = memmem::find_iter(vmlinux, start).filter_map(|at| {
@@ -140,23 +141,23 @@ fn payload(image: &[u8]) -> Result<Vec<u8>, KernelError> {
     let end = start + length;
     let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
     let payload = range.and_then(|(start, end)| image.get(start..end));
-    unpack_payload(payload.ok_or(KernelError::Short { end, size: image.len() })?)
+    decompress(payload.ok_or(KernelError::Short { end, size: image.len() })?)
 }
 
-fn unpack_payload(payload: &[u8]) -> Result<Vec<u8>, KernelError> {
-    let packing = Packing::of(payload);
-    let failed = |source| KernelError::Payload { packing: packing.to_string(), source };
-    match packing {
-        Packing::None if payload.starts_with(b"\x7fELF") => Ok(payload.to_vec()),
-        Packing::None => {
-            Err(KernelError::Packing { start: payload.iter().take(6).copied().collect() })
+fn decompress(payload: &[u8]) -> Result<Vec<u8>, KernelError> {
+    let compression = Compression::of(payload);
+    let failed = |source| KernelError::Payload { compression: compression.to_string(), source };
+    match compression {
+        Compression::None if payload.starts_with(b"\x7fELF") => Ok(payload.to_vec()),
+        Compression::None => {
+            Err(KernelError::Compression { start: payload.iter().take(6).copied().collect() })
         }
-        // Gzip's own last 4 bytes are the size; the kernel's build adds none.
-        Packing::Gzip => unpack(payload, MAX).map_err(failed),
-        Packing::Xz | Packing::Zstd | Packing::Lz4 => {
+        // The last 4 bytes, the size, are a part of the gzip format.
+        Compression::Gzip => unpack(payload, SIZE_MAX).map_err(failed),
+        Compression::Xz | Compression::Zstd | Compression::Lz4 => {
             let (packed, size) = payload.split_at(payload.len().saturating_sub(4));
             let expected = u32_at(size, 0).unwrap_or_default();
-            let vmlinux = unpack(packed, MAX).map_err(failed)?;
+            let vmlinux = unpack(packed, SIZE_MAX).map_err(failed)?;
             let found = vmlinux.len() as u64;
             if found == u64::from(expected) {
                 Ok(vmlinux)
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_at_a_segments_end_are_not_loaded() {
+    fn zeros_at_a_segments_end_are_cut() {
         let mut data = vec![1; 5000];
         data.resize(20_000, 0);
         let whole = elf(&[Segment::Note(&fixtures::pvh_note()), Segment::Load(&data)]);
@@ -190,13 +191,13 @@ mod tests {
         assert_eq!(cut[size.end..size.end + 8], 20_000_u64.to_le_bytes(), "in memory");
         let mut back = cut;
         back[size.clone()].copy_from_slice(&whole[size]);
-        assert!(back == whole, "something else was changed");
+        assert!(back == whole, "other bytes were changed");
         let short = whole[..whole.len() - 1].to_vec();
         assert!(matches!(vmlinux(short), Err(KernelError::Elf(ElfError::Short))));
     }
 
     #[test]
-    fn the_payload_comes_out_of_every_packing() {
+    fn the_payload_is_decompressed_from_every_format() {
         let plain = vmlinux_6_1();
         let size = plain.len();
         assert_eq!(vmlinux(plain.clone()).unwrap(), plain);
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_kernels_are_told_apart() {
+    fn each_fault_of_a_kernel_has_its_error() {
         let plain = vmlinux_6_1();
         let text = |bytes: Vec<u8>| vmlinux(bytes).unwrap_err().to_string();
         assert!(text(b"MZ".to_vec()).starts_with("the kernel is neither an ELF file nor"));
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(
             text(cut),
             format!(
-                "the bzImage is cut short: its payload ends at byte {}, the file at {size}",
+                "the bzImage is truncated: its payload ends at byte {}, the file at {size}",
                 size + 1
             )
         );
@@ -235,7 +236,7 @@ mod tests {
         assert_eq!(
             text(bzimage(&sized(zstd(&plain), plain.len() + 1))),
             format!(
-                "the bzImage's payload unpacks to {} bytes, not {} as its last 4 bytes say",
+                "the bzImage's payload unpacks to {} bytes, not {} as in its last 4 bytes",
                 plain.len(),
                 plain.len() + 1
             )
@@ -245,7 +246,7 @@ mod tests {
         damaged[middle] ^= 0xff;
         assert_eq!(
             text(bzimage(&damaged)),
-            "the bzImage's payload (packed with xz) cannot be unpacked"
+            "the bzImage's payload (compressed with xz) cannot be unpacked"
         );
         assert!(text(elf(&[Segment::Load(b"x")])).starts_with("the kernel has no PVH entry"));
         let mut arm = plain.clone();

@@ -1,16 +1,16 @@
-//! What a kernel module says about itself.
+//! Reads a kernel module's `.modinfo` section.
 
 use super::elf::{Elf, ElfError};
 
-/// A module's `.modinfo`, as far as it is needed here.
+/// The fields of a module's `.modinfo` that are needed here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Modinfo {
-    /// The release of the kernel it is made for.
+    /// The release of the kernel that it was built for.
     pub(super) release: Option<String>,
-    /// Modules that must be loaded before.
+    /// Modules that must be loaded before it.
     pub(super) depends: Vec<String>,
-    /// Modules that should be loaded before, where they exist.
-    pub(super) wants: Vec<String>,
+    /// Modules that should be loaded before it, if they exist.
+    pub(super) soft_depends: Vec<String>,
 }
 
 impl Modinfo {
@@ -18,7 +18,7 @@ impl Modinfo {
         Ok(Elf::parse(module)?.section(".modinfo")?.map(Self::parse))
     }
 
-    /// The section is a list of `key=value`, each ended by a zero byte.
+    /// Parses a list of NUL-terminated `key=value` fields.
     fn parse(section: &[u8]) -> Self {
         let mut info = Self::default();
         for field in section.split(|byte| *byte == 0) {
@@ -29,9 +29,10 @@ impl Modinfo {
                 }
                 Some(("depends", value)) => info.depends.extend(names(value.split(','))),
                 Some(("softdep", value)) => {
-                    // `pre: a b post: c`; what comes after is for who loads on demand.
+                    // `pre: a b post: c`; only those to be loaded before are of interest.
                     let words = value.split_whitespace().skip_while(|word| *word != "pre:");
-                    info.wants.extend(names(words.skip(1).take_while(|word| *word != "post:")));
+                    info.soft_depends
+                        .extend(names(words.skip(1).take_while(|word| *word != "post:")));
                 }
                 _ => {}
             }
@@ -44,7 +45,7 @@ fn names<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
     words.filter(|word| !word.is_empty()).map(canonical).collect()
 }
 
-/// The kernel's own spelling of a module's name: `-` and `_` are the same.
+/// A module's name as the kernel spells it, with `_` for `-`.
 pub(super) fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -54,14 +55,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields() {
+    fn fields_are_parsed() {
         let section =
             b"license=GPL\0softdep=pre: crc32c-generic other post: late\0depends=jbd2,mb-cache\0\
             vermagic=6.1.0 SMP mod_unload \0retpoline=Y\0";
         let info = Modinfo::parse(section);
         assert_eq!(info.release.as_deref(), Some("6.1.0"));
         assert_eq!(info.depends, ["jbd2", "mb_cache"]);
-        assert_eq!(info.wants, ["crc32c_generic", "other"]);
+        assert_eq!(info.soft_depends, ["crc32c_generic", "other"]);
         assert_eq!(Modinfo::parse(b"depends=\0"), Modinfo::default());
     }
 }

@@ -1,4 +1,4 @@
-//! A kernel's modules, and those of them that a guest needs.
+//! Selects the modules that a guest needs from a kernel's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,8 +9,8 @@ use super::decompress::unpack;
 use super::elf::ElfError;
 use super::modinfo::{Modinfo, canonical};
 
-/// Without these a guest is of no use: its devices, and the file systems of containers' roots.
-const NEEDED: [&str; 9] = [
+/// Modules that every guest needs: for its devices, and for containers' root file systems.
+const REQUIRED: [&str; 9] = [
     "virtio_pci",
     "virtio_blk",
     "virtio_net",
@@ -22,19 +22,19 @@ const NEEDED: [&str; 9] = [
     "ext4",
 ];
 
-/// What a guest uses where the kernel has it: memory that can be given back or plugged in,
-/// random bytes, a console, raw sockets (ping, DHCP, tcpdump in containers), and bridges, which a
-/// container with CAP_NET_ADMIN may make.
-const WELCOME: [&str; 6] =
+/// Modules that a guest uses if the kernel has them: memory balloon and hotplug, random numbers, a
+/// console, raw sockets (ping, DHCP, tcpdump in containers), and bridges, which a container with
+/// CAP_NET_ADMIN may create.
+const OPTIONAL: [&str; 6] =
     ["virtio_balloon", "virtio_mem", "virtio_rng", "virtio_console", "af_packet", "bridge"];
 
-/// The most bytes that a module may have.
-const MAX: u64 = 64 << 20;
+/// Upper bound in bytes on a module.
+const SIZE_MAX: u64 = 64 << 20;
 
-/// The list of built-in modules, beside the modules.
+/// The list of built-in modules, in the modules' directory.
 const BUILTIN: &str = "modules.builtin";
 
-/// Why modules cannot be used.
+/// An error of selecting modules.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
     /// A file or directory cannot be read.
@@ -42,12 +42,12 @@ pub enum ModuleError {
     Read {
         /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A needed module is neither there nor built in.
+    /// A required module neither exists nor is built in.
     #[error(
-        "{source_of} has no module {name}{wanted_by} and does not list it in modules.builtin; take \
+        "{source_of} has no module {name}{wanted_by} and does not list it in modules.builtin; use \
          a kernel that has it, such as Debian's linux-image-cloud-amd64"
     )]
     Missing {
@@ -55,10 +55,10 @@ pub enum ModuleError {
         source_of: String,
         /// The module.
         name: String,
-        /// Who wants it, or nothing.
+        /// A remark on the module that depends on it, or empty.
         wanted_by: String,
     },
-    /// A module that the caller asks for is neither there nor built in.
+    /// An extra module neither exists nor is built in.
     #[error(
         "{source_of} has no module {name}, and does not list it in modules.builtin; correct the \
          list of extra modules (a module has its file's name: the target REJECT is in ipt_REJECT)"
@@ -74,26 +74,26 @@ pub enum ModuleError {
     Unpack {
         /// Its file's name.
         file: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A module is no module for this machine.
-    #[error("the module {file} is no module for x86-64")]
+    /// A module is not for x86-64.
+    #[error("the module {file} is not a module for x86-64")]
     Elf {
         /// Its file's name.
         file: String,
-        /// What is wrong.
+        /// The cause.
         source: ElfError,
     },
-    /// A module says nothing about itself.
-    #[error("the module {file} has no section .modinfo; it is no kernel module")]
+    /// A module has no `.modinfo` section.
+    #[error("the module {file} has no section .modinfo; it is not a kernel module")]
     NoInfo {
         /// Its file's name.
         file: String,
     },
-    /// A module is made for another kernel.
+    /// A module was built for another kernel.
     #[error(
-        "the module {file} is made for kernel {found}, not {expected}; give modules and kernel of one build"
+        "the module {file} was built for kernel {found}, not {expected}; use modules and kernel of one build"
     )]
     Release {
         /// Its file's name.
@@ -103,19 +103,21 @@ pub enum ModuleError {
         /// The kernel in the image.
         expected: String,
     },
-    /// Modules are asked for but there are none.
-    #[error("there is nothing to take the modules {0} from; give --modules DIR with --kernel")]
+    /// Extra modules are requested without a directory of modules.
+    #[error(
+        "the modules {0} are requested without a directory to take them from; use --modules DIR with --kernel"
+    )]
     NoTree(String),
 }
 
-/// A module, unpacked.
+/// A decompressed module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Module {
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
 }
 
-/// A module's file, as it is packed.
+/// A module's file, possibly compressed.
 #[derive(Debug)]
 struct Packed {
     file: String,
@@ -137,7 +139,7 @@ pub(super) struct ModuleTree {
 }
 
 impl ModuleTree {
-    /// An empty one; `source` says in errors where modules were looked for.
+    /// An empty tree. `source` names in errors where modules were looked for.
     pub(super) fn new(source: String) -> Self {
         Self { source, packed: BTreeMap::new(), builtin: BTreeSet::new() }
     }
@@ -150,9 +152,10 @@ impl ModuleTree {
             let failed = |source| ModuleError::Read { path: dir.clone(), source };
             for entry in fs::read_dir(&dir).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
-                let (path, kind) = (entry.path(), entry.file_type().map_err(failed)?);
+                let path = entry.path();
+                let kind = entry.file_type().map_err(failed)?;
                 let Ok(file) = entry.file_name().into_string() else { continue };
-                // Links lead out of it (`build`, `source`).
+                // Symbolic links (`build`, `source`) are not followed.
                 if kind.is_dir() {
                     pending.push(path);
                 } else if kind.is_file() && file == BUILTIN {
@@ -166,8 +169,8 @@ impl ModuleTree {
         Ok(tree)
     }
 
-    /// Whether `file` (a name without directories) is to be given to [`ModuleTree::add`].
-    pub(super) fn wants(file: &str) -> bool {
+    /// Whether `file` (a name without directories) is for [`ModuleTree::add`].
+    pub(super) fn accepts(file: &str) -> bool {
         file == BUILTIN || module_name(file).is_some()
     }
 
@@ -192,31 +195,32 @@ impl ModuleTree {
         self.builtin.extend(files.filter_map(module_name));
     }
 
-    /// The modules that a guest needs, those that it uses where they exist, `extra`, and what
-    /// these depend on; in an order in which they can be loaded.
-    pub(super) fn choose(
+    /// Selects the required modules, the optional ones that exist, `extra`, and their dependencies, in
+    /// an order in which they can be loaded.
+    pub(super) fn select(
         &self,
         extra: &[String],
         release: &str,
     ) -> Result<Vec<Module>, ModuleError> {
-        let mut choice = Choice { tree: self, release, seen: BTreeSet::new(), chosen: Vec::new() };
-        for name in NEEDED {
-            choice.need(name, "")?;
+        let mut selection =
+            Selection { tree: self, release, seen: BTreeSet::new(), selected: Vec::new() };
+        for name in REQUIRED {
+            selection.require(name, "")?;
         }
-        for name in WELCOME {
-            choice.welcome(name)?;
+        for name in OPTIONAL {
+            selection.add_if_present(name)?;
         }
         for name in extra {
             if !self.has(name) {
-                let (source_of, name) = (self.source.clone(), name.clone());
-                return Err(ModuleError::NoExtra { source_of, name });
+                let source_of = self.source.clone();
+                return Err(ModuleError::NoExtra { source_of, name: name.clone() });
             }
-            choice.welcome(name)?;
+            selection.add_if_present(name)?;
         }
-        Ok(choice.chosen)
+        Ok(selection.selected)
     }
 
-    /// Whether a module is there, as a file or built in.
+    /// Whether a module exists as a file or is built in.
     fn has(&self, name: &str) -> bool {
         let name = canonical(name);
         self.packed.contains_key(&name) || self.builtin.contains(&name)
@@ -225,11 +229,10 @@ impl ModuleTree {
     fn unpack(&self, packed: &Packed, release: &str) -> Result<(Vec<u8>, Modinfo), ModuleError> {
         let file = || packed.file.clone();
         let unpacked = match &packed.content {
-            Content::Bytes(bytes) => unpack(bytes, MAX),
+            Content::Bytes(bytes) => unpack(bytes, SIZE_MAX),
             Content::File(path) => {
-                let bytes = fs::read(path);
-                let path = path.clone();
-                unpack(&bytes.map_err(|source| ModuleError::Read { path, source })?, MAX)
+                let failed = |source| ModuleError::Read { path: path.clone(), source };
+                unpack(&fs::read(path).map_err(failed)?, SIZE_MAX)
             }
         };
         let bytes = unpacked.map_err(|source| ModuleError::Unpack { file: file(), source })?;
@@ -245,19 +248,19 @@ impl ModuleTree {
     }
 }
 
-/// What has been chosen so far.
+/// The modules selected so far.
 #[derive(Debug)]
-struct Choice<'a> {
+struct Selection<'a> {
     tree: &'a ModuleTree,
     release: &'a str,
     seen: BTreeSet<String>,
-    chosen: Vec<Module>,
+    selected: Vec<Module>,
 }
 
-impl Choice<'_> {
-    fn need(&mut self, name: &str, wanted_by: &str) -> Result<(), ModuleError> {
+impl Selection<'_> {
+    fn require(&mut self, name: &str, wanted_by: &str) -> Result<(), ModuleError> {
         if self.tree.has(name) {
-            return self.welcome(name);
+            return self.add_if_present(name);
         }
         Err(ModuleError::Missing {
             source_of: self.tree.source.clone(),
@@ -266,31 +269,31 @@ impl Choice<'_> {
         })
     }
 
-    /// Chooses a module, after those it depends on, if it is there as a file.
-    fn welcome(&mut self, name: &str) -> Result<(), ModuleError> {
+    /// Adds a module after those that it depends on, if it exists as a file.
+    fn add_if_present(&mut self, name: &str) -> Result<(), ModuleError> {
         let name = canonical(name);
         let Some(packed) = self.tree.packed.get(&name) else { return Ok(()) };
         if !self.seen.insert(name.clone()) {
             return Ok(());
         }
         let (bytes, info) = self.tree.unpack(packed, self.release)?;
-        for wanted in &info.wants {
-            self.welcome(wanted)?;
+        for dependency in &info.soft_depends {
+            self.add_if_present(dependency)?;
         }
         for dependency in &info.depends {
-            self.need(dependency, &format!(" (which {name} depends on)"))?;
+            self.require(dependency, &format!(" (which {name} depends on)"))?;
         }
-        self.chosen.push(Module { name, bytes });
+        self.selected.push(Module { name, bytes });
         Ok(())
     }
 }
 
-/// The canonical name of the module in `file`; nothing if it is no module.
+/// The canonical name of the module in `file`; `None` if it is not a module.
 fn module_name(file: &str) -> Option<String> {
     let mut parts = file.split('.');
     let name = parts.next().filter(|name| !name.is_empty())?;
     let rest = (parts.next()?, parts.next(), parts.next());
-    let packing_known = matches!(rest, ("ko", None | Some("xz" | "zst" | "gz"), None));
+    let is_module = matches!(rest, ("ko", None | Some("xz" | "zst" | "gz"), None));
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
-    (packing_known && name.bytes().all(allowed)).then(|| canonical(name))
+    (is_module && name.bytes().all(allowed)).then(|| canonical(name))
 }

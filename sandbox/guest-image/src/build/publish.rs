@@ -1,4 +1,4 @@
-//! Putting a finished image in place.
+//! Puts a finished image in place.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write as _};
@@ -9,37 +9,37 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tempfile::TempDir;
 
-use crate::MANIFEST;
+use crate::manifest::MANIFEST;
 
-/// Why an image could not be put in place.
+/// An error of putting an image in place.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// The file system refused.
+    /// A file operation failed.
     #[error("cannot {verb} {path}")]
     Io {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
-        /// On what.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// Something else is there.
+    /// The path exists and is not an image.
     #[error(
-        "{0} is there and is no guest image; it is not replaced: remove it, or give another --output"
+        "{0} exists and is not a guest image, so it is not replaced: remove it, or use another --output"
     )]
     Foreign(PathBuf),
-    /// It is no place for a directory.
-    #[error("{0} cannot be the image's directory; give the path of a directory that can be made")]
-    NoPlace(PathBuf),
+    /// The path has no parent directory or name.
+    #[error("{0} cannot be the image's directory; use the path of a directory that can be created")]
+    InvalidPath(PathBuf),
 }
 
-/// A directory beside the place where it will be; gone when it is dropped before.
+/// A temporary directory beside the image's, removed when dropped before it is published.
 #[derive(Debug)]
 pub(super) struct NewDir(TempDir);
 
 impl NewDir {
-    /// Makes one beside `output`, whose parents are made too.
+    /// Creates one beside `output`, and `output`'s parents.
     pub(super) fn beside(output: &Path) -> Result<Self, PublishError> {
         let io = |verb, path: &Path| {
             let path = path.to_owned();
@@ -47,31 +47,31 @@ impl NewDir {
         };
         let absolute = std::path::absolute(output).map_err(io("find", output))?;
         let (Some(parent), Some(name)) = (absolute.parent(), absolute.file_name()) else {
-            return Err(PublishError::NoPlace(output.to_owned()));
+            return Err(PublishError::InvalidPath(output.to_owned()));
         };
         replaceable(&absolute)?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
             .create(parent)
-            .map_err(io("make the directory", parent))?;
+            .map_err(io("create the directory", parent))?;
         let prefix = format!(".{}.new-", name.to_string_lossy());
-        let made = tempfile::Builder::new()
+        let new = tempfile::Builder::new()
             .prefix(&prefix)
             .permissions(Permissions::from_mode(0o755))
             .tempdir_in(parent)
-            .map_err(io("make a directory in", parent))?;
-        // The mask of this process has a say in what is made, but not in this.
-        fs::set_permissions(made.path(), Permissions::from_mode(0o755))
-            .map_err(io("set the permissions of", made.path()))?;
-        Ok(Self(made))
+            .map_err(io("create a directory in", parent))?;
+        // The umask applies to mkdir, but not to chmod.
+        fs::set_permissions(new.path(), Permissions::from_mode(0o755))
+            .map_err(io("set the permissions of", new.path()))?;
+        Ok(Self(new))
     }
 
     pub(super) fn path(&self) -> &Path {
         self.0.path()
     }
 
-    /// Writes a file and waits until it is on the disk.
+    /// Writes a file and syncs it to disk.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), PublishError> {
         let path = self.path().join(name);
         File::options()
@@ -87,7 +87,7 @@ impl NewDir {
             .map_err(|source| PublishError::Io { verb: "write", path, source })
     }
 
-    /// Takes the place of `output` in one step, and removes the image that was there.
+    /// Replaces `output` atomically and removes the previous image.
     pub(super) fn publish(self, output: &Path) -> Result<(), PublishError> {
         let failed = |source| PublishError::Io {
             verb: "put the image in place at",
@@ -97,15 +97,15 @@ impl NewDir {
         let new = self.path().to_owned();
         if replaceable(output)? {
             match exchange(&new, output) {
-                // What was there is now the temporary directory.
+                // The previous image is now the temporary directory.
                 Ok(()) => {
                     return self.0.close().map_err(|source| PublishError::Io {
-                        verb: "remove the former image",
+                        verb: "remove the previous image",
                         path: new,
                         source,
                     });
                 }
-                // File systems that cannot exchange: then there is a moment without an image.
+                // The file system cannot exchange names: for a moment there is no image.
                 Err(Errno::EINVAL | Errno::ENOSYS) => {
                     fs::remove_dir_all(output).map_err(failed)?;
                 }
@@ -113,7 +113,7 @@ impl NewDir {
             }
         }
         fs::rename(&new, output).map_err(failed)?;
-        // It is the image now, and not to be removed.
+        // It was renamed, so it must not be removed.
         let _moved = self.0.keep();
         Ok(())
     }
@@ -123,10 +123,11 @@ fn exchange(new: &Path, output: &Path) -> nix::Result<()> {
     renameat2(AT_FDCWD, new, AT_FDCWD, output, RenameFlags::RENAME_EXCHANGE)
 }
 
-/// Whether something is at `output`; an error if it is neither an image nor an empty directory.
+/// Whether `output` exists. Fails if it is neither an image nor an empty directory.
 fn replaceable(output: &Path) -> Result<bool, PublishError> {
     let foreign = || PublishError::Foreign(output.to_owned());
-    let failed = |source| PublishError::Io { verb: "look at", path: output.to_owned(), source };
+    let failed =
+        |source| PublishError::Io { verb: "read the status of", path: output.to_owned(), source };
     match fs::symlink_metadata(output) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(failed(source)),

@@ -1,17 +1,17 @@
-//! The signature at a module's end.
+//! Strips the signature at a module's end.
 //!
-//! It is taken off. Checking it is most of what loading a module costs, and in a guest it is
-//! worth nothing: Debian's kernel loads unsigned modules as well, and what vouches for them is
-//! apt's check of the package and the image's digest.
+//! Its verification takes most of the time of loading a module, and adds nothing in a guest:
+//! Debian's kernel loads unsigned modules as well, and their integrity is ensured by apt's
+//! verification of the package and by the image's digest.
 
-/// What a signed module ends with (`MODULE_SIG_STRING` of Linux's `module_signature.h`).
+/// The end of a signed module (`MODULE_SIG_STRING` of Linux's `module_signature.h`).
 const MAGIC: &[u8] = b"~Module signature appended~\n";
 
-/// The size of `struct module_signature`, which stands before the magic and ends with the
-/// signature's length, big-endian.
+/// Size in bytes of `struct module_signature`, which precedes the magic and ends with the signature's
+/// length, big-endian.
 const TRAILER: usize = 12;
 
-/// Cuts the signature off, if there is one.
+/// Removes the signature, if there is one.
 pub(super) fn strip(module: &mut Vec<u8>) {
     if let Some(size) = unsigned_size(module) {
         module.truncate(size);
@@ -31,7 +31,7 @@ mod tests {
     use crate::build::fixtures::signed;
 
     #[test]
-    fn exactly_the_signature_goes() {
+    fn exactly_the_signature_is_removed() {
         let stripped = |mut bytes: Vec<u8>| {
             strip(&mut bytes);
             bytes
@@ -39,8 +39,8 @@ mod tests {
         assert_eq!(stripped(signed(b"code", &[9; 264])), b"code");
         assert_eq!(stripped(b"code".to_vec()), b"code");
         // A length that is longer than the file: not a signature.
-        let lying = [&b"x\0\0\0\0\0\0\0\0\0\0\x01\0"[..], MAGIC].concat();
-        assert_eq!(stripped(lying.clone()), lying);
+        let unsigned = [&b"x\0\0\0\0\0\0\0\0\0\0\x01\0"[..], MAGIC].concat();
+        assert_eq!(stripped(unsigned.clone()), unsigned);
         assert_eq!(stripped(MAGIC.to_vec()), MAGIC);
     }
 }

@@ -1,4 +1,4 @@
-//! Whole builds from made-up packages.
+//! Whole builds from fake packages.
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -74,7 +74,7 @@ fn refusal(bytes: &[u8]) -> String {
     }
     let mut left = names(dir.path());
     left.retain(|name| name != "agent" && name != "kernel.deb");
-    assert_eq!(left, [""; 0], "nothing is left behind");
+    assert_eq!(left, [""; 0], "nothing remains");
     text.replace(&dir.path().display().to_string(), "DIR")
 }
 
@@ -129,17 +129,19 @@ fn a_package_becomes_an_image() {
     assert_eq!(archive["tmp"].0, 0o041_777);
     let mut places = names(dir.path());
     places.sort();
-    assert_eq!(places, ["agent", "guest", "kernel.deb"], "nothing else is left");
+    assert_eq!(places, ["agent", "guest", "kernel.deb"], "no other file remains");
 }
 
 #[test]
-fn the_same_inputs_give_the_same_bytes() {
-    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+fn builds_are_reproducible() {
+    let one = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
     let first = plan(one.path(), &package(&files()));
     let mut reversed = files();
     reversed.reverse();
     let second = plan(other.path(), &package(&reversed));
-    let (first, second) = (run(&first).unwrap(), run(&second).unwrap());
+    let first = run(&first).unwrap();
+    let second = run(&second).unwrap();
     for name in ["guest.json", "vmlinux", "initramfs.cpio"] {
         let bytes = |guest: &Guest| fs::read(guest.dir().join(name)).unwrap();
         assert!(bytes(&first) == bytes(&second), "{name}");
@@ -156,10 +158,11 @@ fn modules_may_keep_their_signatures() {
 }
 
 #[test]
-fn a_kernel_and_modules_of_ones_own() {
+fn kernel_and_modules_from_files() {
     let dir = tempfile::tempdir().unwrap();
     let mut plan = plan(dir.path(), b"");
-    let (kernel, modules) = (dir.path().join("vmlinuz"), dir.path().join("modules"));
+    let kernel = dir.path().join("vmlinuz");
+    let modules = dir.path().join("modules");
     for (path, bytes) in files() {
         let path = path.trim_start_matches("./usr/lib/modules/");
         let path = if path.starts_with("./boot") { kernel.clone() } else { modules.join(path) };
@@ -175,22 +178,22 @@ fn a_kernel_and_modules_of_ones_own() {
     plan.extra_modules = vec!["veth".to_owned(), "tun".to_owned()];
     assert_eq!(
         run(&plan).unwrap_err().to_string(),
-        "there is nothing to take the modules veth, tun from; give --modules DIR with --kernel"
+        "the modules veth, tun are requested without a directory to take them from; use --modules DIR with --kernel"
     );
 }
 
 #[test]
-fn bad_packages_are_told_apart() {
+fn each_fault_of_a_package_has_its_error() {
     let good = package(&files());
     let is = |bytes: &[u8], wanted: &str| assert_eq!(refusal(bytes), wanted);
     let starts = |bytes: &[u8], wanted: &str| {
         let text = refusal(bytes);
         assert!(text.starts_with(wanted), "{text}");
     };
-    starts(b"", "DIR/kernel.deb is no Debian package");
+    starts(b"", "DIR/kernel.deb is not a Debian package");
     starts(
         b"hello",
-        "DIR/kernel.deb is no Debian package, or damaged or cut short (in its list of parts); download",
+        "DIR/kernel.deb is not a Debian package, or damaged or truncated (in its list of parts); download",
     );
     let files_of = |packed: fn(&[u8]) -> Vec<u8>| {
         let files = files();
@@ -202,7 +205,7 @@ fn bad_packages_are_told_apart() {
         let whole = files_of(packed);
         starts(
             &whole[..whole.len() * 2 / 3],
-            "DIR/kernel.deb is no Debian package, or damaged or cut short (in data.tar.x); download it again: ",
+            "DIR/kernel.deb is not a Debian package, or damaged or truncated (in data.tar.x); download it again: ",
         );
     }
     let mut damaged = files_of(xz);
@@ -210,26 +213,26 @@ fn bad_packages_are_told_apart() {
     damaged[end] ^= 1;
     starts(
         &damaged,
-        "DIR/kernel.deb is no Debian package, or damaged or cut short (in data.tar.x)",
+        "DIR/kernel.deb is not a Debian package, or damaged or truncated (in data.tar.x)",
     );
     is(
         &deb("", &[], plain)[..8],
-        "DIR/kernel.deb is no Debian package: it has no control.tar with a control file",
+        "DIR/kernel.deb is not a Debian package: it has no control.tar with a control file",
     );
     let arm = CONTROL.replace("amd64\n", "arm64\n");
     is(
         &deb(&arm.replace("-amd64", "-arm64"), &[], xz),
-        "DIR/kernel.deb is the package linux-image-6.1.0-9-cloud-arm64 for arm64, not for amd64; take the one for amd64",
+        "DIR/kernel.deb is the package linux-image-6.1.0-9-cloud-arm64 for arm64, not for amd64; use the one for amd64",
     );
     starts(
         &deb(&CONTROL.replace("6.1.0-9-", ""), &[("./usr/share/doc/x", vec![1])], zstd),
-        "DIR/kernel.deb is the package linux-image-cloud-amd64, which holds no kernel (boot/vmlinuz-*); take",
+        "DIR/kernel.deb is the package linux-image-cloud-amd64, which contains no kernel (boot/vmlinuz-*); use",
     );
     assert!(!good.is_empty());
 }
 
 #[test]
-fn bad_modules_are_told_apart() {
+fn each_fault_of_a_module_has_its_error() {
     let with = |name: &str, bytes: Option<Vec<u8>>| {
         let mut files = files();
         let place = files.iter().position(|(path, _)| path.ends_with(name)).unwrap();
@@ -242,7 +245,7 @@ fn bad_modules_are_told_apart() {
     let missing = with("/fuse.ko", None);
     assert!(
         missing.starts_with(
-            "DIR/kernel.deb has no module fuse and does not list it in modules.builtin; take"
+            "DIR/kernel.deb has no module fuse and does not list it in modules.builtin; use"
         ),
         "{missing}"
     );
@@ -255,18 +258,18 @@ fn bad_modules_are_told_apart() {
     assert_eq!(
         with("/fuse.ko", Some(module_for("6.12.1", ""))),
         format!(
-            "the module fuse.ko is made for kernel 6.12.1, not {RELEASE}; give modules and kernel of one build"
+            "the module fuse.ko was built for kernel 6.12.1, not {RELEASE}; use modules and kernel of one build"
         )
     );
     assert_eq!(
         with("/fuse.ko", Some(elf(&[]))),
-        "the module fuse.ko has no section .modinfo; it is no kernel module"
+        "the module fuse.ko has no section .modinfo; it is not a kernel module"
     );
     let cut = with("/virtio-ring.ko.xz", Some(xz(&module(""))[..60].to_vec()));
     assert!(cut.starts_with("the module virtio-ring.ko.xz cannot be unpacked: "), "{cut}");
     assert_eq!(
         with("/fuse.ko", Some(b"text".to_vec())),
-        "the module fuse.ko is no module for x86-64: it is no ELF file"
+        "the module fuse.ko is not a module for x86-64: it is not an ELF file"
     );
     let no_pvh = fixtures::bzimage(&elf(&[Segment::Load(b"x")]));
     assert!(
@@ -276,14 +279,14 @@ fn bad_modules_are_told_apart() {
 }
 
 #[test]
-fn only_an_image_is_replaced_and_only_by_a_whole_one() {
+fn only_an_image_is_replaced_and_only_by_a_complete_one() {
     let dir = tempfile::tempdir().unwrap();
     let mut plan = plan(dir.path(), &package(&files()));
     fs::create_dir(&plan.output).unwrap();
     fs::write(plan.output.join("precious"), "").unwrap();
     let foreign = run(&plan).unwrap_err().to_string();
     assert!(
-        foreign.contains("guest is there and is no guest image; it is not replaced"),
+        foreign.contains("guest exists and is not a guest image, so it is not replaced"),
         "{foreign}"
     );
     assert!(plan.output.join("precious").exists());
@@ -304,10 +307,10 @@ fn only_an_image_is_replaced_and_only_by_a_whole_one() {
             if steps > stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         assert!(matches!(stopped, Err(BuildError::Stopped)), "{stop}");
-        assert_eq!(Guest::open(&plan.output).unwrap(), first, "the former image stands");
-        assert_eq!(names(dir.path()).len(), 3, "nothing is left beside it");
+        assert_eq!(Guest::open(&plan.output).unwrap(), first, "the previous image remains");
+        assert_eq!(names(dir.path()).len(), 3, "no temporary directory remains");
     }
     let second = run(&plan).unwrap();
     assert_eq!(second.manifest().modules.len(), 7);
-    assert_eq!(names(dir.path()).len(), 3, "the former image is gone");
+    assert_eq!(names(dir.path()).len(), 3, "the previous image is removed");
 }

@@ -1,7 +1,7 @@
-//! An assembler for the part of the eBPF instruction set that the programs use (RFC 9669).
+//! An assembler for the subset of the eBPF instruction set (RFC 9669) that the programs use.
 
-/// A register. R0 is a call's answer, R1 to R5 its arguments, R6 to R9 survive it, R10 is the
-/// end of the stack.
+/// A register. R0 has a call's result, R1 to R5 its arguments, R6 to R9 are preserved across calls,
+/// and R10 points to the end of the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "numbers")]
 pub enum Reg {
@@ -17,7 +17,7 @@ pub enum Reg {
     R10 = 10,
 }
 
-/// How much is loaded or stored.
+/// Width of a load or store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "bits")]
 pub enum Size {
@@ -40,7 +40,7 @@ pub enum Helper {
 
 /// A comparison of a register's lower 32 bits with a constant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "words for themselves")]
+#[allow(missing_docs, reason = "self-explanatory")]
 pub enum When {
     Equal = 0x10,
     NotEqual = 0x50,
@@ -65,18 +65,18 @@ const JA: u8 = 0x05;
 const CALL: u8 = 0x85;
 const EXIT: u8 = 0x95;
 
-/// A program in the making.
+/// A program under construction.
 #[derive(Debug, Default)]
 pub struct Assembler {
     code: Vec<u64>,
-    /// Jumps whose distance is not known yet.
+    /// Jumps to labels that are not placed yet.
     jumps: Vec<(usize, Label)>,
 }
 
 impl Assembler {
     fn push(&mut self, opcode: u8, dst: Reg, src: u8, offset: i16, value: i32) -> &mut Self {
         // `struct bpf_insn` has the destination in a bit field's first half, which is the upper
-        // one on big-endian machines.
+        // one on big-endian CPUs.
         let registers = dst as u8 | src << 4;
         let registers =
             if cfg!(target_endian = "big") { registers.rotate_left(4) } else { registers };
@@ -133,38 +133,39 @@ impl Assembler {
         self
     }
 
-    /// Calls `helper`, which leaves its answer in R0.
+    /// Calls `helper`, whose result is in R0.
     pub fn call(&mut self, helper: Helper) -> &mut Self {
         self.push(CALL, Reg::R0, 0, 0, helper as i32)
     }
 
-    /// Ends the program with the verdict in R0.
+    /// Exits with the verdict in R0.
     pub fn exit(&mut self) -> &mut Self {
         self.push(EXIT, Reg::R0, 0, 0, 0)
     }
 
-    /// Goes to `label` when the lower half of `reg` compares so with `value`.
+    /// Jumps to `to` if the lower half of `reg` compares to `value` as `when` has it.
     pub fn jump_if(&mut self, reg: Reg, when: When, value: u32, to: Label) -> &mut Self {
         self.jumps.push((self.code.len(), to));
         self.push(JMP32 | when as u8, reg, 0, 0, value as i32)
     }
 
-    /// Goes to `label` when the pointer in `reg` is null.
+    /// Jumps to `to` if the pointer in `reg` is null.
     pub fn jump_if_null(&mut self, reg: Reg, to: Label) -> &mut Self {
         self.jumps.push((self.code.len(), to));
         self.push(JEQ64, reg, 0, 0, 0)
     }
 
-    /// Goes to `label`.
+    /// Jumps to `to`.
     pub fn jump(&mut self, to: Label) -> &mut Self {
         self.jumps.push((self.code.len(), to));
         self.push(JA, Reg::R0, 0, 0, 0)
     }
 
-    /// Goes to `label` when the bytes at `at` are not `bytes`: both even. Uses R0. Loads must be
-    /// aligned.
+    /// Jumps to `to` unless the bytes at `base + at` are `bytes`. `at` and the length of `bytes` are
+    /// even, since loads must be aligned. Overwrites R0.
     pub fn jump_unless_bytes(&mut self, base: Reg, at: i16, bytes: &[u8], to: Label) -> &mut Self {
-        let (mut offset, mut rest) = (at, bytes);
+        let mut offset = at;
+        let mut rest = bytes;
         while let [a, b, after @ ..] = rest {
             let (size, value, step) = match after {
                 [c, d, after @ ..] if offset % 4 == 0 => {
@@ -182,11 +183,11 @@ impl Assembler {
         self
     }
 
-    /// `label` is here: every jump so far that names it leads here.
+    /// Places `label` here: the target of all jumps to it so far.
     ///
     /// # Panics
     ///
-    /// When a jump is longer than an instruction can say; the programs are far below it.
+    /// If a jump exceeds 32767 instructions, far more than the programs have.
     pub fn label(&mut self, label: Label) -> &mut Self {
         let here = self.code.len();
         let code = &mut self.code;
@@ -207,9 +208,9 @@ impl Assembler {
     ///
     /// # Panics
     ///
-    /// When a jump's label was never placed: a fault of the program's author.
+    /// If a jump's label was never placed.
     pub fn finish(self) -> Vec<u64> {
-        assert!(self.jumps.is_empty(), "labels without a place: {:?}", self.jumps);
+        assert!(self.jumps.is_empty(), "labels that are not placed: {:?}", self.jumps);
         self.code
     }
 }
@@ -224,7 +225,7 @@ mod tests {
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn encodes_as_the_standard_says() {
+    fn instructions_are_encoded_as_in_rfc_9669() {
         let mut program = Assembler::default();
         program
             .copy(Reg::R6, Reg::R1)
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn jumps_lead_to_the_next_place_of_their_label() {
+    fn a_jump_goes_to_the_next_place_of_its_label() {
         let mut program = Assembler::default();
         program.jump_if(Reg::R0, When::Equal, 1, "a").jump("b").label("a").jump("a");
         program.exit().label("a").label("b").exit();
@@ -258,8 +259,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "labels without a place")]
-    fn a_label_must_have_a_place() {
+    #[should_panic(expected = "labels that are not placed")]
+    fn a_label_must_be_placed() {
         let mut program = Assembler::default();
         program.jump("nowhere");
         program.finish();

@@ -1,6 +1,9 @@
-//! bpf(2), which no safe crate has.
+//! bpf(2), for which there is no safe crate.
 
-#![allow(unsafe_code, reason = "each block names what keeps it sound")]
+#![allow(
+    unsafe_code,
+    reason = "bpf(2) takes addresses; each block names the invariant that keeps it sound"
+)]
 
 use std::ffi::c_long;
 use std::io;
@@ -14,13 +17,13 @@ const BPF_LINK_CREATE: c_long = 28;
 
 const BPF_MAP_TYPE_SOCKMAP: u32 = 15;
 
-/// No helper that the programs call is for GPL programs alone.
+/// None of the helpers that the programs call requires a GPL-compatible licence.
 const LICENSE: &[u8] = b"Apache-2.0\0";
 
-/// How much of the verifier's reasons is kept.
+/// Size in bytes of the buffer for the verifier's log.
 const VERIFIER_LOG: usize = 64 * 1024;
 
-/// What a program is for: its type and the type of its attachment.
+/// A program's type and attach type.
 #[derive(Debug, Clone, Copy)]
 pub struct ProgramKind {
     program: u32,
@@ -28,9 +31,9 @@ pub struct ProgramKind {
 }
 
 impl ProgramKind {
-    /// `BPF_PROG_TYPE_SCHED_CLS`: sees the frames of an interface.
+    /// `BPF_PROG_TYPE_SCHED_CLS`: processes the frames of an interface.
     pub const TRAFFIC: Self = Self { program: 3, attach: 0 };
-    /// `BPF_PROG_TYPE_SK_LOOKUP`: picks the socket of a new connection. Since Linux 5.9.
+    /// `BPF_PROG_TYPE_SK_LOOKUP`: chooses the socket for a new connection. Since Linux 5.9.
     pub const LOOKUP: Self = Self { program: 30, attach: 36 };
 }
 
@@ -52,7 +55,11 @@ struct Load {
     expected_attach_type: u32,
 }
 
-/// Gives `code` to the kernel. Everything that its verifier says against it goes to the log.
+/// Loads `code` into the kernel.
+///
+/// # Errors
+///
+/// The kernel's error, or the last line of its verifier's log, all of which is logged at debug level.
 pub fn load_program(kind: ProgramKind, name: &str, code: &[u64]) -> io::Result<OwnedFd> {
     let mut attributes = Load {
         prog_type: kind.program,
@@ -66,7 +73,7 @@ pub fn load_program(kind: ProgramKind, name: &str, code: &[u64]) -> io::Result<O
         *to = from;
     }
     // SAFETY: `insns` points to `insn_cnt` instructions of 8 bytes and `license` to a text that
-    // ends with 0; both live until the call returns, and the kernel only reads them.
+    // is NUL-terminated; both live until the call returns, and the kernel only reads them.
     let loaded = unsafe { bpf_fd(BPF_PROG_LOAD, &attributes) };
     let Err(error) = loaded else { return loaded };
     let mut log = vec![0u8; VERIFIER_LOG];
@@ -79,8 +86,8 @@ pub fn load_program(kind: ProgramKind, name: &str, code: &[u64]) -> io::Result<O
     let log = String::from_utf8_lossy(&log[..end]);
     match log.trim_end().lines().rev().find(|line| !line.starts_with("processed ")) {
         Some(reason) if again.is_err() => {
-            log::debug!("BPF program {name}: {error}: {log}");
-            Err(io::Error::other(format!("the kernel's verifier says: {reason}")))
+            tracing::debug!(program = name, "BPF verifier: {error}: {log}");
+            Err(io::Error::other(format!("refused by the kernel's verifier: {reason}")))
         }
         _ => again.map_err(|_| error),
     }
@@ -95,7 +102,7 @@ struct Map {
     max_entries: u32,
 }
 
-/// Makes an array of `size` sockets.
+/// Creates an array of `size` sockets.
 pub fn socket_map(size: u32) -> io::Result<OwnedFd> {
     let map = Map { map_type: BPF_MAP_TYPE_SOCKMAP, key_size: 4, value_size: 4, max_entries: size };
     // SAFETY: the attributes hold no pointer.
@@ -112,7 +119,7 @@ struct Update {
     flags: u64,
 }
 
-/// Puts `socket` at `key` of an array of sockets.
+/// Stores `socket` at `key` in an array of sockets.
 pub fn put_socket(map: &OwnedFd, key: u32, socket: &impl AsFd) -> io::Result<()> {
     let value = number(socket.as_fd().as_raw_fd());
     let update = Update {
@@ -122,7 +129,7 @@ pub fn put_socket(map: &OwnedFd, key: u32, socket: &impl AsFd) -> io::Result<()>
         value: (&raw const value).addr() as u64,
         flags: 0,
     };
-    // SAFETY: `key` and `value` are the 4 bytes each that the map was made for, and live until
+    // SAFETY: `key` and `value` are 4 bytes each, as the map was created with, and live until
     // the call returns.
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &update) }.map(drop)
 }
@@ -136,7 +143,7 @@ struct Link {
     flags: u32,
 }
 
-/// Attaches `program` to `target` for as long as the answer is open.
+/// Attaches `program` to `target` for as long as the returned link is open.
 pub fn attach(program: &OwnedFd, target: &impl AsFd, kind: ProgramKind) -> io::Result<OwnedFd> {
     let link = Link {
         prog_fd: number(program.as_raw_fd()),
@@ -157,12 +164,12 @@ fn number(fd: RawFd) -> u32 {
 ///
 /// # Safety
 ///
-/// As [`bpf`], and `command` must be one that answers with a new descriptor.
+/// As for [`bpf`], and `command` must be one that returns a new descriptor.
 unsafe fn bpf_fd<T>(command: c_long, attributes: &T) -> io::Result<OwnedFd> {
     // SAFETY: the caller vouches for the attributes.
     let fd = unsafe { bpf(command, attributes) }?;
     let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us; nobody else has it.
+    // SAFETY: the kernel has just created this descriptor, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -170,19 +177,19 @@ unsafe fn bpf_fd<T>(command: c_long, attributes: &T) -> io::Result<OwnedFd> {
 ///
 /// # Safety
 ///
-/// `T` must be the beginning of `union bpf_attr` as `command` reads it, without padding that is
-/// not zero, and the addresses in it must be good for what the command does with them.
+/// `T` must be a prefix of `union bpf_attr` as `command` reads it, with zeroed padding, and the
+/// addresses in it must be valid for the command's accesses.
 unsafe fn bpf<T>(command: c_long, attributes: &T) -> io::Result<c_long> {
     let size = size_of::<T>();
     // SAFETY: the kernel reads `size` bytes at `attributes`, which is all of it; the caller
     // vouches for what they point to.
-    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size) };
-    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, attributes, size) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Runs a loaded [`ProgramKind::TRAFFIC`] program on `frame`: its verdict, and the frame as the
-/// program left it.
-#[cfg(feature = "run-program")]
+/// Runs a loaded [`ProgramKind::TRAFFIC`] program on `frame`. Returns its verdict and the frame as
+/// modified by it.
+#[cfg(feature = "testing")]
 pub fn run_program(program: &OwnedFd, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
     const BPF_PROG_TEST_RUN: c_long = 10;
     #[repr(C)]
@@ -208,14 +215,13 @@ pub fn run_program(program: &OwnedFd, frame: &[u8]) -> io::Result<(u32, Vec<u8>)
         repeat: 1,
         duration: 0,
     };
-    // The kernel writes the verdict into the attributes, so they go as a pointer to what may
-    // change.
+    // The kernel writes the verdict into the attributes.
     let attributes = &raw mut run;
     // SAFETY: `data_in` and `data_out` are `size` bytes each, the latter writable, and
     // `attributes` is the one reference to `run` while the call lasts.
-    let answer =
+    let result =
         unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, attributes, size_of::<Run>()) };
-    if answer < 0 {
+    if result < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok((run.retval, out))

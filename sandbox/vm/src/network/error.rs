@@ -81,7 +81,7 @@ impl From<NetnsError> for NetworkError {
         match error {
             NetnsError::Own => Self::HostNetwork,
             NetnsError::Enter { path, source } => Self::Enter { path, source },
-            NetnsError::Kernel { part, mend, source } => Self::Kernel { part, mend, source },
+            NetnsError::Kernel { part, fix, source } => Self::Kernel { part, mend: fix, source },
             NetnsError::Forward { .. } => Self::Forward(error),
         }
     }

@@ -1,8 +1,8 @@
-//! The helper: this binary again, with one thread, to call libcontainer in.
+//! The runtime process: this binary again, single-threaded, which calls libcontainer.
 //!
-//! It writes one line of JSON for each thing it has to tell to the descriptor that is its first
-//! argument: what libcontainer logs as an error (`log`), and at the end the process's number
-//! (`pid`) or why there is none (`error`).
+//! It writes its report to the descriptor that is its first argument, one line of JSON per
+//! message: libcontainer's error logs (`log`), and last the new process's PID (`pid`) or the
+//! error (`error`).
 
 use std::error::Error as StdError;
 use std::fmt::{Debug, Write as _};
@@ -24,30 +24,30 @@ use serde_json::{Value, json};
 use tracing::field::{Field, Visit};
 use tracing::span;
 
-/// The first argument that makes this program a helper.
+/// The first argument of a runtime process.
 pub(crate) const VERB: &str = "container";
 
-/// The descriptor of the pipe to the agent; -1 until it is known.
+/// The descriptor of the report; -1 until it is known.
 static REPORT: AtomicI32 = AtomicI32::new(-1);
 
-/// A file beside an exec's process.json with what libcontainer does not apply to it.
+/// A file beside an exec's process.json with the settings that libcontainer does not apply.
 pub(crate) const LATE: &str = "late.json";
 
 type Outcome<T> = Result<T, Box<dyn StdError>>;
 
-/// Does what `arguments` say; the answer is the exit code.
+/// Runs the call in `arguments` and returns the exit code.
 pub(crate) fn run(arguments: Vec<String>) -> i32 {
     let Some((descriptor, arguments)) = arguments.split_first() else { return 2 };
     let Some(descriptor) = descriptor.parse().ok().filter(|fd| *fd > 2) else { return 2 };
     REPORT.store(descriptor, Ordering::Relaxed);
     std::panic::set_hook(Box::new(|panic| report("error", &panic.to_string())));
-    // There is no other: this is the only one set.
+    // This is the only subscriber that is set.
     let _ = tracing::subscriber::set_global_default(Logs);
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let done = match words.as_slice() {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match arguments.as_slice() {
         ["create", id, states, bundle, console] => create(id, states, bundle, console),
         ["exec", id, states, process, console] => exec(id, states, process, console),
-        other => Err(format!("unknown helper call {other:?}").into()),
+        other => Err(format!("unknown runtime call {other:?}").into()),
     };
     match done {
         Ok(pid) => {
@@ -70,7 +70,7 @@ fn builder(id: &str, states: &str, console: &str) -> Outcome<ContainerBuilder> {
 fn create(id: &str, states: &str, bundle: &str, console: &str) -> Outcome<i32> {
     let builder = builder(id, states, console)?.as_init(bundle).with_systemd(false);
     let container = builder.build()?;
-    let pid = container.pid().ok_or("libcontainer made a container without a process")?;
+    let pid = container.pid().ok_or("libcontainer created a container without a process")?;
     Ok(pid.as_raw())
 }
 
@@ -82,9 +82,9 @@ fn exec(id: &str, states: &str, process: &str, console: &str) -> Outcome<i32> {
     Ok(pid.as_raw())
 }
 
-/// libcontainer leaves the seccomp filter out of execs. It is loaded here, right before the
-/// program, for which the process holds `CAP_SYS_ADMIN` until then where the kernel asks for
-/// it; the capabilities that it really has are put in force after that.
+/// Loads the seccomp filter, which libcontainer leaves out of execs, right before the program is
+/// executed. Where the kernel asks for it, the process has `CAP_SYS_ADMIN` until then; its own
+/// capabilities are set after that.
 #[derive(Debug, Clone)]
 struct LateExecutor {
     seccomp: Option<LinuxSeccomp>,
@@ -123,7 +123,7 @@ fn chain(error: &dyn StdError) -> String {
     let mut source = error.source();
     while let Some(error) = source {
         let own = error.to_string();
-        // Some of libcontainer's errors already say their source.
+        // Some of libcontainer's errors already include their source's text.
         if !text.contains(&own) {
             let _ = write!(text, ": {own}");
         }
@@ -136,18 +136,18 @@ fn report(kind: &str, text: &str) {
     line(&json!({ kind: text }));
 }
 
-/// Forked processes write here as well; a line is written at once, so lines stay whole.
+/// Forked processes write here as well; each line is one write, so lines are not interleaved.
 fn line(value: &Value) {
     let descriptor = REPORT.load(Ordering::Relaxed);
-    // SAFETY: the agent starts helpers with this descriptor open, and nothing closes it before
-    // the program in the container is executed; a copy that is never dropped does not close it.
+    // SAFETY: the agent starts runtime processes with this descriptor open, and nothing closes it
+    // before the program in the container is executed; `ManuallyDrop` does not close it either.
     let mut report = ManuallyDrop::new(unsafe { File::from_raw_fd(descriptor) });
-    // The agent may have given up on this helper.
+    // The agent may have closed its end after a timeout.
     let _ = report.write_all(format!("{value}\n").as_bytes());
 }
 
-/// Hands what libcontainer logs as an error to the agent: its errors cross from process to
-/// process as their outermost text alone.
+/// Reports libcontainer's error logs: its errors cross from process to process with their
+/// outermost text only, and the logs name the cause.
 struct Logs;
 
 impl tracing::Subscriber for Logs {
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_said_once() {
+    fn a_source_already_in_the_text_is_not_repeated() {
         #[derive(Debug, thiserror::Error)]
         #[error("outer: inner")]
         struct Outer(#[source] std::io::Error);
