@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, anyhow};
 use bulkhead_tests::bed::containerd::Version;
 use bulkhead_tests::bed::handler::Handler;
+use bulkhead_tests::plan::Tier;
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -61,7 +62,11 @@ pub(crate) struct E2e {
     /// Only under these handlers.
     #[arg(long, value_parser = handler, value_delimiter = ',')]
     pub(crate) handler: Vec<Handler>,
-    /// Print the names of the cases and end.
+    /// Only the cases of this tier: "commit" plays on the newest containerd whole suites and on the
+    /// older ones what depends on them, "full" nearly all cases on each.
+    #[arg(long, value_parser = tier)]
+    pub(crate) tier: Option<Tier>,
+    /// Print the names of the cases and exit.
     #[arg(long)]
     pub(crate) list: bool,
     /// Only cases whose name holds one of these.
@@ -148,4 +153,12 @@ fn version(label: &str) -> Result<Version> {
 fn handler(name: &str) -> Result<Handler> {
     let known = Handler::ALL.map(Handler::name).join(", ");
     Handler::named(name).ok_or_else(|| anyhow!("{name:?} is none of {known}"))
+}
+
+fn tier(name: &str) -> Result<Tier> {
+    let known = Tier::ALL.map(Tier::name).join(" and ");
+    Tier::ALL
+        .into_iter()
+        .find(|tier| tier.name() == name)
+        .ok_or_else(|| anyhow!("{name:?} is not one of {known}"))
 }

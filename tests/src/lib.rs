@@ -6,8 +6,9 @@
 //! * [`cases`]: what must be true, one function per case, the same for every handler.
 //! * [`mod@bench`]: how fast and how small, handlers side by side.
 //! * [`mod@critest`]: the suite that others judge runtimes by, and which of its specs do not pass.
+//! * [`plan`]: which cases are played where.
 //! * [`relay`]: cases in nested machines that do not last.
-//! * [`runner`]: picks cases, runs each under a deadline, counts.
+//! * [`runner`]: plays cases, each under a deadline, counts.
 #![forbid(unsafe_code)]
 
 pub mod bed;
@@ -15,5 +16,6 @@ pub mod bench;
 pub mod cases;
 pub mod client;
 pub mod critest;
+pub mod plan;
 pub mod relay;
 pub mod runner;

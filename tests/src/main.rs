@@ -14,8 +14,9 @@ use bulkhead_tests::bed::place::{Place, cache};
 use bulkhead_tests::bed::{nested, process, sweep, vm};
 use bulkhead_tests::bench;
 use bulkhead_tests::critest;
+use bulkhead_tests::plan::Plan;
 use bulkhead_tests::relay;
-use bulkhead_tests::runner::{self, Counts, Plan, Supplies, Wants};
+use bulkhead_tests::runner::{self, Counts, Supplies, Wants};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -78,7 +79,7 @@ fn fetch() -> Result<ExitCode> {
 }
 
 fn e2e(args: E2e, place: Place) -> Result<ExitCode> {
-    let plan = Plan::new(&args.containerd, &args.handler, args.filters);
+    let plan = Plan::new(&args.containerd, &args.handler, args.tier, args.filters);
     if args.list {
         println!("{}", plan.names().join("\n"));
         return Ok(ExitCode::SUCCESS);
@@ -166,7 +167,7 @@ fn nested_cases(
     let words = ["e2e", "--handler", handler.name(), "--containerd", version.label()];
     let command: Vec<_> =
         [own.into_os_string()].into_iter().chain(words.map(OsString::from)).collect();
-    let names = Plan::new(&[version], &[handler], filters).names();
+    let names = Plan::new(&[version], &[handler], None, filters).names();
     let counts = relay::play(names, |names| {
         run(command.iter().cloned().chain(names.iter().map(OsString::from)).collect())
     })?;

@@ -22,65 +22,7 @@ use crate::bed::traces::Traces;
 use crate::bed::vm::{self, VmTools};
 use crate::cases::Case;
 use crate::client::stage::{Skip, Stage};
-
-/// What to play.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// On these containerds, and on each under these handlers.
-    pub stages: Vec<(Version, Vec<Handler>)>,
-    /// Only cases whose name holds one of these; all if empty.
-    pub filters: Vec<String>,
-}
-
-impl Plan {
-    /// Every pair of `versions` and `handlers`. An empty list stands for all of them; where no
-    /// handler is named, for those that are played on that containerd.
-    pub fn new(versions: &[Version], handlers: &[Handler], filters: Vec<String>) -> Self {
-        let versions = if versions.is_empty() { &Version::ALL } else { versions };
-        let played = |version| {
-            let here = Handler::PLAYED.into_iter().filter(|(_, on)| on.contains(&version));
-            here.map(|(handler, _)| handler).collect()
-        };
-        let stage = |version: &Version| match handlers {
-            [] => (*version, played(*version)),
-            named => (*version, named.to_vec()),
-        };
-        Self { stages: versions.iter().map(stage).collect(), filters }
-    }
-
-    /// What the handlers with a case to play need.
-    fn supplies(&self) -> Wants {
-        let played = |(version, handlers): &(Version, Vec<Handler>)| {
-            let wanted = |handler: &Handler| {
-                crate::cases::all().any(|case| self.wants(*version, *handler, &case))
-            };
-            handlers.iter().copied().filter(wanted).collect::<Vec<_>>()
-        };
-        Wants::of(&self.stages.iter().flat_map(played).collect::<Vec<_>>())
-    }
-
-    fn wants(&self, version: Version, handler: Handler, case: &Case) -> bool {
-        let name = full_name(version, handler, case);
-        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter))
-    }
-
-    /// The names of all the cases that are wanted.
-    pub fn names(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for (version, handlers) in &self.stages {
-            for handler in handlers {
-                let wanted =
-                    crate::cases::all().filter(|case| self.wants(*version, *handler, case));
-                names.extend(wanted.map(|case| full_name(*version, *handler, &case)));
-            }
-        }
-        names
-    }
-}
-
-fn full_name(version: Version, handler: Handler, case: &Case) -> String {
-    format!("{}/{}/{}", version.label(), handler.name(), case.name)
-}
+use crate::plan::{Plan, full_name};
 
 /// How many cases ended how.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -178,51 +120,49 @@ impl Supplies {
 
 /// Plays `plan` at `place` and prints each case's end.
 pub fn play(plan: &Plan, place: &Place) -> Result<Counts> {
-    let supplies = Supplies::gather(plan.supplies())?;
+    let supplies = Supplies::gather(Wants::of(&plan.handlers()))?;
     let mut counts = Counts::default();
-    for (version, handlers) in &plan.stages {
-        play_version(plan, place, &supplies, (*version, handlers), &mut counts);
+    for (version, cases) in plan.stages() {
+        play_version(place, &supplies, version, &cases, &mut counts);
     }
     Ok(counts)
 }
 
 fn play_version(
-    plan: &Plan,
     place: &Place,
     supplies: &Supplies,
-    (version, handlers): (Version, &[Handler]),
+    version: Version,
+    cases: &[(Handler, Case)],
     counts: &mut Counts,
 ) {
     let mut node: Option<Arc<Node>> = None;
     let mut broken: Option<String> = None;
-    for handler in handlers {
-        for case in crate::cases::all().filter(|case| plan.wants(version, *handler, case)) {
-            hold_if_stopping();
-            let name = full_name(version, *handler, &case);
-            let begun = Instant::now();
-            let end = match (supplies.lacks(*handler), &broken) {
-                (Some(reason), _) => Err(Skip(reason).into()),
-                (None, Some(why)) => Err(anyhow!("no containerd: {why}")),
-                (None, None) => ready(&mut node, supplies, place, version)
-                    .inspect_err(|e| broken = Some(format!("{e:#}")))
-                    .and_then(|ready| play_case(&ready, *handler, case)),
-            };
-            let end = match end {
-                Err(e) if broken.is_none() && is_flaky_control(*handler, &e) => {
-                    println!("{name}: the control fails, and is played once more: {e:#}");
-                    node = None;
-                    report_left(&sweep(place));
-                    ready(&mut node, supplies, place, version)
-                        .and_then(|ready| play_case(&ready, *handler, case))
-                }
-                end => end,
-            };
-            let lost = end.as_ref().is_err_and(|e| e.is::<Overdue>());
-            record(&name, begun.elapsed(), end, counts);
-            if lost {
+    for (handler, case) in cases {
+        hold_if_stopping();
+        let name = full_name(version, *handler, case);
+        let begun = Instant::now();
+        let end = match (supplies.lacks(*handler), &broken) {
+            (Some(reason), _) => Err(Skip(reason).into()),
+            (None, Some(why)) => Err(anyhow!("no containerd: {why}")),
+            (None, None) => ready(&mut node, supplies, place, version)
+                .inspect_err(|e| broken = Some(format!("{e:#}")))
+                .and_then(|ready| play_case(&ready, *handler, *case)),
+        };
+        let end = match end {
+            Err(e) if broken.is_none() && is_flaky_control(*handler, &e) => {
+                println!("{name}: the control fails, and is played once more: {e:#}");
                 node = None;
                 report_left(&sweep(place));
+                ready(&mut node, supplies, place, version)
+                    .and_then(|ready| play_case(&ready, *handler, *case))
             }
+            end => end,
+        };
+        let lost = end.as_ref().is_err_and(|e| e.is::<Overdue>());
+        record(&name, begun.elapsed(), end, counts);
+        if lost {
+            node = None;
+            report_left(&sweep(place));
         }
     }
     if let Some(node) = node {

@@ -1,5 +1,6 @@
 //! `hack/test-runner` on scripts that print what a test program prints.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

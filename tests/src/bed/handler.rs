@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::containerd::Version;
 use super::packages::Packages;
 use super::place;
 use super::vm::{Monitor, VmTools};
@@ -29,15 +28,6 @@ impl Handler {
     /// Every handler that is known.
     pub const ALL: [Self; 5] =
         [Self::Runc, Self::Gvisor, Self::GvisorNew, Self::GvisorGo, Self::KataContainers];
-
-    /// Those that the cases are played on unless others are asked for, in that order, and the
-    /// containerds they are played on: an emulated machine takes its time.
-    pub const PLAYED: [(Self, &[Version]); 4] = [
-        (Self::Runc, &Version::ALL),
-        (Self::Gvisor, &Version::ALL),
-        (Self::GvisorNew, &Version::ALL),
-        (Self::KataContainers, &[Version::V17, Version::V21]),
-    ];
 
     /// The name that containerd and RuntimeClasses know.
     pub fn name(self) -> &'static str {
