@@ -1,28 +1,26 @@
-//! `bulkhead-testbed`: brings up a private containerd and plays the cases on it.
-#![forbid(unsafe_code)]
-
-mod args;
+//! The commands of `bulkhead-testbed`.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::bed::handler::Handler;
+use crate::bed::place::{Place, cache};
+use crate::bed::version::Version;
+use crate::bed::{nested, process, sweep, vm};
+use crate::bench;
+use crate::critest;
+use crate::plan::Plan;
+use crate::relay;
+use crate::runner::{self, Counts, Supplies, Wants};
 use anyhow::{Context, Result, anyhow};
-use bulkhead_tests::bed::containerd::Version;
-use bulkhead_tests::bed::handler::Handler;
-use bulkhead_tests::bed::place::{Place, cache};
-use bulkhead_tests::bed::{nested, process, sweep, vm};
-use bulkhead_tests::bench;
-use bulkhead_tests::critest;
-use bulkhead_tests::plan::Plan;
-use bulkhead_tests::relay;
-use bulkhead_tests::runner::{self, Counts, Supplies, Wants};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::args::{Bench, BenchPull, Cli, Command, Critest, E2e, Nested};
+use crate::args::{Bench, BenchPull, Cli, Command, Critest, E2e, Nested};
 
-fn main() -> ExitCode {
+/// Reads the command line and does what it asks for; errors go to the standard error.
+pub fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(e) => {
@@ -67,7 +65,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-/// What only some handlers need may be missing; it is said here, and again where it is missed.
+/// What only some handlers need may be missing; prints which handlers cannot be played.
 fn fetch() -> Result<ExitCode> {
     let supplies = Supplies::gather(Wants { newest: true, vm: true })?;
     for handler in Handler::ALL {
@@ -89,7 +87,7 @@ fn e2e(args: E2e, place: Place) -> Result<ExitCode> {
     Ok(sum(counts, counts.passed > 0))
 }
 
-/// Prints the last line; `played` says that something was.
+/// Prints the last line; `played`: whether at least one case was played.
 fn sum(counts: Counts, played: bool) -> ExitCode {
     let Counts { passed, failed, skipped } = counts;
     println!("{passed} passed, {failed} failed, {skipped} skipped");
@@ -112,33 +110,34 @@ fn conform(args: Critest, place: Place) -> Result<ExitCode> {
     };
     sweep_on_signal(place.clone());
     let counts = critest::run(&plan, &place)?;
-    // A handler that cannot run here is skipped, and its reason is printed.
+    // A handler that cannot run here is skipped with its reason.
     Ok(sum(counts, counts.passed + counts.skipped > 0))
 }
 
-/// How much longer everything may take in an emulated machine.
+/// The factor of deadlines in a nested VM.
 const NESTED_PATIENCE: &str = "4";
 
 fn nested(args: Nested, place: &Place) -> Result<ExitCode> {
-    let monitor = vm::cloud_hypervisor()?;
-    if args.command.is_empty() && monitor.is_none() {
+    let vmm = vm::cloud_hypervisor()?;
+    if args.command.is_empty() && vmm.is_none() {
         println!("nested ... skipped: {} names no cloud-hypervisor", vm::CLOUD_HYPERVISOR);
         println!("0 passed, 0 failed, 1 skipped");
         return Ok(ExitCode::SUCCESS);
     }
-    // Both fill the cache: in the machine there is no network.
+    // Fills the cache, as the nested VM has no network.
     let wants = Wants { newest: false, vm: args.command.is_empty() };
     let supplies = Supplies::gather(wants)?;
     let mut environment = vec![(process::PATIENCE_FACTOR, NESTED_PATIENCE.into())];
-    if let Some(monitor) = monitor {
+    if let Some(vmm) = vmm {
         environment.push((vm::HYPERVISOR, "cloud-hypervisor".into()));
-        environment.push((vm::CLOUD_HYPERVISOR, monitor.into()));
+        environment.push((vm::CLOUD_HYPERVISOR, vmm.into()));
     }
     for name in ["BULKHEAD_AGENT", "BULKHEAD_BIN_DIR", "BULKHEAD_CACHE"] {
         environment.extend(std::env::var_os(name).map(|value| (name, value)));
     }
     let deadline = Duration::from_secs(args.minutes * 60);
-    let (processors, memory_mib) = (args.processors, args.memory_mib);
+    let processors = args.processors;
+    let memory_mib = args.memory_mib;
     sweep_on_signal(place.clone());
     let run = |command| {
         let environment = environment.clone();
@@ -147,8 +146,8 @@ fn nested(args: Nested, place: &Place) -> Result<ExitCode> {
     };
     let code = match args.command.is_empty() {
         true => nested_cases(args.cases, run),
-        false => run(args.command).and_then(|ended| {
-            ended.code.map(ExitCode::from).context("the machine ended before its command did")
+        false => run(args.command).and_then(|outcome| {
+            outcome.code.map(ExitCode::from).context("the VM crashed before its command exited")
         }),
     };
     for line in sweep::sweep(place) {
@@ -160,10 +159,11 @@ fn nested(args: Nested, place: &Place) -> Result<ExitCode> {
 /// The cases that are played where no command is given.
 fn nested_cases(
     filters: Vec<String>,
-    run: impl Fn(Vec<OsString>) -> Result<nested::Ended>,
+    run: impl Fn(Vec<OsString>) -> Result<nested::Outcome>,
 ) -> Result<ExitCode> {
     let own = std::env::current_exe().context("this program's own path")?;
-    let (handler, version) = (Handler::KataContainers, Version::V21);
+    let handler = Handler::KataContainers;
+    let version = Version::V21;
     let words = ["e2e", "--handler", handler.name(), "--containerd", version.label()];
     let command: Vec<_> =
         [own.into_os_string()].into_iter().chain(words.map(OsString::from)).collect();
@@ -191,7 +191,7 @@ fn down(all: bool, named: Option<Place>) -> Result<ExitCode> {
     let places = match (all, named) {
         (true, None) => sweep::beds(),
         (false, Some(place)) => vec![place],
-        _ => return Err(anyhow!("down wants either --bed ID or --all")),
+        _ => return Err(anyhow!("down needs either --bed ID or --all")),
     };
     let left: Vec<String> = places.iter().flat_map(sweep::sweep).collect();
     for line in &left {
@@ -200,7 +200,7 @@ fn down(all: bool, named: Option<Place>) -> Result<ExitCode> {
     Ok(if left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// On the first SIGINT, SIGTERM or SIGHUP: take everything down, then end.
+/// On the first SIGINT, SIGTERM or SIGHUP: removes the bed, then exits.
 fn sweep_on_signal(place: Place) {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -215,16 +215,16 @@ fn sweep_on_signal(place: Place) {
             }
             std::io::Result::Ok(())
         })?;
-        eprintln!("interrupted: taking the bed {} down", place.id());
+        eprintln!("interrupted: removing the bed {}", place.id());
         process::stop();
         sweep::sweep(&place);
-        // A case that was in the middle of something may have made a folder since.
+        // A case that was running may have made a folder since.
         std::thread::sleep(Duration::from_millis(300));
         for line in sweep::sweep(&place) {
             eprintln!("could not be removed: {line}");
         }
         std::process::exit(130);
-        #[expect(unreachable_code, reason = "gives the closure its type")]
+        #[expect(unreachable_code, reason = "the type of the closure")]
         std::io::Result::Ok(())
     });
 }

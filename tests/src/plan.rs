@@ -1,12 +1,12 @@
 //! Which cases are played on which containerd under which handler.
 
-use crate::bed::containerd::Version;
 use crate::bed::handler::Handler;
+use crate::bed::version::Version;
 use crate::cases::{self, Case};
 
 /// A choice of cases that `hack/test` makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tier {
+pub(crate) enum Tier {
     /// What guards every commit.
     Commit,
     /// Everything.
@@ -15,10 +15,10 @@ pub enum Tier {
 
 impl Tier {
     /// Every tier.
-    pub const ALL: [Self; 2] = [Self::Commit, Self::Full];
+    pub(crate) const ALL: [Self; 2] = [Self::Commit, Self::Full];
 
     /// As on the command line.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Commit => "commit",
             Self::Full => "full",
@@ -58,7 +58,7 @@ enum Depth {
 
 /// The cases of a run.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     stages: Vec<(Version, Vec<(Handler, Depth)>)>,
     filters: Vec<String>,
 }
@@ -67,7 +67,7 @@ impl Plan {
     /// The cases whose name holds one of `filters` (all if empty), on `versions` under `handlers`;
     /// an empty list stands for every one that `tier` has. Without a tier, handlers that are named
     /// play every case, and otherwise the full tier counts.
-    pub fn new(
+    pub(crate) fn new(
         versions: &[Version],
         handlers: &[Handler],
         tier: Option<Tier>,
@@ -95,7 +95,7 @@ impl Plan {
     }
 
     /// The cases of each containerd in the order in which they are played.
-    pub fn stages(&self) -> Vec<(Version, Vec<(Handler, Case)>)> {
+    pub(crate) fn stages(&self) -> Vec<(Version, Vec<(Handler, Case)>)> {
         let mut stages = Vec::new();
         for (version, handlers) in &self.stages {
             let mut played = Vec::new();
@@ -110,7 +110,7 @@ impl Plan {
     }
 
     /// The names of all the cases.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         for (version, played) in self.stages() {
             names.extend(played.iter().map(|(handler, case)| full_name(version, *handler, case)));
@@ -119,7 +119,7 @@ impl Plan {
     }
 
     /// The handlers that have a case to play.
-    pub fn handlers(&self) -> Vec<Handler> {
+    pub(crate) fn handlers(&self) -> Vec<Handler> {
         let played = self.stages().into_iter().flat_map(|(_, played)| played);
         let mut handlers: Vec<Handler> = played.map(|(handler, _)| handler).collect();
         handlers.dedup();
@@ -139,7 +139,7 @@ impl Plan {
 }
 
 /// `CONTAINERD/HANDLER/CASE`.
-pub fn full_name(version: Version, handler: Handler, case: &Case) -> String {
+pub(crate) fn full_name(version: Version, handler: Handler, case: &Case) -> String {
     format!("{}/{}/{}", version.label(), handler.name(), case.name)
 }
 

@@ -1,5 +1,5 @@
-//! Plays the chosen cases, one after the other, each under a deadline and followed by a look at
-//! what it left.
+//! Plays the chosen cases, one after the other, each under a deadline and followed by a search for
+//! leaks.
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use nix::sys::signal::Signal;
 
-use crate::bed::containerd::{Node, Version};
+use crate::bed::containerd::Node;
 use crate::bed::gomod::{self, GoTools};
 use crate::bed::handler::{self, Handler};
 use crate::bed::image;
@@ -19,45 +19,46 @@ use crate::bed::place::{self, Place};
 use crate::bed::process::{hold_if_stopping, patience};
 use crate::bed::sweep::sweep;
 use crate::bed::traces::Traces;
+use crate::bed::version::Version;
 use crate::bed::vm::{self, VmTools};
 use crate::cases::Case;
 use crate::client::stage::{Skip, Stage};
 use crate::plan::{Plan, full_name};
 
-/// How many cases ended how.
+/// The number of cases by result.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// As they should.
-    pub passed: u32,
-    /// Not as they should.
-    pub failed: u32,
+pub(crate) struct Counts {
+    /// Passed.
+    pub(crate) passed: u32,
+    /// Failed.
+    pub(crate) failed: u32,
     /// Not played, with a reason printed.
-    pub skipped: u32,
+    pub(crate) skipped: u32,
 }
 
 /// What every containerd of a run shares.
 #[derive(Debug)]
-pub struct Supplies {
+pub(crate) struct Supplies {
     packages: Packages,
     newest: Result<GoTools, String>,
     vm: Result<VmTools, String>,
     images: PathBuf,
 }
 
-/// What takes long to get and not every run needs.
+/// What takes long to build and not every run needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wants {
-    /// What is built from the newest gVisor.
-    pub newest: bool,
-    /// What virtual machines need.
-    pub vm: bool,
+pub(crate) struct Wants {
+    /// The programs of the newest gVisor.
+    pub(crate) newest: bool,
+    /// The programs and image of VMs.
+    pub(crate) vm: bool,
 }
 
 impl Wants {
-    /// What these handlers run on.
-    pub fn of(handlers: &[Handler]) -> Self {
+    /// What these handlers need.
+    pub(crate) fn of(handlers: &[Handler]) -> Self {
         Self {
-            newest: handlers.iter().any(|handler| handler.wants_newest()),
+            newest: handlers.iter().any(|handler| handler.needs_newest()),
             vm: handlers.iter().any(|handler| handler.is_vm()),
         }
     }
@@ -66,7 +67,7 @@ impl Wants {
 impl Supplies {
     /// Downloads, builds and makes what is not in the cache. What only some handlers need may be
     /// missing: see [`Self::lacks`].
-    pub fn gather(wants: Wants) -> Result<Self> {
+    pub(crate) fn gather(wants: Wants) -> Result<Self> {
         let cache = place::cache();
         let _filling = place::fills(&cache)?;
         let packages = Packages::fetch(&cache)?;
@@ -84,24 +85,24 @@ impl Supplies {
     }
 
     /// The unpacked packages.
-    pub fn packages(&self) -> &Packages {
+    pub(crate) fn packages(&self) -> &Packages {
         &self.packages
     }
 
     /// The same with the images of this archive.
-    pub fn with_images(self, images: PathBuf) -> Self {
+    pub(crate) fn with_images(self, images: PathBuf) -> Self {
         Self { images, ..self }
     }
 
     /// Brings up a containerd at `place`.
-    pub fn up(&self, place: &Place, version: Version) -> Result<Node> {
+    pub(crate) fn up(&self, place: &Place, version: Version) -> Result<Node> {
         let newest = self.newest.as_ref().ok();
         let vm = self.vm.as_ref().ok();
         Node::up(place, version, &self.packages, newest, vm, &self.images)
     }
 
     /// Why `handler` cannot be played here, if it cannot.
-    pub fn lacks(&self, handler: Handler) -> Option<String> {
+    pub(crate) fn lacks(&self, handler: Handler) -> Option<String> {
         if handler.is_bulkhead() && handler::shim().is_none() {
             return Some("containerd-shim-bulkhead-v2 has not been built".to_owned());
         }
@@ -112,14 +113,14 @@ impl Supplies {
                 self.newest.as_ref().err().and_then(|reason| lack("no newest runsc", reason))
             }
             Handler::KataContainers => {
-                self.vm.as_ref().err().and_then(|reason| lack("no virtual machines", reason))
+                self.vm.as_ref().err().and_then(|reason| lack("no VMs", reason))
             }
         }
     }
 }
 
-/// Plays `plan` at `place` and prints each case's end.
-pub fn play(plan: &Plan, place: &Place) -> Result<Counts> {
+/// Plays `plan` at `place` and prints each result.
+pub(crate) fn play(plan: &Plan, place: &Place) -> Result<Counts> {
     let supplies = Supplies::gather(Wants::of(&plan.handlers()))?;
     let mut counts = Counts::default();
     for (version, cases) in plan.stages() {
@@ -150,9 +151,9 @@ fn play_version(
         };
         let end = match end {
             Err(e) if broken.is_none() && is_flaky_control(*handler, &e) => {
-                println!("{name}: the control fails, and is played once more: {e:#}");
+                println!("{name}: the control failed and is played again: {e:#}");
                 node = None;
-                report_left(&sweep(place));
+                report_leaks(&sweep(place));
                 ready(&mut node, supplies, place, version)
                     .and_then(|ready| play_case(&ready, *handler, *case))
             }
@@ -162,17 +163,17 @@ fn play_version(
         record(&name, begun.elapsed(), end, counts);
         if lost {
             node = None;
-            report_left(&sweep(place));
+            report_leaks(&sweep(place));
         }
     }
     if let Some(node) = node {
-        take_down(&node, counts);
+        stop_node(&node, counts);
     }
 }
 
-/// Whether it was runc's own shim that failed. It proves that a case can be passed, not that it is
-/// without fault: that of containerd 2.1 was seen to lose an exit, upon which StopPodSandbox waits
-/// for ever. A case that is wrong fails again.
+/// Whether runc's own shim failed. It shows that a case can pass, but is not without faults: that of
+/// containerd 2.1 now and then loses an exit, upon which StopPodSandbox never returns. A wrong case
+/// fails again.
 fn is_flaky_control(handler: Handler, error: &anyhow::Error) -> bool {
     handler == Handler::Runc && !error.is::<Skip>()
 }
@@ -187,17 +188,17 @@ fn ready(
     if let Some(node) = node {
         return Ok(Arc::clone(node));
     }
-    let fresh = supplies.up(place, version).inspect_err(|_| report_left(&sweep(place)))?;
+    let fresh = supplies.up(place, version).inspect_err(|_| report_leaks(&sweep(place)))?;
     Ok(Arc::clone(node.insert(Arc::new(fresh))))
 }
 
-/// A case ran longer than it may; what it started cannot be trusted any more.
+/// A case exceeded its deadline; the state of its containerd is unknown.
 #[derive(Debug)]
 struct Overdue(Duration);
 
 impl std::fmt::Display for Overdue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "no end after {:?}", self.0)
+        write!(f, "still ran after {:?}", self.0)
     }
 }
 
@@ -213,7 +214,7 @@ fn play_case(node: &Arc<Node>, handler: Handler, case: Case) -> Result<()> {
         let end = std::panic::catch_unwind(play).unwrap_or_else(|_| Err(anyhow!("panicked")));
         let _ = sender.send(end);
     });
-    // A processor may be emulated.
+    // Its processor may be emulated.
     let deadline = patience(case.deadline * if handler.is_vm() { 3 } else { 1 });
     let end = match receiver.recv_timeout(deadline) {
         Ok(end) => end,
@@ -222,7 +223,7 @@ fn play_case(node: &Arc<Node>, handler: Handler, case: Case) -> Result<()> {
     let end = match end {
         Err(e) if e.is::<Overdue>() => Err(e),
         Err(e) if e.is::<Skip>() => return Err(e),
-        // What a peer's shim leaves is the peer's affair.
+        // A peer's shim is not checked for leaks.
         end if handler == Handler::GvisorGo => end,
         Ok(()) => Traces::compare(node, &before),
         Err(e) => match Traces::compare(node, &before) {
@@ -265,8 +266,8 @@ fn record(name: &str, took: Duration, end: Result<()>, counts: &mut Counts) {
     }
 }
 
-/// Ends a containerd; that it goes, and that nothing of it stays, is a case of its own.
-fn take_down(node: &Node, counts: &mut Counts) {
+/// Stops a containerd; that it exits and leaks nothing is a case of its own.
+fn stop_node(node: &Node, counts: &mut Counts) {
     let begun = Instant::now();
     let stopped = node.stop(Signal::SIGTERM);
     let left = sweep(node.place());
@@ -275,11 +276,11 @@ fn take_down(node: &Node, counts: &mut Counts) {
         (Err(e), _) => Err(e),
         (Ok(()), false) => Err(anyhow!("could not be removed:\n  {}", left.join("\n  "))),
     };
-    let name = format!("{}/containerd_goes_without_a_trace", node.version.label());
+    let name = format!("{}/containerd_stops_without_leaks", node.version.label());
     record(&name, begun.elapsed(), end, counts);
 }
 
-fn report_left(left: &[String]) {
+fn report_leaks(left: &[String]) {
     for line in left {
         eprintln!("  could not be removed: {line}");
     }
