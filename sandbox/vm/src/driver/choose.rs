@@ -68,8 +68,8 @@ pub async fn choose(
     })
 }
 
-/// Probes KVM, unless a probe has succeeded since this host's boot. A failure is not kept, because
-/// an admin may fix its cause meanwhile.
+/// Probes KVM, unless it is known to run guests since this host's boot. A negative result is not
+/// cached: the administrator may fix it at any time.
 fn kvm_once(
     known: &Path,
     probe: impl FnOnce() -> std::result::Result<(), String>,
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn kvm_is_probed_until_it_is_known_for_this_boot() {
+    fn a_known_kvm_is_not_probed() {
         let dir = tempfile::tempdir().unwrap();
         let known = dir.path().join("known/kvm.json");
         let fails = || Err("no guest runs".to_owned());
