@@ -1,7 +1,7 @@
 /*
  * What the suite's images hold and a static busybox lacks, as one program that looks at the name
  * it is called by: a web server called nginx or httpd, pgrep, ipcs, and a printer of its
- * effective user. Linked statically; no argument is read that no spec gives.
+ * effective user. Linked statically; only arguments that a spec passes are read.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -137,7 +137,7 @@ static int ipcs(void) {
     return 0;
 }
 
-/* The server runs under the title that the real one gives itself, which a spec looks for. */
+/* The server runs under the title of the real one, which a spec looks for. */
 static int nginx(const char *port) {
     execl("/usr/sbin/nginx", "nginx: master process nginx -g daemon off;", port, NULL);
     perror("/usr/sbin/nginx");

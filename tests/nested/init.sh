@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The nested machine's first program, in its initramfs: the host's root file system, read-only,
-# under a writable layer that is lost with the machine.
+# /init of the nested VM's initramfs: mounts the host's root file system, read-only, under a writable layer
+# in memory.
 /bin/busybox --install -s /bin
 export PATH=/bin
 
@@ -23,7 +23,7 @@ mkdir /layer/upper /layer/work
 mount -t overlay -o lowerdir=/lower,upperdir=/layer/upper,workdir=/layer/work root /root ||
     die "the writable layer cannot be mounted"
 
-# Not what the host has there; and an overlay cannot be the upper layer of another.
+# Without the host's contents; and an overlay cannot be the upper layer of another.
 for dir in run tmp var/lib var/tmp; do
     mkdir -p "/root/$dir"
     mount -t tmpfs tmpfs "/root/$dir"

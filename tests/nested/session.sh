@@ -1,4 +1,4 @@
-# The nested machine's PID 1 once its root file system is there: runs command.sh, then powers off.
+# PID 1 of the nested VM once its root file system is mounted: runs command.sh, then powers off.
 export HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 here=/run/nested
 

@@ -1,11 +1,12 @@
-//! What `bulkhead-testbed` is asked for.
+//! The command line of `bulkhead-testbed`.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::bed::handler::Handler;
+use crate::bed::version::Version;
+use crate::plan::Tier;
 use anyhow::{Result, anyhow};
-use bulkhead_tests::bed::containerd::Version;
-use bulkhead_tests::bed::handler::Handler;
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
@@ -24,14 +25,14 @@ pub(crate) enum Command {
     Fetch,
     /// Play cases on real containerds.
     E2e(E2e),
-    /// Measure handlers side by side; prints numbers as Markdown and asserts none.
+    /// Measure handlers side by side; prints numbers as Markdown, asserts none.
     Bench(Bench),
     /// Measure `bulkhead pull` beside `skopeo copy` from a registry on loopback; asserts no number.
     BenchPull(BenchPull),
-    /// Run critest under one handler; what does not pass is told from the lists in tests/critest.
+    /// Run critest under one handler and compare with the lists of failures in tests/critest.
     Critest(Critest),
-    /// Boot a machine in this machine, with KVM and cgroup v2, and run a command in it: by default
-    /// the cases of the VM handler, on the cloud-hypervisor that BULKHEAD_CLOUD_HYPERVISOR names.
+    /// Boot a VM with KVM and cgroup v2 and run a command in it: by default the cases of the VM
+    /// handler, on the cloud-hypervisor that BULKHEAD_CLOUD_HYPERVISOR names.
     Nested(Nested),
     /// Bring up one containerd and leave it running.
     Up {
@@ -41,13 +42,13 @@ pub(crate) enum Command {
         /// Where runsc is built from the newest module too.
         #[arg(long)]
         newest: bool,
-        /// With what virtual machines need.
+        /// With the programs and image of VMs.
         #[arg(long)]
         vm: bool,
     },
-    /// Take down the bed of `--bed`, or every bed of this machine with `--all`.
+    /// Remove the bed of `--bed`, or every bed of this machine with `--all`.
     Down {
-        /// Every bed that left a folder here.
+        /// Every bed that has a folder here.
         #[arg(long)]
         all: bool,
     },
@@ -61,7 +62,11 @@ pub(crate) struct E2e {
     /// Only under these handlers.
     #[arg(long, value_parser = handler, value_delimiter = ',')]
     pub(crate) handler: Vec<Handler>,
-    /// Print the names of the cases and end.
+    /// Only the cases of this tier: "commit" plays on the newest containerd whole suites and on the
+    /// older ones what depends on them, "full" nearly all cases on each.
+    #[arg(long, value_parser = tier)]
+    pub(crate) tier: Option<Tier>,
+    /// Print the names of the cases and exit.
     #[arg(long)]
     pub(crate) list: bool,
     /// Only cases whose name holds one of these.
@@ -124,13 +129,13 @@ pub(crate) struct Critest {
 
 #[derive(Debug, Args)]
 pub(crate) struct Nested {
-    /// The machine's memory.
+    /// The VM's memory.
     #[arg(long, default_value = "4096", value_parser = clap::value_parser!(u32).range(512..))]
     pub(crate) memory_mib: u32,
-    /// The machine's processors. With more than one it is a little quicker, and dies more often.
+    /// The VM's processors. With more than one it is a little faster, and crashes more often.
     #[arg(long, default_value = "1", value_parser = clap::value_parser!(u32).range(1..=8))]
     pub(crate) processors: u32,
-    /// How long the machine may run.
+    /// How long the VM may run.
     #[arg(long, default_value = "90", value_parser = clap::value_parser!(u64).range(1..1440))]
     pub(crate) minutes: u64,
     /// Only cases whose name holds one of these, when the cases are played.
@@ -148,4 +153,12 @@ fn version(label: &str) -> Result<Version> {
 fn handler(name: &str) -> Result<Handler> {
     let known = Handler::ALL.map(Handler::name).join(", ");
     Handler::named(name).ok_or_else(|| anyhow!("{name:?} is none of {known}"))
+}
+
+fn tier(name: &str) -> Result<Tier> {
+    let known = Tier::ALL.map(Tier::name).join(" and ");
+    Tier::ALL
+        .into_iter()
+        .find(|tier| tier.name() == name)
+        .ok_or_else(|| anyhow!("{name:?} is not one of {known}"))
 }

@@ -1,18 +1,20 @@
-//! What stands around a case: a private containerd with its packages, images and network.
+//! The environment of cases: a private containerd with its packages, images and network.
 
-pub mod apt;
-pub mod cni;
+pub(crate) mod apt;
+pub(crate) mod cni;
 mod config;
-pub mod containerd;
-pub mod gomod;
-pub mod handler;
-pub mod image;
-pub mod kernel;
-pub mod nested;
-pub mod packages;
-pub mod place;
-pub mod process;
-pub mod registry;
-pub mod sweep;
-pub mod traces;
-pub mod vm;
+pub(crate) mod containerd;
+pub(crate) mod fault;
+pub(crate) mod gomod;
+pub(crate) mod handler;
+pub(crate) mod image;
+pub(crate) mod kernel;
+pub(crate) mod nested;
+pub(crate) mod packages;
+pub(crate) mod place;
+pub(crate) mod process;
+pub(crate) mod registry;
+pub(crate) mod sweep;
+pub(crate) mod traces;
+pub(crate) mod version;
+pub(crate) mod vm;

@@ -1,5 +1,5 @@
-//! How fast and how small: every handler measured in one run and in turn, so that whatever else the
-//! machine does meets all of them alike. Numbers are told, none is asserted.
+//! How fast and how small Pods are: every handler measured in one run and in turn, so that other
+//! load on the machine affects all of them alike. Numbers are printed, none is asserted.
 
 use std::fs;
 use std::sync::Arc;
@@ -8,12 +8,13 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::bed::containerd::{Node, Version};
+use crate::bed::containerd::Node;
 use crate::bed::gomod;
 use crate::bed::handler::Handler;
 use crate::bed::place::Place;
 use crate::bed::process::{Run, hold_if_stopping};
 use crate::bed::sweep::sweep;
+use crate::bed::version::Version;
 use crate::client::stage::Stage;
 use crate::runner::{Supplies, Wants};
 
@@ -21,7 +22,7 @@ mod bare;
 mod boot;
 mod life;
 mod memory;
-pub mod pull;
+pub(crate) mod pull;
 mod report;
 mod stats;
 mod stdio;
@@ -34,24 +35,24 @@ const FLOODS: u32 = 5;
 
 /// What to measure.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// On this containerd.
-    pub version: Version,
+    pub(crate) version: Version,
     /// These handlers, in this order.
-    pub handlers: Vec<Handler>,
+    pub(crate) handlers: Vec<Handler>,
     /// How many Pods each runs.
-    pub rounds: u32,
+    pub(crate) rounds: u32,
 }
 
 /// What was measured.
 #[derive(Debug, Default)]
-pub struct Report {
-    /// Which machine, which programs, what load; a line each.
-    pub facts: Vec<String>,
+pub(crate) struct Report {
+    /// The machine, the programs and the load; a line each.
+    pub(crate) facts: Vec<String>,
     /// Why a handler was not measured.
-    pub skipped: Vec<String>,
-    /// What went wrong; a handler is left alone after its first error in a part.
-    pub failed: Vec<String>,
+    pub(crate) skipped: Vec<String>,
+    /// Errors; a handler is not measured further after its first error in a part.
+    pub(crate) failed: Vec<String>,
     handlers: Vec<&'static str>,
     calls: Samples,
     boots: Samples,
@@ -62,7 +63,7 @@ pub struct Report {
 
 impl Report {
     /// All of it, for a reader.
-    pub fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let mut parts =
             vec![self.facts.iter().map(|f| format!("- {f}")).collect::<Vec<_>>().join("\n")];
         parts.push("CRI calls and bare runsc: median (min–p90) in ms.".to_owned());
@@ -71,7 +72,7 @@ impl Report {
         parts.push(report::table("bare, the runsc of", &self.bare, &runscs, false));
         let vms: Vec<_> = self.handlers.iter().copied().filter(|h| is_vm(h)).collect();
         if !vms.is_empty() {
-            parts.push("Where RunPodSandbox goes under a virtual machine, in ms.".to_owned());
+            parts.push("The phases of RunPodSandbox with a VM, in ms.".to_owned());
             parts.push(report::table("boot", &self.boots, &vms, false));
         }
         parts.push("An idle Pod of one container.".to_owned());
@@ -84,7 +85,7 @@ impl Report {
     }
 
     /// All of it, for a program.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         json!({
             "facts": self.facts, "skipped": self.skipped, "failed": self.failed,
             "cri_ms": report::json(&self.calls, &self.handlers),
@@ -95,7 +96,7 @@ impl Report {
         })
     }
 
-    /// Calls `measure` for each of `stages`, and again with each round one later at the head.
+    /// Calls `measure` for each of `stages` in each round, starting each round one stage later.
     fn rounds(
         &mut self,
         what: &str,
@@ -151,8 +152,8 @@ fn is_bare(name: &str) -> bool {
     Handler::named(name).is_some_and(|handler| handler.is_bulkhead() && !handler.is_vm())
 }
 
-/// Brings up one containerd at `place`, measures, and takes everything down again.
-pub fn run(plan: &Plan, place: &Place) -> Result<Report> {
+/// Brings up one containerd at `place`, measures, and removes the bed.
+pub(crate) fn run(plan: &Plan, place: &Place) -> Result<Report> {
     let supplies = Supplies::gather(Wants::of(&plan.handlers))?;
     let mut report = Report::default();
     let mut handlers = Vec::new();
@@ -171,7 +172,7 @@ pub fn run(plan: &Plan, place: &Place) -> Result<Report> {
     let left = sweep(place);
     ensure!(left.is_empty(), "could not be removed:\n  {}", left.join("\n  "));
     for socket in end?.shim_sockets() {
-        // A peer's shim may leave its own.
+        // A peer's shim may leak.
         let _ = fs::remove_file(socket);
     }
     Ok(report)
@@ -202,8 +203,8 @@ fn facts(plan: &Plan, node: &Node, handlers: &[Handler]) -> Result<Vec<String>> 
     ];
     for handler in handlers {
         let runtime = node.runtime(*handler).context("no runtime")?;
-        let version = if handler.wants_newest() {
-            // What Go builds from a module does not know its version.
+        let version = if handler.needs_newest() {
+            // A program that Go builds from a module does not know its version.
             format!("runsc of gvisor.dev/gvisor {}", gomod::pinned("gvisor.dev/gvisor")?)
         } else {
             let words = Run::new(runtime).arg("--version").ok()?;

@@ -1,10 +1,10 @@
 //! The hands of a case.
 
-pub mod cri;
-pub mod forward;
-pub mod netns;
-pub mod pod;
-pub mod shim;
-pub mod stage;
-pub mod task;
-pub mod terminal;
+pub(crate) mod cri;
+pub(crate) mod forward;
+pub(crate) mod netns;
+pub(crate) mod pod;
+pub(crate) mod shim;
+pub(crate) mod stage;
+pub(crate) mod task;
+pub(crate) mod terminal;

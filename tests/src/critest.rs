@@ -1,5 +1,5 @@
-//! The suite that judges runtimes of CRI, critest, on a handler: its images are made here, what it
-//! pulls comes from a registry of our own, and what does not pass is told from what is known.
+//! critest, the conformance suite of CRI, on a handler: its images are made here, it pulls from a
+//! registry in this process, and its failures are compared with the lists of known ones.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
-use crate::bed::containerd::{Node, Version};
+use crate::bed::containerd::Node;
 use crate::bed::gomod;
 use crate::bed::handler::{AS_RUNC, Handler};
 use crate::bed::place::{self, Place};
 use crate::bed::process::{Run, kill_group, wait};
 use crate::bed::sweep::sweep;
 use crate::bed::traces::Traces;
+use crate::bed::version::Version;
 use crate::runner::{Counts, Supplies, Wants};
 
 mod images;
@@ -31,24 +32,24 @@ use program::Program;
 use report::Sums;
 use suite::{End, Spec};
 
-/// How long the whole suite may take: every Pod of an emulated machine takes its time.
+/// How long the whole suite may take, with emulated VMs.
 const DEADLINE: Duration = Duration::from_secs(3 * 3600);
 
 /// Which specs to run on what.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// On this containerd.
-    pub version: Version,
+    pub(crate) version: Version,
     /// Under this handler.
-    pub handler: Handler,
+    pub(crate) handler: Handler,
     /// Only specs that one of these regular expressions matches; all if empty.
-    pub focus: Vec<String>,
+    pub(crate) focus: Vec<String>,
     /// No spec that one of these matches.
-    pub skip: Vec<String>,
+    pub(crate) skip: Vec<String>,
     /// NRI's specs, and no others.
-    pub nri: bool,
+    pub(crate) nri: bool,
     /// Where the suite's log, the JUnit file and the tables go.
-    pub out: PathBuf,
+    pub(crate) out: PathBuf,
 }
 
 impl Plan {
@@ -63,7 +64,7 @@ impl Plan {
         format!("{}{}", self.handler.name(), if as_runc { AS_RUNC } else { "" })
     }
 
-    /// How the run's files are called.
+    /// The stem of the run's file names.
     fn stem(&self) -> String {
         let nri = if self.nri { "-nri" } else { "" };
         format!("{}-{}{nri}", self.version.label(), self.handler.name())
@@ -74,14 +75,14 @@ impl Plan {
     }
 }
 
-/// What a run is played with; its images are those of the supplies as well.
+/// The programs and images of a run.
 struct Provided {
     supplies: Supplies,
     program: Program,
     images: Images,
 }
 
-/// Fills the cache with what `plan` needs, or tells what this machine lacks.
+/// Fills the cache with what `plan` needs, or returns what this machine lacks.
 fn provide(plan: &Plan) -> Result<Result<Provided, String>> {
     let cache = place::cache();
     let supplies = Supplies::gather(Wants::of(&[plan.handler]))?;
@@ -100,9 +101,9 @@ fn provide(plan: &Plan) -> Result<Result<Provided, String>> {
     Ok(Ok(Provided { supplies: supplies.with_images(archive), program, images }))
 }
 
-/// Runs `plan` at `place` and prints how each spec ended. A spec that ends otherwise than the list
-/// says counts as failed, one that is known to fail as skipped.
-pub fn run(plan: &Plan, place: &Place) -> Result<Counts> {
+/// Runs `plan` at `place` and prints the result of each spec. A result that differs from the list
+/// counts as failed, a spec that is known to fail as skipped.
+pub(crate) fn run(plan: &Plan, place: &Place) -> Result<Counts> {
     let list = List::of(plan.handler, plan.version, plan.nri)?;
     let Provided { supplies, program, images } = match provide(plan)? {
         Ok(provided) => provided,
@@ -154,7 +155,7 @@ pub fn run(plan: &Plan, place: &Place) -> Result<Counts> {
 }
 
 /// Writes the table of all runs whose sums are in `out` into the file `readme`.
-pub fn write_readme(out: &Path, readme: &Path) -> Result<()> {
+pub(crate) fn write_readme(out: &Path, readme: &Path) -> Result<()> {
     let text = fs::read_to_string(readme).with_context(|| readme.display().to_string())?;
     let text = report::into_readme(&text, &report::summary(&report::gather(out)?))?;
     fs::write(readme, text).with_context(|| readme.display().to_string())
@@ -184,14 +185,14 @@ fn run_suite(plan: &Plan, node: &Node, program: &Program, images: &Images) -> Re
     let mut child = run.env("TMPDIR", &temporary).daemon(&log)?;
     if wait(&mut child, DEADLINE)?.is_none() {
         kill_group(&mut child);
-        bail!("critest: no end after {DEADLINE:?}, killed; its log: {}", log.display());
+        bail!("critest: killed after {DEADLINE:?}; its log: {}", log.display());
     }
     remove_segments(&segments);
     if let Err(left) = Traces::compare(node, &before) {
         println!("{}/critest: {left}", plan.stem());
     }
     let text = fs::read_to_string(&json);
-    let text = text.with_context(|| format!("critest left no report: see {}", log.display()))?;
+    let text = text.with_context(|| format!("critest wrote no report: see {}", log.display()))?;
     suite::read(&text)
 }
 
@@ -215,7 +216,7 @@ fn arguments(plan: &Plan, node: &Node, run: Run) -> Run {
     run
 }
 
-/// Shared memory segments of the machine, by id, that nobody has attached.
+/// Shared memory segments of the machine, by id, that no process has attached.
 fn segments() -> BTreeSet<String> {
     let text = fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
     let fields = text.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
@@ -223,7 +224,7 @@ fn segments() -> BTreeSet<String> {
     idle.filter_map(|f| Some((*f.get(1)?).to_owned())).collect()
 }
 
-/// The suite makes segments on the machine and leaves them.
+/// Removes the segments that the suite made on the machine and left there.
 fn remove_segments(before: &BTreeSet<String>) {
     for id in segments().difference(before) {
         if let Err(e) = Run::new("ipcrm").args(["-m", id]).ok() {
@@ -233,21 +234,21 @@ fn remove_segments(before: &BTreeSet<String>) {
 }
 
 fn runtime_version(node: &Node, handler: Handler) -> String {
-    if handler.wants_newest() {
-        // What Go builds from a module does not know its version.
+    if handler.needs_newest() {
+        // A program that Go builds from a module does not know its version.
         return gomod::pinned("gvisor.dev/gvisor")
             .map_or_else(|e| e.to_string(), |v| format!("runsc {v}"));
     }
     let Some(program) = node.runtime(handler) else { return String::new() };
     let text = Run::new(program).arg("--version").ok().unwrap_or_default();
-    // What a distribution adds in brackets says nothing more.
+    // Without the distribution's addition in brackets.
     let line = text.lines().next().unwrap_or_default();
     line.split(" (").next().unwrap_or_default().replace("version ", "")
 }
 
 fn write_tables(plan: &Plan, sums: &Sums, specs: &[Spec], list: &List) -> Result<()> {
     fs::write(plan.file(".md"), report::details(sums, specs, list))?;
-    // A thinned run says nothing about the handler as a whole.
+    // A filtered run is no result of the handler.
     if plan.is_whole() {
         let text = serde_json::to_string_pretty(sums)?;
         fs::write(plan.file(report::SUMS), text)?;
@@ -256,7 +257,7 @@ fn write_tables(plan: &Plan, sums: &Sums, specs: &[Spec], list: &List) -> Result
     Ok(())
 }
 
-/// Prints how each spec ended and counts.
+/// Prints the result of each spec and counts.
 fn judge(plan: &Plan, specs: &[Spec], list: &List) -> Counts {
     let mut counts = Counts::default();
     let is_judged = plan.handler != Handler::GvisorGo;
@@ -273,14 +274,14 @@ fn judge(plan: &Plan, specs: &[Spec], list: &List) -> Counts {
                 counts.passed += 1;
                 println!("{name} ... ok");
             }
-            (End::Failed(said), None) => {
+            (End::Failed(text), None) => {
                 counts.skipped += 1;
-                let cause = if is_judged { cause } else { said };
+                let cause = if is_judged { cause } else { text };
                 println!("{name} ... skipped: known to fail: {cause}");
             }
-            (End::Skipped(said), None) => {
+            (End::Skipped(text), None) => {
                 counts.skipped += 1;
-                println!("{name} ... skipped: {said}");
+                println!("{name} ... skipped: {text}");
             }
             (End::Unchosen, None) => {
                 counts.skipped += 1;

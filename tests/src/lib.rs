@@ -1,19 +1,25 @@
-//! The test bed: real containerds from Debian's packages, private to this run, and the cases that
-//! are played on them.
+//! The test bed: real containerds from Debian's packages, private to a run, and the cases that are
+//! played on them.
 //!
-//! * [`bed`]: packages, images, containerd, CNI, traces: everything that is set up and taken down.
-//! * [`client`]: the hands of a case: CRI, `ctr`, terminals, the shim's own ttrpc socket.
-//! * [`cases`]: what must be true, one function per case, the same for every handler.
-//! * [`mod@bench`]: how fast and how small, handlers side by side.
-//! * [`mod@critest`]: the suite that others judge runtimes by, and which of its specs do not pass.
-//! * [`relay`]: cases in nested machines that do not last.
-//! * [`runner`]: picks cases, runs each under a deadline, counts.
+//! * `bed`: packages, images, containerd, CNI, and the search for leaked processes, mounts and files.
+//! * `client`: what cases act by: CRI, `ctr`, terminals, the shim's own ttrpc socket.
+//! * `cases`: what must be true, one function per case, the same for every handler.
+//! * `bench`: how fast and how small Pods are, handlers side by side.
+//! * `critest`: the conformance suite of CRI, and which of its specs are known not to pass.
+//! * `plan`: which cases are played where.
+//! * `relay`: cases in nested VMs that may crash.
+//! * `runner`: plays cases, each under a deadline, and counts.
 #![forbid(unsafe_code)]
 
-pub mod bed;
-pub mod bench;
-pub mod cases;
-pub mod client;
-pub mod critest;
-pub mod relay;
-pub mod runner;
+mod args;
+mod bed;
+mod bench;
+mod cases;
+mod client;
+mod commands;
+mod critest;
+mod plan;
+mod relay;
+mod runner;
+
+pub use self::commands::main;

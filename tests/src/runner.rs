@@ -1,5 +1,5 @@
-//! Plays the chosen cases, one after the other, each under a deadline and followed by a look at
-//! what it left.
+//! Plays the chosen cases, one after the other, each under a deadline and followed by a search for
+//! leaks.
 
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use nix::sys::signal::Signal;
 
-use crate::bed::containerd::{Node, Version};
+use crate::bed::containerd::Node;
 use crate::bed::gomod::{self, GoTools};
 use crate::bed::handler::{self, Handler};
 use crate::bed::image;
@@ -19,103 +19,46 @@ use crate::bed::place::{self, Place};
 use crate::bed::process::{hold_if_stopping, patience};
 use crate::bed::sweep::sweep;
 use crate::bed::traces::Traces;
+use crate::bed::version::Version;
 use crate::bed::vm::{self, VmTools};
 use crate::cases::Case;
 use crate::client::stage::{Skip, Stage};
+use crate::plan::{Plan, full_name};
 
-/// What to play.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    /// On these containerds, and on each under these handlers.
-    pub stages: Vec<(Version, Vec<Handler>)>,
-    /// Only cases whose name holds one of these; all if empty.
-    pub filters: Vec<String>,
-}
-
-impl Plan {
-    /// Every pair of `versions` and `handlers`. An empty list stands for all of them; where no
-    /// handler is named, for those that are played on that containerd.
-    pub fn new(versions: &[Version], handlers: &[Handler], filters: Vec<String>) -> Self {
-        let versions = if versions.is_empty() { &Version::ALL } else { versions };
-        let played = |version| {
-            let here = Handler::PLAYED.into_iter().filter(|(_, on)| on.contains(&version));
-            here.map(|(handler, _)| handler).collect()
-        };
-        let stage = |version: &Version| match handlers {
-            [] => (*version, played(*version)),
-            named => (*version, named.to_vec()),
-        };
-        Self { stages: versions.iter().map(stage).collect(), filters }
-    }
-
-    /// What the handlers with a case to play need.
-    fn supplies(&self) -> Wants {
-        let played = |(version, handlers): &(Version, Vec<Handler>)| {
-            let wanted = |handler: &Handler| {
-                crate::cases::all().any(|case| self.wants(*version, *handler, &case))
-            };
-            handlers.iter().copied().filter(wanted).collect::<Vec<_>>()
-        };
-        Wants::of(&self.stages.iter().flat_map(played).collect::<Vec<_>>())
-    }
-
-    fn wants(&self, version: Version, handler: Handler, case: &Case) -> bool {
-        let name = full_name(version, handler, case);
-        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter))
-    }
-
-    /// The names of all the cases that are wanted.
-    pub fn names(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for (version, handlers) in &self.stages {
-            for handler in handlers {
-                let wanted =
-                    crate::cases::all().filter(|case| self.wants(*version, *handler, case));
-                names.extend(wanted.map(|case| full_name(*version, *handler, &case)));
-            }
-        }
-        names
-    }
-}
-
-fn full_name(version: Version, handler: Handler, case: &Case) -> String {
-    format!("{}/{}/{}", version.label(), handler.name(), case.name)
-}
-
-/// How many cases ended how.
+/// The number of cases by result.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// As they should.
-    pub passed: u32,
-    /// Not as they should.
-    pub failed: u32,
+pub(crate) struct Counts {
+    /// Passed.
+    pub(crate) passed: u32,
+    /// Failed.
+    pub(crate) failed: u32,
     /// Not played, with a reason printed.
-    pub skipped: u32,
+    pub(crate) skipped: u32,
 }
 
 /// What every containerd of a run shares.
 #[derive(Debug)]
-pub struct Supplies {
+pub(crate) struct Supplies {
     packages: Packages,
     newest: Result<GoTools, String>,
     vm: Result<VmTools, String>,
     images: PathBuf,
 }
 
-/// What takes long to get and not every run needs.
+/// What takes long to build and not every run needs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Wants {
-    /// What is built from the newest gVisor.
-    pub newest: bool,
-    /// What virtual machines need.
-    pub vm: bool,
+pub(crate) struct Wants {
+    /// The programs of the newest gVisor.
+    pub(crate) newest: bool,
+    /// The programs and image of VMs.
+    pub(crate) vm: bool,
 }
 
 impl Wants {
-    /// What these handlers run on.
-    pub fn of(handlers: &[Handler]) -> Self {
+    /// What these handlers need.
+    pub(crate) fn of(handlers: &[Handler]) -> Self {
         Self {
-            newest: handlers.iter().any(|handler| handler.wants_newest()),
+            newest: handlers.iter().any(|handler| handler.needs_newest()),
             vm: handlers.iter().any(|handler| handler.is_vm()),
         }
     }
@@ -124,7 +67,7 @@ impl Wants {
 impl Supplies {
     /// Downloads, builds and makes what is not in the cache. What only some handlers need may be
     /// missing: see [`Self::lacks`].
-    pub fn gather(wants: Wants) -> Result<Self> {
+    pub(crate) fn gather(wants: Wants) -> Result<Self> {
         let cache = place::cache();
         let _filling = place::fills(&cache)?;
         let packages = Packages::fetch(&cache)?;
@@ -142,24 +85,24 @@ impl Supplies {
     }
 
     /// The unpacked packages.
-    pub fn packages(&self) -> &Packages {
+    pub(crate) fn packages(&self) -> &Packages {
         &self.packages
     }
 
     /// The same with the images of this archive.
-    pub fn with_images(self, images: PathBuf) -> Self {
+    pub(crate) fn with_images(self, images: PathBuf) -> Self {
         Self { images, ..self }
     }
 
     /// Brings up a containerd at `place`.
-    pub fn up(&self, place: &Place, version: Version) -> Result<Node> {
+    pub(crate) fn up(&self, place: &Place, version: Version) -> Result<Node> {
         let newest = self.newest.as_ref().ok();
         let vm = self.vm.as_ref().ok();
         Node::up(place, version, &self.packages, newest, vm, &self.images)
     }
 
     /// Why `handler` cannot be played here, if it cannot.
-    pub fn lacks(&self, handler: Handler) -> Option<String> {
+    pub(crate) fn lacks(&self, handler: Handler) -> Option<String> {
         if handler.is_bulkhead() && handler::shim().is_none() {
             return Some("containerd-shim-bulkhead-v2 has not been built".to_owned());
         }
@@ -170,69 +113,67 @@ impl Supplies {
                 self.newest.as_ref().err().and_then(|reason| lack("no newest runsc", reason))
             }
             Handler::KataContainers => {
-                self.vm.as_ref().err().and_then(|reason| lack("no virtual machines", reason))
+                self.vm.as_ref().err().and_then(|reason| lack("no VMs", reason))
             }
         }
     }
 }
 
-/// Plays `plan` at `place` and prints each case's end.
-pub fn play(plan: &Plan, place: &Place) -> Result<Counts> {
-    let supplies = Supplies::gather(plan.supplies())?;
+/// Plays `plan` at `place` and prints each result.
+pub(crate) fn play(plan: &Plan, place: &Place) -> Result<Counts> {
+    let supplies = Supplies::gather(Wants::of(&plan.handlers()))?;
     let mut counts = Counts::default();
-    for (version, handlers) in &plan.stages {
-        play_version(plan, place, &supplies, (*version, handlers), &mut counts);
+    for (version, cases) in plan.stages() {
+        play_version(place, &supplies, version, &cases, &mut counts);
     }
     Ok(counts)
 }
 
 fn play_version(
-    plan: &Plan,
     place: &Place,
     supplies: &Supplies,
-    (version, handlers): (Version, &[Handler]),
+    version: Version,
+    cases: &[(Handler, Case)],
     counts: &mut Counts,
 ) {
     let mut node: Option<Arc<Node>> = None;
     let mut broken: Option<String> = None;
-    for handler in handlers {
-        for case in crate::cases::all().filter(|case| plan.wants(version, *handler, case)) {
-            hold_if_stopping();
-            let name = full_name(version, *handler, &case);
-            let begun = Instant::now();
-            let end = match (supplies.lacks(*handler), &broken) {
-                (Some(reason), _) => Err(Skip(reason).into()),
-                (None, Some(why)) => Err(anyhow!("no containerd: {why}")),
-                (None, None) => ready(&mut node, supplies, place, version)
-                    .inspect_err(|e| broken = Some(format!("{e:#}")))
-                    .and_then(|ready| play_case(&ready, *handler, case)),
-            };
-            let end = match end {
-                Err(e) if broken.is_none() && is_flaky_control(*handler, &e) => {
-                    println!("{name}: the control fails, and is played once more: {e:#}");
-                    node = None;
-                    report_left(&sweep(place));
-                    ready(&mut node, supplies, place, version)
-                        .and_then(|ready| play_case(&ready, *handler, case))
-                }
-                end => end,
-            };
-            let lost = end.as_ref().is_err_and(|e| e.is::<Overdue>());
-            record(&name, begun.elapsed(), end, counts);
-            if lost {
+    for (handler, case) in cases {
+        hold_if_stopping();
+        let name = full_name(version, *handler, case);
+        let begun = Instant::now();
+        let end = match (supplies.lacks(*handler), &broken) {
+            (Some(reason), _) => Err(Skip(reason).into()),
+            (None, Some(why)) => Err(anyhow!("no containerd: {why}")),
+            (None, None) => ready(&mut node, supplies, place, version)
+                .inspect_err(|e| broken = Some(format!("{e:#}")))
+                .and_then(|ready| play_case(&ready, *handler, *case)),
+        };
+        let end = match end {
+            Err(e) if broken.is_none() && is_flaky_control(*handler, &e) => {
+                println!("{name}: the control failed and is played again: {e:#}");
                 node = None;
-                report_left(&sweep(place));
+                report_leaks(&sweep(place));
+                ready(&mut node, supplies, place, version)
+                    .and_then(|ready| play_case(&ready, *handler, *case))
             }
+            end => end,
+        };
+        let lost = end.as_ref().is_err_and(|e| e.is::<Overdue>());
+        record(&name, begun.elapsed(), end, counts);
+        if lost {
+            node = None;
+            report_leaks(&sweep(place));
         }
     }
     if let Some(node) = node {
-        take_down(&node, counts);
+        stop_node(&node, counts);
     }
 }
 
-/// Whether it was runc's own shim that failed. It proves that a case can be passed, not that it is
-/// without fault: that of containerd 2.1 was seen to lose an exit, upon which StopPodSandbox waits
-/// for ever. A case that is wrong fails again.
+/// Whether runc's own shim failed. It shows that a case can pass, but is not without faults: that of
+/// containerd 2.1 now and then loses an exit, upon which StopPodSandbox never returns. A wrong case
+/// fails again.
 fn is_flaky_control(handler: Handler, error: &anyhow::Error) -> bool {
     handler == Handler::Runc && !error.is::<Skip>()
 }
@@ -247,17 +188,17 @@ fn ready(
     if let Some(node) = node {
         return Ok(Arc::clone(node));
     }
-    let fresh = supplies.up(place, version).inspect_err(|_| report_left(&sweep(place)))?;
+    let fresh = supplies.up(place, version).inspect_err(|_| report_leaks(&sweep(place)))?;
     Ok(Arc::clone(node.insert(Arc::new(fresh))))
 }
 
-/// A case ran longer than it may; what it started cannot be trusted any more.
+/// A case exceeded its deadline; the state of its containerd is unknown.
 #[derive(Debug)]
 struct Overdue(Duration);
 
 impl std::fmt::Display for Overdue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "no end after {:?}", self.0)
+        write!(f, "still ran after {:?}", self.0)
     }
 }
 
@@ -273,7 +214,7 @@ fn play_case(node: &Arc<Node>, handler: Handler, case: Case) -> Result<()> {
         let end = std::panic::catch_unwind(play).unwrap_or_else(|_| Err(anyhow!("panicked")));
         let _ = sender.send(end);
     });
-    // A processor may be emulated.
+    // Its processor may be emulated.
     let deadline = patience(case.deadline * if handler.is_vm() { 3 } else { 1 });
     let end = match receiver.recv_timeout(deadline) {
         Ok(end) => end,
@@ -282,7 +223,7 @@ fn play_case(node: &Arc<Node>, handler: Handler, case: Case) -> Result<()> {
     let end = match end {
         Err(e) if e.is::<Overdue>() => Err(e),
         Err(e) if e.is::<Skip>() => return Err(e),
-        // What a peer's shim leaves is the peer's affair.
+        // A peer's shim is not checked for leaks.
         end if handler == Handler::GvisorGo => end,
         Ok(()) => Traces::compare(node, &before),
         Err(e) => match Traces::compare(node, &before) {
@@ -325,8 +266,8 @@ fn record(name: &str, took: Duration, end: Result<()>, counts: &mut Counts) {
     }
 }
 
-/// Ends a containerd; that it goes, and that nothing of it stays, is a case of its own.
-fn take_down(node: &Node, counts: &mut Counts) {
+/// Stops a containerd; that it exits and leaks nothing is a case of its own.
+fn stop_node(node: &Node, counts: &mut Counts) {
     let begun = Instant::now();
     let stopped = node.stop(Signal::SIGTERM);
     let left = sweep(node.place());
@@ -335,11 +276,11 @@ fn take_down(node: &Node, counts: &mut Counts) {
         (Err(e), _) => Err(e),
         (Ok(()), false) => Err(anyhow!("could not be removed:\n  {}", left.join("\n  "))),
     };
-    let name = format!("{}/containerd_goes_without_a_trace", node.version.label());
+    let name = format!("{}/containerd_stops_without_leaks", node.version.label());
     record(&name, begun.elapsed(), end, counts);
 }
 
-fn report_left(left: &[String]) {
+fn report_leaks(left: &[String]) {
     for line in left {
         eprintln!("  could not be removed: {line}");
     }

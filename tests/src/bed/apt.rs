@@ -1,5 +1,5 @@
-//! Debian packages without touching the system: the machine's own sources tell where its archive
-//! is, a private apt reads other suites of the same archive, and `dpkg -x` unpacks beside it.
+//! Debian packages without changes to the system: the machine's own sources name its archive, a
+//! private apt reads other suites of the same archive, and `dpkg -x` unpacks into the cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,21 +9,21 @@ use anyhow::{Context, Result, bail};
 
 use super::process::Run;
 
-/// One archive that apt reads: where it is, which suites, and whose signature it trusts.
+/// One archive that apt reads: its address, its suites and the key that must have signed it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Source {
+pub(crate) struct Source {
     /// Base URIs, each ending before `/dists`.
-    pub uris: Vec<String>,
+    pub(crate) uris: Vec<String>,
     /// Suites or code names.
-    pub suites: Vec<String>,
+    pub(crate) suites: Vec<String>,
     /// Components, such as `main`.
-    pub components: Vec<String>,
+    pub(crate) components: Vec<String>,
     /// The value of Signed-By: a path, or an armoured key over several lines.
-    pub signed_by: Option<String>,
+    pub(crate) signed_by: Option<String>,
 }
 
 /// Reads a file of the deb822 form (`*.sources`); disabled and source-only stanzas are left out.
-pub fn parse_deb822(text: &str) -> Vec<Source> {
+pub(crate) fn parse_deb822(text: &str) -> Vec<Source> {
     let live = text.lines().filter(|line| !line.starts_with('#'));
     let text = live.collect::<Vec<_>>().join("\n");
     text.split("\n\n").filter_map(stanza).collect()
@@ -57,7 +57,7 @@ fn stanza(text: &str) -> Option<Source> {
 }
 
 /// Reads a file of the one-line form (`*.list`).
-pub fn parse_list(text: &str) -> Vec<Source> {
+pub(crate) fn parse_list(text: &str) -> Vec<Source> {
     text.lines().filter_map(one_line).collect()
 }
 
@@ -79,7 +79,7 @@ fn one_line(line: &str) -> Option<Source> {
 }
 
 /// Every source that the machine's apt is configured with; `etc` is `/etc/apt`.
-pub fn configured(etc: &Path) -> Result<Vec<Source>> {
+pub(crate) fn configured(etc: &Path) -> Result<Vec<Source>> {
     let mut files = vec![etc.join("sources.list")];
     if let Ok(dir) = fs::read_dir(etc.join("sources.list.d")) {
         files.extend(dir.filter_map(|entry| Some(entry.ok()?.path())));
@@ -103,14 +103,14 @@ pub fn configured(etc: &Path) -> Result<Vec<Source>> {
 
 /// An apt of our own: its sources, lists and cache are under one folder.
 #[derive(Debug)]
-pub struct PrivateApt {
+pub(crate) struct PrivateApt {
     dir: PathBuf,
 }
 
 impl PrivateApt {
     /// Writes the private configuration under `dir` for `suites` of the archive that the machine's
     /// own `codename` comes from, and reads the package lists.
-    pub fn open(dir: &Path, codename: &str, suites: &[&str]) -> Result<Self> {
+    pub(crate) fn open(dir: &Path, codename: &str, suites: &[&str]) -> Result<Self> {
         let sources = configured(Path::new("/etc/apt"))?;
         let ours = |s: &&Source| {
             s.suites.iter().any(|suite| suite == codename)
@@ -128,8 +128,8 @@ impl PrivateApt {
         Ok(apt)
     }
 
-    /// Downloads `package` of `suite` and unpacks it into `into`; gives the version.
-    pub fn unpack(&self, package: &str, suite: &str, into: &Path) -> Result<String> {
+    /// Downloads `package` of `suite` and unpacks it into `into`; returns the version.
+    pub(crate) fn unpack(&self, package: &str, suite: &str, into: &Path) -> Result<String> {
         let load = self.dir.join("load");
         let _ = fs::remove_dir_all(&load);
         let deb = self.download(package, suite, &load)?;
@@ -140,25 +140,24 @@ impl PrivateApt {
         Ok(version.trim().to_owned())
     }
 
-    /// Downloads `package` of `suite` into the empty folder `into`; gives the file.
-    pub fn download(&self, package: &str, suite: &str, into: &Path) -> Result<PathBuf> {
+    /// Downloads `package` of `suite` into the empty folder `into`; returns the file.
+    pub(crate) fn download(&self, package: &str, suite: &str, into: &Path) -> Result<PathBuf> {
         fs::create_dir_all(into)?;
         let wanted = format!("{package}/{suite}");
         let run = self.run("apt-get").args(["download", &wanted]).dir(into);
         run.deadline(Duration::from_secs(300)).ok()?;
         let Some(deb) = fs::read_dir(into)?.find_map(|e| Some(e.ok()?.path())) else {
-            bail!("apt-get download {wanted}: gave no file");
+            bail!("apt-get download {wanted}: wrote no file");
         };
         Ok(deb)
     }
 
-    /// The package that `package` of `suite` depends on first: what a package without files of
-    /// its own stands for.
-    pub fn first_dependency(&self, package: &str, suite: &str) -> Result<String> {
+    /// The first dependency of `package` in `suite`: the package that a metapackage stands for.
+    pub(crate) fn first_dependency(&self, package: &str, suite: &str) -> Result<String> {
         let wanted = format!("{package}/{suite}");
         let text = self.run("apt-cache").args(["show", &wanted]).ok()?;
         first_dependency(&text)
-            .with_context(|| format!("apt-cache show {wanted}: it depends on nothing: {text}"))
+            .with_context(|| format!("apt-cache show {wanted}: no dependency: {text}"))
     }
 
     fn run(&self, program: &str) -> Run {

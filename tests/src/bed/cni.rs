@@ -10,7 +10,7 @@ use super::place::Place;
 use super::process::Run;
 
 /// Writes the CNI configuration for the containerd called `suffix` into `dir`.
-pub fn write(place: &Place, suffix: &str, dir: &Path) -> Result<()> {
+pub(crate) fn write(place: &Place, suffix: &str, dir: &Path) -> Result<()> {
     let subnet = free_subnet(place)?;
     fs::create_dir_all(dir)?;
     let conf = serde_json::json!({
@@ -39,7 +39,7 @@ pub fn write(place: &Place, suffix: &str, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A /24 below 10.64.0.0/10 that is in nobody's routing table.
+/// A /24 below 10.64.0.0/10 that is in no routing table.
 fn free_subnet(place: &Place) -> Result<String> {
     let routes = Run::new("ip").args(["-4", "route", "show", "table", "all"]).ok()?;
     let seed = place.id().bytes().fold(7_u32, |sum, b| sum.wrapping_mul(31).wrapping_add(b.into()));

@@ -2,17 +2,23 @@
 
 use std::path::{Path, PathBuf};
 
-use super::containerd::{Node, Version};
 use super::handler::Entry;
 use super::image;
-use super::packages::Packages;
+use super::version::Version;
 
-/// The text for `node` with the handlers of `entries`.
-pub(super) fn text(node: &Node, packages: &Packages, entries: &[Entry]) -> String {
-    let run = node.run().display().to_string();
-    let mut text = common_config(&run, &node.lib().display().to_string(), node.version);
-    let bins = packages.cni().display().to_string();
-    let plugin = match node.version {
+/// The text for a containerd with its sockets in `run` and its data in `lib`, CNI plugins in
+/// `plugins` and the handlers of `entries`.
+pub(super) fn text(
+    version: Version,
+    run: &Path,
+    lib: &Path,
+    plugins: &Path,
+    entries: &[Entry],
+) -> String {
+    let run = run.display().to_string();
+    let bins = plugins.display().to_string();
+    let mut text = common_config(&run, &lib.display().to_string(), version);
+    let plugin = match version {
         Version::V16 | Version::V17 => {
             text.push_str(&cri_config_1(&run, &bins));
             "io.containerd.grpc.v1.cri"
@@ -39,7 +45,7 @@ pub(super) fn text(node: &Node, packages: &Packages, entries: &[Entry]) -> Strin
     text
 }
 
-/// The empty file system that each of the blockfile snapshotter's begins as.
+/// The empty file system that the blockfile snapshotter copies for each snapshot.
 pub(super) fn scratch(lib: &Path) -> PathBuf {
     lib.join("scratch.ext4")
 }
@@ -64,7 +70,7 @@ fn common_config(run: &str, lib: &str, version: Version) -> String {
     text
 }
 
-/// `restrict_oom_score_adj` lets Pods start where the machine withholds CAP_SYS_RESOURCE.
+/// `restrict_oom_score_adj` lets Pods start on a machine without CAP_SYS_RESOURCE.
 fn cri_config_1(run: &str, bins: &str) -> String {
     format!(
         "[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"{}\"\n\

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 
 use super::gomod::GoTools;
@@ -17,57 +17,19 @@ use super::handler::Paths;
 use super::packages::Packages;
 use super::place::Place;
 use super::process::{self, Run, until, wait};
+use super::version::Version;
 use super::vm::VmTools;
 use super::{cni, config, handler, image};
 use crate::client::cri::Cri;
 
-/// A line of containerd releases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    /// 1.6, from Debian 12.
-    V16,
-    /// 1.7, from Debian 13.
-    V17,
-    /// 2.1, from Debian unstable.
-    V21,
-}
-
-impl Version {
-    /// Every version, oldest first.
-    pub const ALL: [Self; 3] = [Self::V16, Self::V17, Self::V21];
-
-    /// As in a case's name: `1.7`.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::V16 => "1.6",
-            Self::V17 => "1.7",
-            Self::V21 => "2.1",
-        }
-    }
-
-    /// As in a path or an interface's name: `17`.
-    pub fn short(self) -> &'static str {
-        match self {
-            Self::V16 => "16",
-            Self::V17 => "17",
-            Self::V21 => "21",
-        }
-    }
-
-    /// The version with this label.
-    pub fn named(label: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|version| version.label() == label)
-    }
-}
-
 /// The namespace in which cases use `ctr run`; CRI's own is `k8s.io`.
-pub const NAMESPACE: &str = "bed";
+pub(crate) const NAMESPACE: &str = "bed";
 
 /// A containerd that is up, or can be brought up again.
 #[derive(Debug)]
-pub struct Node {
+pub(crate) struct Node {
     /// Which line of releases.
-    pub version: Version,
+    pub(crate) version: Version,
     place: Place,
     bin: PathBuf,
     busybox: PathBuf,
@@ -80,7 +42,7 @@ pub struct Node {
 
 impl Node {
     /// Writes the configuration below `place`, starts containerd and imports the images.
-    pub fn up(
+    pub(crate) fn up(
         place: &Place,
         version: Version,
         packages: &Packages,
@@ -117,7 +79,10 @@ impl Node {
             handler::Handler::ALL.iter().filter_map(|h| Some((*h, paths.runtime(*h)?))).collect();
         let entries = paths.write()?;
         cni::write(place, version.short(), &node.cni())?;
-        fs::write(node.run().join("config.toml"), config::text(&node, packages, &entries))?;
+        fs::write(
+            node.run().join("config.toml"),
+            config::text(version, &node.run(), &node.lib(), &packages.cni(), &entries),
+        )?;
         let scratch = config::scratch(&node.lib());
         Run::new("mkfs.ext4").args(["-q", "-F"]).arg(&scratch).arg("64M").ok()?;
         node.start()?;
@@ -129,110 +94,110 @@ impl Node {
     }
 
     /// Sockets, bundles and configuration of this containerd.
-    pub fn run(&self) -> PathBuf {
+    pub(crate) fn run(&self) -> PathBuf {
         self.place.run().join(self.version.short())
     }
 
     /// Content, snapshots and logs of this containerd.
-    pub fn lib(&self) -> PathBuf {
+    pub(crate) fn lib(&self) -> PathBuf {
         self.place.lib().join(self.version.short())
     }
 
-    /// The bed this containerd stands in.
-    pub fn place(&self) -> &Place {
+    /// The bed of this containerd.
+    pub(crate) fn place(&self) -> &Place {
         &self.place
     }
 
     /// The gRPC socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.run().join("c.sock")
     }
 
     /// The ttrpc socket, for events.
-    pub fn ttrpc_socket(&self) -> PathBuf {
+    pub(crate) fn ttrpc_socket(&self) -> PathBuf {
         self.run().join("c.sock.ttrpc")
     }
 
-    /// The folder that says, host by host, where images are pulled from.
-    pub fn hosts(&self) -> PathBuf {
+    /// The folder with a `hosts.toml` for each registry, which directs pulls.
+    pub(crate) fn hosts(&self) -> PathBuf {
         self.run().join("certs.d")
     }
 
-    /// Where plugins of NRI connect; containerd 1.6 has none.
-    pub fn nri_socket(&self) -> PathBuf {
+    /// Where NRI plugins connect; containerd 1.6 has no NRI.
+    pub(crate) fn nri_socket(&self) -> PathBuf {
         self.run().join("nri.sock")
     }
 
     /// The folder of bundles of `namespace`.
-    pub fn bundles(&self, namespace: &str) -> PathBuf {
+    pub(crate) fn bundles(&self, namespace: &str) -> PathBuf {
         self.run().join("state/io.containerd.runtime.v2.task").join(namespace)
     }
 
     /// The CNI folder: `net.d` and the address store.
-    pub fn cni(&self) -> PathBuf {
+    pub(crate) fn cni(&self) -> PathBuf {
         self.run().join("cni")
     }
 
     /// Bulkhead's handler files.
-    pub fn handlers(&self) -> PathBuf {
+    pub(crate) fn handlers(&self) -> PathBuf {
         self.run().join("handlers")
     }
 
     /// runsc's state.
-    pub fn runsc_root(&self) -> PathBuf {
+    pub(crate) fn runsc_root(&self) -> PathBuf {
         self.place.run().join(format!("r{}", self.version.short()))
     }
 
-    /// The virtual machines' folders.
-    pub fn vm_root(&self) -> PathBuf {
+    /// The folders of the VMs.
+    pub(crate) fn vm_root(&self) -> PathBuf {
         self.place.run().join(format!("v{}", self.version.short()))
     }
 
-    /// The low-level runtime or machine monitor of `handler`, `None` where it cannot run here.
-    pub fn runtime(&self, handler: handler::Handler) -> Option<&Path> {
+    /// The low-level runtime or VMM of `handler`, `None` where it cannot run here.
+    pub(crate) fn runtime(&self, handler: handler::Handler) -> Option<&Path> {
         let found = self.runtimes.iter().find(|(name, _)| *name == handler);
         found.map(|(_, path)| path.as_path())
     }
 
-    /// The directory of what virtual machines boot, `None` where they cannot run here.
-    pub fn guest(&self) -> Option<&Path> {
+    /// The directory of the image that VMs boot, `None` where they cannot run here.
+    pub(crate) fn guest(&self) -> Option<&Path> {
         self.guest.as_deref()
     }
 
     /// The containerd program itself.
-    pub fn program(&self) -> PathBuf {
+    pub(crate) fn program(&self) -> PathBuf {
         self.bin.join("containerd")
     }
 
     /// A static busybox, for roots made by hand.
-    pub fn busybox(&self) -> &Path {
+    pub(crate) fn busybox(&self) -> &Path {
         &self.busybox
     }
 
     /// The program of a registry.
-    pub fn registry(&self) -> &Path {
+    pub(crate) fn registry(&self) -> &Path {
         &self.registry
     }
 
     /// Where containerd looks for a `hosts.toml` of each registry.
-    pub fn certs(&self) -> PathBuf {
+    pub(crate) fn certs(&self) -> PathBuf {
         self.run().join("certs.d")
     }
 
     /// containerd's log.
-    pub fn log(&self) -> PathBuf {
+    pub(crate) fn log(&self) -> PathBuf {
         self.lib().join("containerd.log")
     }
 
     /// A `ctr` of the daemon's own version, in `namespace`.
-    pub fn ctr(&self, namespace: &str) -> Run {
+    pub(crate) fn ctr(&self, namespace: &str) -> Run {
         let run = Run::new(self.bin.join("ctr")).clean_env().env("PATH", self.path());
         run.arg("--address").arg(self.socket()).args(["--namespace", namespace])
     }
 
     /// Starts the daemon and waits until CRI answers.
-    pub fn start(&self) -> Result<()> {
-        let mut daemon = self.lock();
+    pub(crate) fn start(&self) -> Result<()> {
+        let mut daemon = self.daemon.lock();
         if daemon.is_some() {
             bail!("containerd {} already runs", self.version.label());
         }
@@ -241,7 +206,7 @@ impl Node {
         let mut child = run.env("PATH", self.path()).daemon(&self.log())?;
         let ready = until("containerd ready", Duration::from_secs(60), || {
             if let Some(status) = child.try_wait()? {
-                bail!("containerd ended: {status}: {}", self.log_tail(0));
+                bail!("containerd exited: {status}: {}", self.log_tail(0));
             }
             Ok(self.answers().then_some(()))
         });
@@ -249,66 +214,61 @@ impl Node {
         ready
     }
 
-    /// Ends the daemon with `signal` and waits for it; shims and containers stay.
-    pub fn stop(&self, signal: Signal) -> Result<()> {
-        let Some(mut child) = self.lock().take() else { return Ok(()) };
+    /// Stops the daemon with `signal` and waits for its exit; shims and containers stay.
+    pub(crate) fn stop(&self, signal: Signal) -> Result<()> {
+        let Some(mut child) = self.daemon.lock().take() else { return Ok(()) };
         let pid = Pid::from_raw(i32::try_from(child.id())?);
         kill(pid, signal).context("signal containerd")?;
         if wait(&mut child, Duration::from_secs(30))?.is_none() {
             process::kill_group(&mut child);
-            bail!("containerd {} still ran 30 s after {signal}", self.version.label());
+            bail!("containerd {} still runs 30 s after {signal}", self.version.label());
         }
         Ok(())
     }
 
     /// Notes that there may be a shim for the Pod or container `id`. Its socket, by the convention
     /// of all shims, is named by a hash of the daemon's address, the namespace and the id.
-    pub fn expect_shim(&self, namespace: &str, id: &str) {
+    pub(crate) fn expect_shim(&self, namespace: &str, id: &str) {
         let socket = self.shim_socket(namespace, id);
-        let mut sockets = self.shim_sockets.lock().unwrap_or_else(PoisonError::into_inner);
-        sockets.insert(socket);
+        self.shim_sockets.lock().insert(socket);
     }
 
     /// Where the shim for `id` listens.
-    pub fn shim_socket(&self, namespace: &str, id: &str) -> String {
+    pub(crate) fn shim_socket(&self, namespace: &str, id: &str) -> String {
         let key = format!("{}/{namespace}/{id}", self.socket().display());
         format!("/run/containerd/s/{}", image::hex(&Sha256::digest(key)))
     }
 
     /// The sockets of every shim that was expected so far.
-    pub fn shim_sockets(&self) -> BTreeSet<String> {
-        self.shim_sockets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn shim_sockets(&self) -> BTreeSet<String> {
+        self.shim_sockets.lock().clone()
     }
 
     /// Where containerd's log ends now, to cut an excerpt from later.
-    pub fn log_len(&self) -> u64 {
+    pub(crate) fn log_len(&self) -> u64 {
         fs::metadata(self.log()).map_or(0, |m| m.len())
     }
 
     /// What the log got after `offset`.
-    pub fn log_since(&self, offset: u64) -> String {
+    pub(crate) fn log_since(&self, offset: u64) -> String {
         let bytes = fs::read(self.log()).unwrap_or_default();
         let from = usize::try_from(offset).unwrap_or(0).min(bytes.len());
         String::from_utf8_lossy(&bytes[from..]).into_owned()
     }
 
-    /// The last telling lines that the log got after `offset`.
-    pub fn log_tail(&self, offset: u64) -> String {
+    /// The last lines, but those of debug level, that the log got after `offset`.
+    pub(crate) fn log_tail(&self, offset: u64) -> String {
         let text = self.log_since(offset);
-        let telling =
+        let relevant =
             |line: &&str| !line.contains("level=debug") && !line.contains("loading plugin");
         let lines: Vec<String> =
-            text.lines().filter(telling).map(|line| line.chars().take(400).collect()).collect();
+            text.lines().filter(relevant).map(|line| line.chars().take(400).collect()).collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
-    /// CRI answers well after the socket is there.
+    /// CRI answers some time after the socket exists.
     fn answers(&self) -> bool {
         self.socket().exists() && Cri::new(&self.socket()).is_ok_and(|cri| cri.pods().is_ok())
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
-        self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn link_programs(&self, packages: &Packages, newest: Option<&GoTools>) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Tools that only Go modules hold: built from a pinned version into the cache when Go is there.
+//! Tools that are distributed only as Go modules: built into the cache from a pinned version where Go is installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,15 +14,15 @@ const TOOLS: &str = include_str!("../../go/tools.go");
 
 /// What was built.
 #[derive(Debug, Clone)]
-pub struct GoTools {
+pub(crate) struct GoTools {
     /// The newest runsc.
-    pub runsc: PathBuf,
+    pub(crate) runsc: PathBuf,
     /// gVisor's own shim, for comparison.
-    pub gvisor_shim: PathBuf,
+    pub(crate) gvisor_shim: PathBuf,
 }
 
-/// Builds the tools under `cache`, or tells in the error why this machine cannot.
-pub fn build(cache: &Path) -> Result<GoTools> {
+/// Builds the tools under `cache`, or returns why this machine cannot.
+pub(crate) fn build(cache: &Path) -> Result<GoTools> {
     let version = pinned("gvisor.dev/gvisor")?;
     let dir = cache.join("go").join(version);
     let shim = if may_lower_oom_score() {
@@ -58,9 +58,8 @@ pub fn build(cache: &Path) -> Result<GoTools> {
     Ok(tools)
 }
 
-/// Whether this machine lets a process make itself less likely to be killed than its parent: some
-/// containers withhold CAP_SYS_RESOURCE.
-pub fn may_lower_oom_score() -> bool {
+/// Whether a process may lower its OOM score: without CAP_SYS_RESOURCE it may not.
+pub(crate) fn may_lower_oom_score() -> bool {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let caps = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -74,7 +73,7 @@ fn write_module(dir: &Path, more: &str) -> Result<()> {
     write_files(dir, &[("go.mod", &go_mod), ("go.sum", GO_SUM), ("tools.go", TOOLS)])
 }
 
-/// Writes a module's files into the folder `dir`, which is made.
+/// Writes a module's files into the folder `dir`, which it creates.
 pub(crate) fn write_files(dir: &Path, files: &[(&str, &str)]) -> Result<()> {
     fs::create_dir_all(dir)?;
     for (name, text) in files {
@@ -83,8 +82,8 @@ pub(crate) fn write_files(dir: &Path, files: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// gVisor's own shim does not start where it may not take the score -999. Gives a folder below
-/// `dir` where it is built to take 0, and is the same in everything else.
+/// gVisor's own shim does not start where it may not take the score -999. Returns a folder below
+/// `dir` with its source changed to take 0.
 fn keep_oom_score(dir: &Path) -> Result<PathBuf> {
     let find = Run::new("go").args(["list", "-m", "-f", "{{.Dir}}", "gvisor.dev/gvisor"]);
     let module = find.dir(dir).ok()?;
@@ -92,7 +91,7 @@ fn keep_oom_score(dir: &Path) -> Result<PathBuf> {
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
     let copy = folder.join("gvisor");
-    // What Go has downloaded is read-only.
+    // Go makes downloaded files read-only.
     let cp = Run::new("cp").args(["-r", "--no-preserve=mode", module.trim()]).arg(&copy);
     cp.ok()?;
     let source = copy.join("pkg/shim/v1/manager.go");
@@ -105,7 +104,7 @@ fn keep_oom_score(dir: &Path) -> Result<PathBuf> {
 }
 
 /// The version that `go.mod` pins `module` to.
-pub fn pinned(module: &str) -> Result<&'static str> {
+pub(crate) fn pinned(module: &str) -> Result<&'static str> {
     version_in(GO_MOD, module)
 }
 
@@ -123,7 +122,7 @@ pub(crate) fn check_go(what: &str) -> Result<()> {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let have = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     if have < (1, 26) {
-        bail!("Go is {version}, and {what} wants 1.26 or later");
+        bail!("Go is {version}, and {what} needs 1.26 or later");
     }
     Ok(())
 }

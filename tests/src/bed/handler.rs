@@ -1,19 +1,19 @@
-//! The handlers a case can be played on, and how each is told to containerd.
+//! The handlers that cases are played on, and how each is registered with containerd.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::containerd::Version;
+use super::fault::{FAILING_TEXT, Fault};
 use super::packages::Packages;
 use super::place;
-use super::vm::{Monitor, VmTools};
+use super::vm::{VmTools, Vmm};
 
 /// A RuntimeClass handler under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handler {
-    /// runc through containerd's own shim: the control that proves a case.
+pub(crate) enum Handler {
+    /// runc through containerd's own shim: the control of every case.
     Runc,
     /// Bulkhead on Debian's runsc.
     Gvisor,
@@ -21,26 +21,17 @@ pub enum Handler {
     GvisorNew,
     /// The newest runsc through gVisor's own shim: a peer, for comparison.
     GvisorGo,
-    /// Bulkhead with a virtual machine for each Pod.
+    /// Bulkhead with a VM for each Pod.
     KataContainers,
 }
 
 impl Handler {
     /// Every handler that is known.
-    pub const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 5] =
         [Self::Runc, Self::Gvisor, Self::GvisorNew, Self::GvisorGo, Self::KataContainers];
 
-    /// Those that the cases are played on unless others are asked for, in that order, and the
-    /// containerds they are played on: an emulated machine takes its time.
-    pub const PLAYED: [(Self, &[Version]); 4] = [
-        (Self::Runc, &Version::ALL),
-        (Self::Gvisor, &Version::ALL),
-        (Self::GvisorNew, &Version::ALL),
-        (Self::KataContainers, &[Version::V17, Version::V21]),
-    ];
-
     /// The name that containerd and RuntimeClasses know.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Runc => "runc",
             Self::Gvisor => "gvisor",
@@ -51,28 +42,28 @@ impl Handler {
     }
 
     /// The handler of this name.
-    pub fn named(name: &str) -> Option<Self> {
+    pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|handler| handler.name() == name)
     }
 
     /// Whether Bulkhead's shim serves it.
-    pub fn is_bulkhead(self) -> bool {
+    pub(crate) fn is_bulkhead(self) -> bool {
         match self {
             Self::Runc | Self::GvisorGo => false,
             Self::Gvisor | Self::GvisorNew | Self::KataContainers => true,
         }
     }
 
-    /// Whether each of its Pods has a kernel of its own in a virtual machine.
-    pub fn is_vm(self) -> bool {
+    /// Whether each of its Pods runs in a VM.
+    pub(crate) fn is_vm(self) -> bool {
         match self {
             Self::Runc | Self::Gvisor | Self::GvisorNew | Self::GvisorGo => false,
             Self::KataContainers => true,
         }
     }
 
-    /// Whether it runs on what is built from the newest gVisor.
-    pub fn wants_newest(self) -> bool {
+    /// Whether it needs the newest gVisor.
+    pub(crate) fn needs_newest(self) -> bool {
         match self {
             Self::Runc | Self::Gvisor | Self::KataContainers => false,
             Self::GvisorNew | Self::GvisorGo => true,
@@ -80,7 +71,7 @@ impl Handler {
     }
 
     /// The runtime type, as in containerd's configuration and `ctr run --runtime`.
-    pub fn runtime_type(self) -> &'static str {
+    pub(crate) fn runtime_type(self) -> &'static str {
         match self {
             Self::Runc => "io.containerd.runc.v2",
             Self::Gvisor | Self::GvisorNew | Self::KataContainers => "io.containerd.bulkhead.v2",
@@ -89,96 +80,61 @@ impl Handler {
     }
 }
 
-/// How a handler of the same kind may be broken on purpose, each registered as `NAME-FAULT`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The low-level runtime does not exist.
-    Missing,
-    /// The low-level runtime says why and exits with 1.
-    Failing,
-    /// The low-level runtime never ends.
-    Hanging,
-    /// The handler's file does not exist.
-    NoFile,
-    /// The handler's file has a key that nobody knows.
-    UnknownKey,
-}
-
-impl Fault {
-    /// Every fault.
-    pub const ALL: [Self; 5] =
-        [Self::Missing, Self::Failing, Self::Hanging, Self::NoFile, Self::UnknownKey];
-
-    /// The suffix of the handler's name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Missing => "missing",
-            Self::Failing => "failing",
-            Self::Hanging => "hanging",
-            Self::NoFile => "nofile",
-            Self::UnknownKey => "unknownkey",
-        }
-    }
-}
-
-/// The suffix of a handler's second registration, under runc's type: containerd 2 asks no other
-/// for what it can do, so that it offers no other recursive read-only mounts.
-pub const AS_RUNC: &str = "-as-runc";
-
-/// What the failing runtime says.
-pub const FAILING_TEXT: &str = "the wall has fallen over";
+/// The suffix of a handler's second registration, under runc's type: containerd 2 reads the
+/// features of that type alone, and offers recursive read-only mounts only by them.
+pub(crate) const AS_RUNC: &str = "-as-runc";
 
 /// One `runtimes.NAME` table of containerd's configuration.
 #[derive(Debug, Clone)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// The handler's name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its `runtime_type`.
-    pub runtime_type: &'static str,
+    pub(crate) runtime_type: &'static str,
     /// Its `runtime_path`, where the type is not the shim's own.
-    pub runtime_path: Option<PathBuf>,
-    /// Whether a privileged Pod gets the devices that it names, not all of the host.
-    pub own_devices: bool,
+    pub(crate) runtime_path: Option<PathBuf>,
+    /// Whether a privileged Pod gets only the devices that it names, not all of the host.
+    pub(crate) own_devices: bool,
     /// Keys of its `options` table; every value is a string.
-    pub options: Vec<(&'static str, String)>,
+    pub(crate) options: Vec<(&'static str, String)>,
 }
 
-/// Where one containerd's handlers find their things.
+/// The paths of one containerd's handlers.
 #[derive(Debug)]
-pub struct Paths<'a> {
+pub(crate) struct Paths<'a> {
     /// The unpacked packages.
-    pub packages: &'a Packages,
-    /// The newest runsc, when it could be built.
-    pub newest: Option<PathBuf>,
-    /// What virtual machines need, when it could be had.
-    pub vm: Option<&'a VmTools>,
+    pub(crate) packages: &'a Packages,
+    /// The newest runsc, if it could be built.
+    pub(crate) newest: Option<PathBuf>,
+    /// The programs and image of VMs, if this machine has them.
+    pub(crate) vm: Option<&'a VmTools>,
     /// Where handler files and the broken runtimes are written.
-    pub dir: PathBuf,
-    /// runsc's state; short, for its sockets' sake.
-    pub runsc_root: PathBuf,
+    pub(crate) dir: PathBuf,
+    /// runsc's state; a short path, as it holds sockets.
+    pub(crate) runsc_root: PathBuf,
     /// runsc's debug logs.
-    pub runsc_logs: PathBuf,
-    /// The machines' folders; short, for their sockets' sake.
-    pub vm_root: PathBuf,
+    pub(crate) runsc_logs: PathBuf,
+    /// The VMs' folders; a short path, as they hold sockets.
+    pub(crate) vm_root: PathBuf,
 }
 
 impl Paths<'_> {
-    /// The low-level runtime or machine monitor of `handler`; `None` where this machine has none.
-    pub fn runtime(&self, handler: Handler) -> Option<PathBuf> {
+    /// The low-level runtime or VMM of `handler`; `None` where this machine has none.
+    pub(crate) fn runtime(&self, handler: Handler) -> Option<PathBuf> {
         match handler {
             Handler::Runc => Some(self.packages.runc()),
             Handler::Gvisor => Some(self.packages.runsc()),
             Handler::GvisorNew | Handler::GvisorGo => self.newest.clone(),
-            Handler::KataContainers => Some(self.vm?.monitor.program().to_owned()),
+            Handler::KataContainers => Some(self.vm?.vmm.program().to_owned()),
         }
     }
 
-    /// Writes every handler's file and gives the tables, the broken ones included.
-    pub fn write(&self) -> Result<Vec<Entry>> {
+    /// Writes every handler's file and returns the tables, the broken ones included.
+    pub(crate) fn write(&self) -> Result<Vec<Entry>> {
         fs::create_dir_all(&self.dir)?;
         fs::create_dir_all(&self.runsc_logs)?;
         let failing = self.script("failing", &format!("echo '{FAILING_TEXT}' >&2\nexit 1"))?;
-        // containerd 2 asks a runc for its features before it serves anything.
+        // containerd 2 runs `features` of every runc when it starts.
         let hang = "for word; do [ \"$word\" = features ] && exit 1; done\nexec sleep 3600";
         let hanging = self.script("hanging", hang)?;
         let missing = self.dir.join("no-such-runtime");
@@ -203,8 +159,8 @@ impl Paths<'_> {
         Ok(entries)
     }
 
-    /// The file of a handler of Bulkhead's, `NAME` with its fault's suffix.
-    pub fn file(&self, name: &str) -> PathBuf {
+    /// The file of a Bulkhead handler; `name` has the suffix of its fault.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.toml"))
     }
 
@@ -224,11 +180,16 @@ impl Paths<'_> {
             Handler::KataContainers => with_file(self.vm_toml(runtime)?, handler.runtime_type())?,
             Handler::GvisorGo => with_file(self.peer_toml(runtime), handler.runtime_type())?,
         };
-        let (runtime_type, own_devices) = (handler.runtime_type(), handler.is_vm());
-        Ok(Entry { name, runtime_type, runtime_path: None, own_devices, options })
+        Ok(Entry {
+            name,
+            runtime_type: handler.runtime_type(),
+            runtime_path: None,
+            own_devices: handler.is_vm(),
+            options,
+        })
     }
 
-    /// The second registration of a handler of Bulkhead's, with the file of its first.
+    /// The second registration of a Bulkhead handler, with the file of the first.
     fn as_runc(&self, handler: Handler, entry: &Entry) -> Option<Entry> {
         let shim = shim().filter(|_| handler.is_bulkhead())?;
         Some(Entry {
@@ -249,7 +210,7 @@ impl Paths<'_> {
             Fault::NoFile => fs::remove_file(&file)?,
             Fault::UnknownKey => {
                 let text = fs::read_to_string(&file)?;
-                fs::write(&file, format!("{text}walls = \"four\"\n"))?;
+                fs::write(&file, format!("{text}no_such_key = \"x\"\n"))?;
             }
             Fault::Hanging => {
                 let text = fs::read_to_string(&file)?;
@@ -264,10 +225,10 @@ impl Paths<'_> {
         Ok(())
     }
 
-    /// A handler's file, as an admin would write it. This and the next one know the keys.
+    /// A handler's file, as an admin would write it.
     fn gvisor_toml(&self, handler: Handler, runsc: &Path) -> String {
-        // Debian's runsc runs no program as another user.
-        let flags = match handler.wants_newest() {
+        // Debian's runsc honours no set-user-ID bit.
+        let flags = match handler.needs_newest() {
             true => "flags = { allow-suid = \"true\" }\n",
             false => "",
         };
@@ -283,19 +244,19 @@ impl Paths<'_> {
 
     fn vm_toml(&self, program: &Path) -> Result<String> {
         let tools = self.vm.context("a VM handler without its tools")?;
-        let monitor = match &tools.monitor {
-            Monitor::Qemu { vsock_device, .. } => format!(
+        let vmm = match &tools.vmm {
+            Vmm::Qemu { vsock_device, .. } => format!(
                 "hypervisor = \"qemu\"\nallow_emulation = true\nqemu = \"{}\"\nvsock_device = \"{}\"\n",
                 program.display(),
                 vsock_device.display(),
             ),
-            Monitor::CloudHypervisor { .. } => format!(
+            Vmm::CloudHypervisor { .. } => format!(
                 "hypervisor = \"cloud-hypervisor\"\ncloud_hypervisor = \"{}\"\n",
                 program.display()
             ),
         };
         Ok(format!(
-            "backend = \"vm\"\n\n[vm]\n{monitor}virtiofsd = \"{}\"\nguest = \"{}\"\nroot = \"{}\"\n\
+            "backend = \"vm\"\n\n[vm]\n{vmm}virtiofsd = \"{}\"\nguest = \"{}\"\nroot = \"{}\"\n\
              memory_mib = 512\nmemory_floor_mib = 256\nconsole = true\n",
             tools.virtiofsd.display(),
             tools.guest.display(),
@@ -322,6 +283,6 @@ impl Paths<'_> {
 }
 
 /// Bulkhead's shim, if it has been built.
-pub fn shim() -> Option<PathBuf> {
+pub(crate) fn shim() -> Option<PathBuf> {
     place::built("containerd-shim-bulkhead-v2")
 }

@@ -14,18 +14,18 @@ use tar::{Builder, EntryType, Header};
 use super::process::Run;
 
 /// The image that the cases run.
-pub const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
+pub(crate) const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 
 /// The image whose config names user 1000 and supplementary group 50000.
-pub const USER: &str = "bulkhead.test/user:1";
+pub(crate) const USER: &str = "bulkhead.test/user:1";
 
 /// The sandbox image that the bed's containerds are configured with.
-pub const PAUSE: &str = "registry.k8s.io/pause:3.10";
+pub(crate) const PAUSE: &str = "registry.k8s.io/pause:3.10";
 
-/// Makes the archive of every image under `cache` unless it is there; gives its path.
-pub fn archive(cache: &Path, busybox: &Path) -> Result<PathBuf> {
+/// Writes the archive of every image under `cache` unless it is there; returns its path.
+pub(crate) fn archive(cache: &Path, busybox: &Path) -> Result<PathBuf> {
     let program = fs::read(busybox).with_context(|| format!("read {}", busybox.display()))?;
-    // The recipe's own version is in the name: an archive of an older recipe is not taken.
+    // The name has the recipe's version, so that an archive of an older recipe is not used.
     let name = format!("images-3-{}.tar", &hex(&Sha256::digest(&program))[..12]);
     let path = cache.join(name);
     if !path.exists() {
@@ -90,7 +90,7 @@ fn pause_filesystem(busybox: &[u8]) -> Result<Vec<u8>> {
 pub(crate) struct Layer(Builder<Vec<u8>>);
 
 impl Layer {
-    /// An empty one.
+    /// An empty tar.
     pub(crate) fn new() -> Self {
         Self(Builder::new(Vec::new()))
     }
@@ -146,7 +146,7 @@ pub(crate) struct Blob {
     diff_id: String,
 }
 
-/// An OCI archive in the making.
+/// An OCI archive that is being written.
 pub(crate) struct Archive {
     tar: Layer,
     manifests: Vec<Value>,
@@ -177,7 +177,7 @@ impl Archive {
         Ok(Blob { descriptor, diff_id: format!("sha256:{}", hex(&Sha256::digest(tar))) })
     }
 
-    /// Adds an image of these layers under these names; gives its manifest's digest.
+    /// Adds an image of these layers under these names; returns its manifest's digest.
     pub(crate) fn image(
         &mut self,
         names: &[&str],
@@ -225,7 +225,7 @@ impl Archive {
     }
 }
 
-/// When every image was made, it says.
+/// The creation time in every image.
 const CREATED: &str = "2020-01-01T00:00:00Z";
 
 /// This machine, as images name it.
@@ -238,7 +238,7 @@ pub(crate) fn architecture() -> &'static str {
 }
 
 /// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 

@@ -1,5 +1,5 @@
-//! Debian's kernel for virtual machines, as a package file: downloaded once, then kept, so that a
-//! run does not depend on what the archive holds that day.
+//! Debian's kernel for VMs, as a package file: downloaded once, then kept, so that a run does not
+//! depend on the archive's current contents.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use anyhow::{Context, Result};
 use super::apt::PrivateApt;
 use super::packages::{Release, SUITES};
 
-/// The package that depends on the newest of them.
+/// The metapackage that depends on the newest kernel.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// The file of the kernel's package, of the machine's own release.
-pub fn deb(cache: &Path) -> Result<PathBuf> {
+pub(crate) fn deb(cache: &Path) -> Result<PathBuf> {
     let dir = cache.join("kernel").join(META_PACKAGE);
     if let Some(kept) = only_file(&dir) {
         return Ok(kept);

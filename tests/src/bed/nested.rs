@@ -1,6 +1,6 @@
-//! A machine in the machine, for what this one's kernel or processor does not give: QEMU emulates
-//! a processor with AMD's virtualisation, Debian's kernel on it gives `/dev/kvm`, and pure cgroup
-//! v2. Its root is this machine's, read-only under a writable layer, so every program is there.
+//! A VM with KVM and cgroup v2, on a host that lacks them: QEMU emulates a processor with AMD's
+//! virtualisation, and Debian's kernel on it has `/dev/kvm` and cgroup v2 alone. Its root is the
+//! host's, read-only under a writable layer, so that every program is there.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,44 +19,50 @@ use super::{kernel, vm};
 const INIT: &str = include_str!("../../nested/init.sh");
 const SESSION: &str = include_str!("../../nested/session.sh");
 
-/// What the initramfs loads, each with what it depends on.
+/// The modules that the initramfs loads, each with its dependencies.
 const MODULES: [&str; 4] = ["virtio_pci", "virtiofs", "overlay", "virtio_rng"];
 
-/// What to run in it, and how.
+/// What to run in the VM, and how.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The program and its arguments.
-    pub command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
     /// Variables of its environment.
-    pub environment: Vec<(&'static str, OsString)>,
+    pub(crate) environment: Vec<(&'static str, OsString)>,
     /// How many processors it has.
-    pub processors: u32,
+    pub(crate) processors: u32,
     /// Memory in MiB.
-    pub memory_mib: u32,
-    /// How long the whole may take.
-    pub deadline: Duration,
+    pub(crate) memory_mib: u32,
+    /// How long the VM may run.
+    pub(crate) deadline: Duration,
 }
 
-/// How a machine ended.
+/// The outcome of a VM.
 #[derive(Debug)]
-pub struct Ended {
-    /// The command's exit code; none where the machine died before.
-    pub code: Option<u8>,
-    /// Its console's lines.
-    pub printed: Vec<String>,
+pub(crate) struct Outcome {
+    /// The command's exit code; `None` where the VM crashed before.
+    pub(crate) code: Option<u8>,
+    /// The lines of its console.
+    pub(crate) printed: Vec<String>,
 }
 
-/// Runs `plan` in a nested machine whose files are below `place`; what it prints is printed.
-pub fn run(place: &Place, packages: &Packages, cache: &Path, plan: &Plan) -> Result<Ended> {
-    ensure!(cfg!(target_arch = "x86_64"), "the nested machine is an x86-64 one");
+/// Runs `plan` in a nested VM whose files are below `place`, and prints its console.
+pub(crate) fn run(
+    place: &Place,
+    packages: &Packages,
+    cache: &Path,
+    plan: &Plan,
+) -> Result<Outcome> {
+    ensure!(cfg!(target_arch = "x86_64"), "the nested VM is an x86-64 one");
     let filling = place::fills(cache)?;
     let kernel = Kernel::unpacked(cache)?;
     let emulator = packages.emulator(cache)?;
     drop(filling);
-    let (sockets, out) = (place.run().join("nested"), place.lib().join("nested"));
+    let sockets = place.run().join("nested");
+    let out = place.lib().join("nested");
     for dir in [&sockets, &out] {
         if dir.exists() {
-            // An earlier machine's, whose code is not this one's.
+            // An earlier VM's, with its exit code.
             fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         }
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -73,16 +79,16 @@ pub fn run(place: &Place, packages: &Packages, cache: &Path, plan: &Plan) -> Res
             &place.lib().join(format!("{tag}.log")),
         )?);
     }
-    let ended = boot(emulator, &kernel, &initramfs, &sockets, plan);
+    let printed = boot(emulator, &kernel, &initramfs, &sockets, plan);
     for server in &mut servers {
         kill_group(server);
     }
-    let printed = ended?;
+    let printed = printed?;
     let code = match fs::read_to_string(out.join("code")) {
         Ok(code) => Some(code.trim().parse()?),
         Err(_) => None,
     };
-    Ok(Ended { code, printed })
+    Ok(Outcome { code, printed })
 }
 
 /// An unpacked kernel package.
@@ -93,7 +99,7 @@ struct Kernel {
 }
 
 impl Kernel {
-    /// Unpacks the package under `cache` unless it is.
+    /// Unpacks the package under `cache` unless it has been unpacked.
     fn unpacked(cache: &Path) -> Result<Self> {
         let deb = kernel::deb(cache)?;
         let tree = cache.join("nested").join(deb.file_stem().context("a file without a name")?);
@@ -119,7 +125,7 @@ impl Kernel {
         self.tree.join("lib/modules").join(&self.release)
     }
 
-    /// The files of `module` and of what it depends on, in the order in which they are loaded.
+    /// The files of `module` and its dependencies, in the order in which they are loaded.
     fn files(&self, module: &str) -> Result<Vec<PathBuf>> {
         let run = Run::new("modprobe").arg("-d").arg(&self.tree).args(["-S", &self.release]);
         let text = run.args(["--show-depends", module]).ok()?;
@@ -135,7 +141,7 @@ fn release(tree: &Path) -> Result<String> {
     Ok(entry.file_name().to_string_lossy().into_owned())
 }
 
-/// Packs the first program, a busybox and the modules; gives the archive.
+/// Packs `/init`, a busybox and the modules; returns the archive.
 fn initramfs(kernel: &Kernel, busybox: &Path, dir: &Path) -> Result<PathBuf> {
     for below in ["bin", "modules"] {
         fs::create_dir_all(dir.join(below))?;
@@ -168,7 +174,7 @@ fn initramfs(kernel: &Kernel, busybox: &Path, dir: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// Writes what the machine reads from the folder that it shares with this one.
+/// Writes what the VM reads from the shared folder `out`.
 fn write_session(out: &Path, kernel: &Kernel, busybox: &Path, plan: &Plan) -> Result<()> {
     let here = std::env::current_dir()?;
     let mut script = format!("cd {}\n", quoted(here.as_os_str())?);
@@ -189,7 +195,7 @@ fn executable(path: &Path, text: &str) -> Result<()> {
     Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o755))?)
 }
 
-/// A word that a shell reads as it is.
+/// Quotes `word` for a shell.
 fn quoted(word: &std::ffi::OsStr) -> Result<String> {
     let text = word.to_str().with_context(|| format!("{word:?} is no UTF-8"))?;
     Ok(format!("'{}'", text.replace('\'', "'\\''")))
@@ -199,7 +205,7 @@ fn quoted(word: &std::ffi::OsStr) -> Result<String> {
 fn share(socket: &Path, dir: &Path, cache: &str, log: &Path) -> Result<Child> {
     let program = vm::virtiofsd()?;
     let run = Run::new(&program);
-    // Debian 12 still has the one that came with QEMU.
+    // Debian 12 has the C implementation, which was a part of QEMU.
     let run = if program.starts_with("/usr/lib/qemu") {
         let path = |key: &str, value: &Path| format!("{key}{}", value.display());
         let run = run.args(["-f", &path("--socket-path=", socket), "-o", &path("source=", dir)]);
@@ -211,8 +217,8 @@ fn share(socket: &Path, dir: &Path, cache: &str, log: &Path) -> Result<Child> {
     let mut child = run.daemon(log)?;
     let listens = until("virtiofsd listens", Duration::from_secs(10), || {
         if let Some(status) = child.try_wait()? {
-            let said = fs::read_to_string(log).unwrap_or_default();
-            bail!("{} ended: {status}: {said}", program.display());
+            let text = fs::read_to_string(log).unwrap_or_default();
+            bail!("{} exited: {status}: {text}", program.display());
         }
         Ok(socket.exists().then_some(()))
     });
@@ -220,7 +226,7 @@ fn share(socket: &Path, dir: &Path, cache: &str, log: &Path) -> Result<Child> {
     Ok(child)
 }
 
-/// Boots, prints what comes from the serial console, and waits for the end. Gives what it printed.
+/// Boots, prints the serial console, and waits until QEMU exits. Returns what it printed.
 fn boot(
     (program, firmware): (PathBuf, Vec<PathBuf>),
     kernel: &Kernel,
@@ -258,7 +264,8 @@ fn boot(
     let console = child.stdout.take().context("QEMU without an output")?;
     let printer = std::thread::spawn(move || {
         let mut reader = BufReader::new(console);
-        let (mut line, mut printed) = (Vec::new(), Vec::new());
+        let mut line = Vec::new();
+        let mut printed = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
             println!("{text}");
@@ -267,12 +274,12 @@ fn boot(
         }
         printed
     });
-    let ended = wait(&mut child, plan.deadline);
+    let exited = wait(&mut child, plan.deadline);
     kill_group(&mut child);
     let printed = printer.join().unwrap_or_default();
-    match ended? {
-        Some(status) => ensure!(status.success(), "QEMU ended: {status}"),
-        None => bail!("the nested machine still ran after {:?}", plan.deadline),
+    match exited? {
+        Some(status) => ensure!(status.success(), "QEMU exited: {status}"),
+        None => bail!("the nested VM still ran after {:?}", plan.deadline),
     }
     Ok(printed)
 }

@@ -1,4 +1,4 @@
-//! Which packages a bed wants, from which suite, and where they are unpacked.
+//! The packages of a bed, their suites, and where they are unpacked.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::apt::PrivateApt;
-use super::containerd::Version;
+use super::process::in_path;
+use super::version::Version;
 
 /// The Debian release that the machine runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Release {
+pub(crate) enum Release {
     /// Debian 12.
     Bookworm,
     /// Debian 13.
@@ -20,13 +21,13 @@ pub enum Release {
 
 impl Release {
     /// Reads `/etc/os-release`.
-    pub fn of_this_machine() -> Result<Self> {
+    pub(crate) fn of_this_machine() -> Result<Self> {
         let text = fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
         Self::parse(&text)
     }
 
-    /// Tells the release from the text of `os-release`.
-    pub fn parse(text: &str) -> Result<Self> {
+    /// The release that the text of `os-release` names.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         let field = |key: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
             line.unwrap_or_default().trim_matches('"').to_owned()
@@ -43,14 +44,14 @@ impl Release {
     }
 
     /// The release's code name, as suites are called.
-    pub fn codename(self) -> &'static str {
+    pub(crate) fn codename(self) -> &'static str {
         match self {
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
         }
     }
 
-    /// skopeo, first, and the libraries that it is linked with and few machines have.
+    /// skopeo first, then the libraries that it needs and few machines have.
     fn skopeo(self) -> &'static [&'static str] {
         match self {
             Self::Bookworm => &["skopeo", "libgpgme11", "libassuan0", "libdevmapper1.02.1"],
@@ -69,7 +70,7 @@ impl Release {
 
 /// The unpacked packages of a bed.
 #[derive(Debug, Clone)]
-pub struct Packages {
+pub(crate) struct Packages {
     dir: PathBuf,
 }
 
@@ -80,7 +81,7 @@ pub(super) const SUITES: [&str; 4] = ["bookworm", "bookworm-backports", "trixie"
 
 impl Packages {
     /// Makes sure that every package is unpacked under `cache`, downloading what is not.
-    pub fn fetch(cache: &Path) -> Result<Self> {
+    pub(crate) fn fetch(cache: &Path) -> Result<Self> {
         let release = Release::of_this_machine()?;
         let dir = cache.join("pkg");
         let home = release.codename();
@@ -103,7 +104,7 @@ impl Packages {
 
     /// The busybox whose shell looks its commands up in the file system, as the static one's does
     /// not; linked with the C library of the machine. Downloaded when it is not there.
-    pub fn shell(&self, cache: &Path) -> Result<PathBuf> {
+    pub(crate) fn shell(&self, cache: &Path) -> Result<PathBuf> {
         let home = Release::of_this_machine()?.codename();
         self.unpack(cache, &[("busybox-shell", &["busybox"], home)])?;
         let found = ["usr/bin/busybox", "bin/busybox"]
@@ -113,14 +114,12 @@ impl Packages {
         found.context("Debian's package busybox has no busybox")
     }
 
-    /// The QEMU that emulates a processor with virtualisation, and where its firmware is. On Debian 12
-    /// it is that of the backports, with which a nested machine of one processor was seen to last.
-    /// Downloaded when it is not there.
-    pub fn emulator(&self, cache: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
+    /// The QEMU that emulates a processor with virtualisation, and the folders of its firmware. On
+    /// Debian 12 it is downloaded from the backports: under the older one a nested VM crashes often.
+    pub(crate) fn emulator(&self, cache: &Path) -> Result<(PathBuf, Vec<PathBuf>)> {
         if Release::of_this_machine()? != Release::Bookworm {
-            let program = super::vm::in_path(QEMU);
-            let program =
-                program.context("qemu-system-x86_64 is not installed: hack/setup does it")?;
+            let program = in_path(QEMU);
+            let program = program.context("qemu-system-x86_64 is not installed: run hack/setup")?;
             return Ok((program, Vec::new()));
         }
         let packages = ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
@@ -146,48 +145,48 @@ impl Packages {
     }
 
     /// The Debian version of the package unpacked as `key`.
-    pub fn version(&self, key: &str) -> String {
+    pub(crate) fn version(&self, key: &str) -> String {
         fs::read_to_string(self.dir.join(key).join(DONE)).unwrap_or_default()
     }
 
     /// The folder with `containerd`, `ctr` and runc's shim of this version.
-    pub fn containerd(&self, version: Version) -> PathBuf {
+    pub(crate) fn containerd(&self, version: Version) -> PathBuf {
         self.dir.join(format!("containerd-{}", version.label())).join("usr/bin")
     }
 
     /// runc, of the machine's own release.
-    pub fn runc(&self) -> PathBuf {
+    pub(crate) fn runc(&self) -> PathBuf {
         let sbin = self.dir.join("runc/usr/sbin/runc");
         if sbin.exists() { sbin } else { self.dir.join("runc/usr/bin/runc") }
     }
 
     /// Debian's runsc.
-    pub fn runsc(&self) -> PathBuf {
+    pub(crate) fn runsc(&self) -> PathBuf {
         self.dir.join("runsc/usr/bin/runsc")
     }
 
     /// The CNI plugins' folder.
-    pub fn cni(&self) -> PathBuf {
+    pub(crate) fn cni(&self) -> PathBuf {
         self.dir.join("cni/usr/lib/cni")
     }
 
     /// The static busybox.
-    pub fn busybox(&self) -> PathBuf {
+    pub(crate) fn busybox(&self) -> PathBuf {
         let usr = self.dir.join("busybox/usr/bin/busybox");
         if usr.exists() { usr } else { self.dir.join("busybox/bin/busybox") }
     }
 
     /// The registry.
-    pub fn registry(&self) -> PathBuf {
+    pub(crate) fn registry(&self) -> PathBuf {
         self.dir.join("registry/usr/bin/docker-registry")
     }
 
     /// skopeo, with the libraries beside it.
-    pub fn skopeo(&self) -> PathBuf {
+    pub(crate) fn skopeo(&self) -> PathBuf {
         self.dir.join("skopeo/skopeo")
     }
 
-    /// The libraries are looked for beside the script, so that the cache may be moved.
+    /// The script looks for the libraries beside it, so that the cache may be moved.
     fn write_skopeo(&self) -> Result<()> {
         let path = self.skopeo();
         let libraries = format!("lib/{}-linux-gnu", std::env::consts::ARCH);

@@ -11,19 +11,19 @@ use nix::fcntl::{Flock, FlockArg};
 
 /// The id of a bed and the paths that follow from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     id: String,
 }
 
 impl Place {
-    /// A bed with an id that nobody else has.
-    pub fn fresh() -> Self {
+    /// A bed with a new id.
+    pub(crate) fn fresh() -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.subsec_nanos());
         Self { id: format!("{:06x}", (now ^ (std::process::id() << 8)) & 0x00ff_ffff) }
     }
 
     /// The bed with this id: 4 to 8 lower-case letters and digits.
-    pub fn named(id: &str) -> Result<Self> {
+    pub(crate) fn named(id: &str) -> Result<Self> {
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         if !(4..=8).contains(&id.len()) || !id.chars().all(good) {
             bail!("bed id {id:?}: must be 4 to 8 lower-case letters and digits");
@@ -32,58 +32,58 @@ impl Place {
     }
 
     /// The id itself.
-    pub fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
     /// Sockets and state. Short: a sandbox's control socket below it must fit 107 bytes.
-    pub fn run(&self) -> PathBuf {
+    pub(crate) fn run(&self) -> PathBuf {
         PathBuf::from(format!("/run/bh-{}", self.id))
     }
 
     /// Content, snapshots and logs: what may grow large.
-    pub fn lib(&self) -> PathBuf {
+    pub(crate) fn lib(&self) -> PathBuf {
         PathBuf::from(format!("/var/lib/bulkhead-bed-{}", self.id))
     }
 
     /// The cgroup, relative to each hierarchy's root, that holds every container of the bed.
-    pub fn cgroup(&self) -> String {
+    pub(crate) fn cgroup(&self) -> String {
         format!("/bulkhead-bed-{}", self.id)
     }
 
     /// What a bridge of this bed is called; fits the kernel's 15 bytes with a two digit suffix.
-    pub fn bridge(&self, suffix: &str) -> String {
+    pub(crate) fn bridge(&self, suffix: &str) -> String {
         format!("bh{}-{suffix}", self.id)
     }
 
     /// The name of a CNI network of this bed, which portmap and ipMasq write into their rules.
-    pub fn network(&self, suffix: &str) -> String {
+    pub(crate) fn network(&self, suffix: &str) -> String {
         format!("bulkhead-bed-{}-{suffix}", self.id)
     }
 
     /// The nftables table of this bed for the link `suffix`.
-    pub fn table(&self, suffix: &str) -> String {
+    pub(crate) fn table(&self, suffix: &str) -> String {
         format!("bulkhead-bed-{}-{suffix}", self.id)
     }
 
-    /// Whether `text` (a command line, a mount, a rule) speaks of this bed.
-    pub fn is_in(&self, text: &str) -> bool {
+    /// Whether `text` (a command line, a mount, a rule) names this bed.
+    pub(crate) fn is_in(&self, text: &str) -> bool {
         text.contains(&format!("/run/bh-{}", self.id))
             || text.contains(&format!("bulkhead-bed-{}", self.id))
     }
 }
 
 /// Where packages, images and built tools are kept between runs.
-pub fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     match std::env::var_os("BULKHEAD_CACHE") {
         Some(dir) => PathBuf::from(dir),
         None => target().join("bed"),
     }
 }
 
-/// Keeps others from filling `cache` until it is dropped. Waits for who fills it now: the programs
-/// that do have deadlines, and the lock goes with their process.
-pub fn fills(cache: &Path) -> Result<Flock<File>> {
+/// Locks `cache` for filling until the value is dropped. Waits for another process that holds the
+/// lock: its downloads and builds have deadlines.
+pub(crate) fn fills(cache: &Path) -> Result<Flock<File>> {
     fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
     let path = cache.join("lock");
     let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
@@ -91,13 +91,13 @@ pub fn fills(cache: &Path) -> Result<Flock<File>> {
         if errno != Errno::EWOULDBLOCK {
             return Err(errno);
         }
-        eprintln!("waiting for who fills {}", cache.display());
+        eprintln!("waiting for another process to fill {}", cache.display());
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)
     });
     locked.with_context(|| format!("cannot lock {}", path.display()))
 }
 
-/// The workspace's folder of built things, told by where this program stands.
+/// The workspace's `target`, which this program is in.
 fn target() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     let named = |p: &&Path| p.file_name().is_some_and(|name| name == "target");
@@ -107,9 +107,9 @@ fn target() -> PathBuf {
     }
 }
 
-/// A program built beside this one: `BULKHEAD_BIN_DIR`, else the folder this program stands in,
+/// A program built beside this one: in `BULKHEAD_BIN_DIR`, else this program's folder,
 /// else the release folder.
-pub fn built(program: &str) -> Option<PathBuf> {
+pub(crate) fn built(program: &str) -> Option<PathBuf> {
     let beside = std::env::current_exe().ok().and_then(|p| p.parent().map(Path::to_owned));
     let named = std::env::var_os("BULKHEAD_BIN_DIR").map(PathBuf::from);
     let release = target().join("release");
@@ -117,8 +117,8 @@ pub fn built(program: &str) -> Option<PathBuf> {
     dirs.map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
-/// The guest's agent: `BULKHEAD_AGENT`, else where `hack/agent` leaves it.
-pub fn agent() -> Option<PathBuf> {
+/// The guest's agent: `BULKHEAD_AGENT`, else where `hack/agent` writes it.
+pub(crate) fn agent() -> Option<PathBuf> {
     let named = std::env::var_os("BULKHEAD_AGENT").map(PathBuf::from);
     let arch = std::env::consts::ARCH;
     let usual = format!("guest/{arch}-unknown-linux-gnu/release/bulkhead-agent");

@@ -1,9 +1,9 @@
-//! Running programs: every process of the bed is started here, and none without a deadline.
+//! Running programs: every process of the bed is started here, with a deadline.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How long a program may take when its caller names no deadline.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a program may take by default.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a finished program's children may hold its output open.
 const INHERITED: Duration = Duration::from_secs(10);
 
-/// The variable by whose value every deadline is multiplied, on a machine that is slow.
-pub const PATIENCE_FACTOR: &str = "BULKHEAD_PATIENCE";
+/// The variable whose value every deadline is multiplied by, for slow machines.
+pub(crate) const PATIENCE_FACTOR: &str = "BULKHEAD_PATIENCE";
 
-/// `time`, or as much longer as the machine needs.
-pub fn patience(time: Duration) -> Duration {
+/// `time`, multiplied by [`PATIENCE_FACTOR`].
+pub(crate) fn patience(time: Duration) -> Duration {
     static FACTOR: OnceLock<u32> = OnceLock::new();
     let named = || std::env::var(PATIENCE_FACTOR).ok().and_then(|factor| factor.parse().ok());
     time * (*FACTOR.get_or_init(|| named().unwrap_or(1))).max(1)
@@ -31,13 +31,13 @@ pub fn patience(time: Duration) -> Duration {
 
 static STOPPING: AtomicBool = AtomicBool::new(false);
 
-/// From now on [`Run::daemon`] and [`hold_if_stopping`] do not return: the bed is being taken down.
-pub fn stop() {
+/// From now on [`Run::daemon`] and [`hold_if_stopping`] do not return: the bed is being removed.
+pub(crate) fn stop() {
     STOPPING.store(true, Ordering::SeqCst);
 }
 
-/// Does not return once [`stop`] was called; the process ends elsewhere.
-pub fn hold_if_stopping() {
+/// Does not return once [`stop`] was called; another thread exits the process.
+pub(crate) fn hold_if_stopping() {
     while STOPPING.load(Ordering::SeqCst) {
         std::thread::park();
     }
@@ -45,26 +45,26 @@ pub fn hold_if_stopping() {
 
 /// A command line with its environment, input and deadline.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct Run {
     command: Command,
     stdin: Option<Vec<u8>>,
     deadline: Duration,
 }
 
-/// What a finished program left: both streams whole, and its status.
+/// The output and status of a program that has exited.
 #[derive(Debug)]
-pub struct Finished {
+pub(crate) struct Finished {
     /// Bytes of standard output.
-    pub stdout: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
     /// Bytes of standard error.
-    pub stderr: Vec<u8>,
-    /// How it ended.
-    pub status: ExitStatus,
+    pub(crate) stderr: Vec<u8>,
+    /// Its exit status.
+    pub(crate) status: ExitStatus,
 }
 
 impl Finished {
-    /// The exit code as a shell tells it: 128 + signal for a killed program.
-    pub fn code(&self) -> i32 {
+    /// The exit code as in a shell: 128 + signal for a killed program.
+    pub(crate) fn code(&self) -> i32 {
         match (self.status.code(), self.status.signal()) {
             (Some(code), _) => code,
             (None, Some(signal)) => 128 + signal,
@@ -73,68 +73,71 @@ impl Finished {
     }
 
     /// Standard output as text.
-    pub fn out(&self) -> String {
+    pub(crate) fn out(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
     /// Standard error as text.
-    pub fn err(&self) -> String {
+    pub(crate) fn err(&self) -> String {
         String::from_utf8_lossy(&self.stderr).into_owned()
     }
 }
 
 impl Run {
     /// A command for `program`, found on PATH unless it has a slash.
-    pub fn new(program: impl AsRef<std::ffi::OsStr>) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "the bed's one door to processes")]
+    pub(crate) fn new(program: impl AsRef<std::ffi::OsStr>) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "every process of the bed is started here")]
         let command = Command::new(program);
         Self { command, stdin: None, deadline: PATIENCE }
     }
 
     /// Adds one argument.
-    pub fn arg(mut self, arg: impl AsRef<std::ffi::OsStr>) -> Self {
+    pub(crate) fn arg(mut self, arg: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.arg(arg);
         self
     }
 
     /// Adds several arguments.
-    pub fn args<S: AsRef<std::ffi::OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+    pub(crate) fn args<S: AsRef<std::ffi::OsStr>>(
+        mut self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
         self.command.args(args);
         self
     }
 
     /// Sets one variable.
-    pub fn env(mut self, key: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+    pub(crate) fn env(mut self, key: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.env(key, value);
         self
     }
 
     /// Starts from an empty environment.
-    pub fn clean_env(mut self) -> Self {
+    pub(crate) fn clean_env(mut self) -> Self {
         self.command.env_clear();
         self
     }
 
     /// Runs in `dir`.
-    pub fn dir(mut self, dir: &Path) -> Self {
+    pub(crate) fn dir(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
         self
     }
 
     /// Feeds `bytes` to standard input, then closes it.
-    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
         self
     }
 
-    /// Kills the program and fails when it takes longer than this, [`patience`] added.
-    pub fn deadline(mut self, deadline: Duration) -> Self {
+    /// Kills the program and fails when it takes longer than this times [`PATIENCE_FACTOR`].
+    pub(crate) fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
     /// The command line, for messages.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let mut line = self.command.get_program().to_string_lossy().into_owned();
         for arg in self.command.get_args() {
             line.push(' ');
@@ -144,13 +147,13 @@ impl Run {
     }
 
     /// The program and its arguments, to be run by another program.
-    pub fn words(&self) -> Vec<std::ffi::OsString> {
+    pub(crate) fn words(&self) -> Vec<std::ffi::OsString> {
         let args = self.command.get_args();
         [self.command.get_program()].into_iter().chain(args).map(Into::into).collect()
     }
 
-    /// Runs to the end and gives both streams, whatever the exit code.
-    pub fn finish(mut self) -> Result<Finished> {
+    /// Waits for the exit and returns both streams, whatever the exit code.
+    pub(crate) fn finish(mut self) -> Result<Finished> {
         let line = self.line();
         self.command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -160,7 +163,7 @@ impl Run {
         let stderr = drain(child.stderr.take());
         let Some(status) = wait(&mut child, self.deadline)? else {
             kill_group(&mut child);
-            bail!("{line}: no end after {:?}, killed", patience(self.deadline));
+            bail!("{line}: killed after {:?}", patience(self.deadline));
         };
         drop(feeder);
         let stdout = collect(&line, "output", stdout)?;
@@ -168,8 +171,8 @@ impl Run {
         Ok(Finished { stdout, stderr, status })
     }
 
-    /// Runs to the end and fails unless the exit code is 0; gives standard output.
-    pub fn ok(self) -> Result<String> {
+    /// Waits for the exit and fails unless the code is 0; returns standard output.
+    pub(crate) fn ok(self) -> Result<String> {
         let line = self.line();
         let done = self.finish()?;
         if !done.status.success() {
@@ -179,7 +182,7 @@ impl Run {
     }
 
     /// Starts a program that outlives this call, in a process group of its own, output to `log`.
-    pub fn daemon(mut self, log: &Path) -> Result<Child> {
+    pub(crate) fn daemon(mut self, log: &Path) -> Result<Child> {
         hold_if_stopping();
         let line = self.line();
         let file = File::options().create(true).append(true).open(log)?;
@@ -188,15 +191,15 @@ impl Run {
     }
 
     /// Starts a program with the given stdio; the caller owns it.
-    pub fn spawn(mut self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Child> {
+    pub(crate) fn spawn(mut self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Child> {
         let line = self.line();
         self.command.stdin(stdin).stdout(stdout).stderr(stderr);
         self.command.spawn().with_context(|| format!("cannot start {line}"))
     }
 }
 
-/// Waits for `child` until `deadline` has passed; `None` says it still runs.
-pub fn wait(child: &mut Child, deadline: Duration) -> Result<Option<ExitStatus>> {
+/// Waits for `child` until `deadline` has passed; `None` if it still runs.
+pub(crate) fn wait(child: &mut Child, deadline: Duration) -> Result<Option<ExitStatus>> {
     let end = Instant::now() + patience(deadline);
     let mut pause = Duration::from_millis(1);
     loop {
@@ -212,7 +215,7 @@ pub fn wait(child: &mut Child, deadline: Duration) -> Result<Option<ExitStatus>>
 }
 
 /// Kills the child's process group and reaps the child.
-pub fn kill_group(child: &mut Child) {
+pub(crate) fn kill_group(child: &mut Child) {
     if let Ok(pid) = i32::try_from(child.id()) {
         let group = nix::unistd::Pid::from_raw(pid);
         let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
@@ -221,8 +224,8 @@ pub fn kill_group(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Calls `check` every 50 ms until it gives a value; fails with `what` when `deadline` passes.
-pub fn until<T>(
+/// Calls `check` every 50 ms until it returns a value; fails with `what` when `deadline` passes.
+pub(crate) fn until<T>(
     what: &str,
     deadline: Duration,
     mut check: impl FnMut() -> Result<Option<T>>,
@@ -241,9 +244,10 @@ pub fn until<T>(
 }
 
 fn feed(child: &mut Child, bytes: Option<Vec<u8>>) -> Option<JoinHandle<()>> {
-    let (mut pipe, bytes) = (child.stdin.take()?, bytes?);
+    let mut pipe = child.stdin.take()?;
+    let bytes = bytes?;
     Some(std::thread::spawn(move || {
-        // The program may end without reading all of it; that is its own affair.
+        // The program may exit without reading all of it.
         let _ = pipe.write_all(&bytes);
     }))
 }
@@ -262,8 +266,16 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
 
 fn collect(line: &str, which: &str, bytes: Receiver<Vec<u8>>) -> Result<Vec<u8>> {
     bytes.recv_timeout(patience(INHERITED)).map_err(|_| {
-        anyhow::anyhow!("{line}: ended, but something it started holds its standard {which} open")
+        anyhow::anyhow!(
+            "{line}: exited, but a process that it started holds its standard {which} open"
+        )
     })
+}
+
+/// The path of `program` in the directories of root's usual PATH.
+pub(crate) fn in_path(program: &str) -> Option<PathBuf> {
+    let dirs = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    dirs.map(|dir| Path::new(dir).join(program)).into_iter().find(|path| path.is_file())
 }
 
 #[cfg(test)]
@@ -286,7 +298,7 @@ mod tests {
     fn kills_at_the_deadline() {
         let begun = Instant::now();
         let end = Run::new("sleep").arg("60").deadline(Duration::from_millis(100)).finish();
-        assert!(end.unwrap_err().to_string().contains("no end after"));
+        assert!(end.unwrap_err().to_string().contains("killed after"));
         assert!(begun.elapsed() < Duration::from_secs(10));
     }
 }

@@ -1,5 +1,5 @@
-//! A registry on this machine's loopback: Debian's `docker-registry`, first for everybody, to be
-//! filled, then for one user behind TLS of an authority that nobody else trusts.
+//! A registry on loopback: Debian's `docker-registry`, first without authentication, to be filled,
+//! then for one user, with TLS by a certificate authority that only the case trusts.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,31 +15,32 @@ use rcgen::{
 
 use super::process::{Run, kill_group, until};
 
-/// How long it may take to come up.
+/// How long it may take to start.
 const START: Duration = Duration::from_secs(30);
 
-/// The one who may pull from a private registry.
-pub const USER: &str = "bob";
-/// Bob's password, which is in no other text of this machine.
-pub const PASSWORD: &str = "planted-trillian-7Q";
-/// bcrypt of it.
+/// The user who may pull from a private registry.
+pub(crate) const USER: &str = "bob";
+/// The password of [`USER`], which occurs nowhere else on the machine.
+pub(crate) const PASSWORD: &str = "planted-trillian-7Q";
+/// bcrypt of [`PASSWORD`].
 const HTPASSWD: &str = "bob:$2y$05$sHOstanQjOPAam5cHnlcOO589eZA5LQ54F6/GO181E5QkbnZzCNSq\n";
 
-/// A running registry; it ends when it is dropped, its storage stays.
+/// A running registry, killed when dropped; its storage stays.
 #[derive(Debug)]
-pub struct Registry {
+pub(crate) struct Registry {
     address: SocketAddr,
     child: Child,
 }
 
 impl Registry {
-    /// Over the storage in `dir`, plain, for everybody to read and write.
-    pub fn open(program: &Path, dir: &Path) -> Result<Self> {
+    /// Serves the storage in `dir` by plain HTTP, to read and write without authentication.
+    pub(crate) fn open(program: &Path, dir: &Path) -> Result<Self> {
         Self::start(program, dir, "open", "", "")
     }
 
-    /// Over the storage in `dir`, with TLS, for [`USER`] alone. [`authority`] names who signs.
-    pub fn private(program: &Path, dir: &Path) -> Result<Self> {
+    /// Serves the storage in `dir` by TLS, for [`USER`] alone. [`authority`] has signed its
+    /// certificate.
+    pub(crate) fn private(program: &Path, dir: &Path) -> Result<Self> {
         certify(dir)?;
         let htpasswd = dir.join("htpasswd");
         fs::write(&htpasswd, HTPASSWD)?;
@@ -56,7 +57,7 @@ impl Registry {
     fn start(program: &Path, dir: &Path, name: &str, tls: &str, auth: &str) -> Result<Self> {
         let storage = dir.join("storage");
         fs::create_dir_all(&storage)?;
-        // Free a moment ago; nobody else asks for this one.
+        // The port was free a moment ago.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = dir.join(format!("{name}.yml"));
         let text = format!(
@@ -71,7 +72,7 @@ impl Registry {
         until("the registry's port", START, || {
             if let Some(status) = registry.child.try_wait()? {
                 let log = fs::read_to_string(&log).unwrap_or_default();
-                bail!("{} ended: {status}: {log}", program.display());
+                bail!("{} exited: {status}: {log}", program.display());
             }
             Ok(TcpStream::connect(address).is_ok().then_some(()))
         })?;
@@ -79,7 +80,7 @@ impl Registry {
     }
 
     /// Its address and port, as in an image's name.
-    pub fn host(&self) -> String {
+    pub(crate) fn host(&self) -> String {
         self.address.to_string()
     }
 }
@@ -90,13 +91,13 @@ impl Drop for Registry {
     }
 }
 
-/// What the registries of `dir` say, at debug level.
-pub fn log(dir: &Path) -> PathBuf {
+/// The log of the registries of `dir`, at debug level.
+pub(crate) fn log(dir: &Path) -> PathBuf {
     dir.join("registry.log")
 }
 
-/// The certificate of the authority that signs for the private registry of `dir`.
-pub fn authority(dir: &Path) -> PathBuf {
+/// The certificate of the authority of the private registry of `dir`.
+pub(crate) fn authority(dir: &Path) -> PathBuf {
     dir.join("ca.pem")
 }
 

@@ -1,4 +1,4 @@
-//! Taking a bed down from nothing but its id: what a run that was cut short left goes too.
+//! Removing a bed by its id alone, so that the leftovers of an interrupted run are removed too.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,8 +15,8 @@ use super::process::Run;
 use super::traces;
 
 /// Kills, unmounts and removes everything of the bed at `place`. Runs every step even if one
-/// fails; gives what could not be removed.
-pub fn sweep(place: &Place) -> Vec<String> {
+/// fails; returns what could not be removed.
+pub(crate) fn sweep(place: &Place) -> Vec<String> {
     let mut left = Vec::new();
     kill_processes(place);
     for target in mounts(place) {
@@ -55,7 +55,7 @@ pub fn sweep(place: &Place) -> Vec<String> {
     left
 }
 
-/// Two rounds, as a shim that is killed may have been about to start something.
+/// Two rounds: a shim may have started a process just before it was killed.
 fn kill_processes(place: &Place) {
     for _ in 0..20 {
         let pids: BTreeSet<i32> = traces::processes(place).into_keys().collect();
@@ -107,7 +107,7 @@ fn rules(place: &Place) -> Result<()> {
 }
 
 /// Every bed that left a folder on this machine.
-pub fn beds() -> Vec<Place> {
+pub(crate) fn beds() -> Vec<Place> {
     let mut ids = BTreeSet::new();
     for (dir, prefix) in [("/run", "bh-"), ("/var/lib", "bulkhead-bed-")] {
         let Ok(entries) = fs::read_dir(Path::new(dir)) else { continue };

@@ -1,4 +1,4 @@
-//! What a Pod may leave on a machine, counted: a run that ends must give back what it took.
+//! What a Pod may leak on a machine: processes, mounts, cgroups, files and more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,24 +7,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::containerd::{Node, Version};
+use super::containerd::Node;
 use super::place::Place;
 use super::process::{Run, patience};
+use super::version::Version;
 
-/// How long the last clean-up of a Pod may take after the call that asked for it returned.
+/// How long clean-up may go on after the call that removed a Pod has returned.
 const SETTLE: Duration = Duration::from_secs(6);
 
-/// What is kept for every sandbox to come: the newest runsc's empty network namespace, and what is
-/// known of this host and of the virtual machines' image.
+/// What is kept for later sandboxes: the newest runsc's empty network namespace, and records about
+/// this host and the guest image.
 const KEPT: [&str; 2] = ["/null-netns", "/known"];
 
 /// Everything that belongs to a bed at one moment, one line each, sorted by kind.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Traces(BTreeMap<&'static str, BTreeSet<String>>);
+pub(crate) struct Traces(BTreeMap<&'static str, BTreeSet<String>>);
 
 impl Traces {
-    /// Looks at the machine with the eyes of `node`.
-    pub fn of(node: &Node) -> Self {
+    /// What there is of the bed of `node` now.
+    pub(crate) fn of(node: &Node) -> Self {
         let place = node.place();
         let mut kinds = BTreeMap::new();
         let daemon = node.program().display().to_string();
@@ -33,7 +34,7 @@ impl Traces {
         kinds.insert("process", running.collect());
         kinds.insert("mount", mounts(place));
         kinds.insert("mount elsewhere", mounts_elsewhere(place));
-        // The same group in several hierarchies is one thing left.
+        // The same group in several hierarchies counts once.
         let below = |dir: PathBuf| {
             Some(dir.display().to_string().split_once(&place.cgroup())?.1.to_owned())
         };
@@ -61,14 +62,14 @@ impl Traces {
         Self(kinds)
     }
 
-    /// What is in `self` and was not in `before`, as readable lines.
-    pub fn beyond(&self, before: &Self) -> Vec<String> {
+    /// What is in `self` and not in `before`, as readable lines.
+    pub(crate) fn beyond(&self, before: &Self) -> Vec<String> {
         let mut lines = Vec::new();
         for (kind, now) in &self.0 {
             let then = before.0.get(kind);
             let new: Vec<_> =
                 now.iter().filter(|item| then.is_none_or(|then| !then.contains(*item))).collect();
-            // What stands in a folder that is listed itself says nothing more.
+            // The contents of a listed folder are not listed.
             let inside = |item: &str| new.iter().any(|top| item.starts_with(&format!("{top}/")));
             let tops = new.iter().filter(|item| !inside(item));
             lines.extend(tops.map(|item| format!("{kind}: {item}")));
@@ -76,9 +77,9 @@ impl Traces {
         lines
     }
 
-    /// Fails, naming each, if anything is there that was not there `before`; waits a little for
-    /// clean-up that goes on in the background.
-    pub fn compare(node: &Node, before: &Self) -> Result<()> {
+    /// Fails with a list of what is there now and was not `before`; waits for clean-up that goes on
+    /// in the background.
+    pub(crate) fn compare(node: &Node, before: &Self) -> Result<()> {
         let settle = patience(SETTLE);
         let end = Instant::now() + settle;
         loop {
@@ -87,7 +88,7 @@ impl Traces {
                 return Ok(());
             }
             if Instant::now() >= end {
-                bail!("left behind after {settle:?}:\n  {}", left.join("\n  "));
+                bail!("leaked, {settle:?} after the case:\n  {}", left.join("\n  "));
             }
             std::thread::sleep(Duration::from_millis(250));
         }
@@ -95,8 +96,8 @@ impl Traces {
 }
 
 /// Processes of the bed, containerd included: those whose command line, working folder, root,
-/// program or root file system speak of it, or that sit in its cgroups.
-pub fn processes(place: &Place) -> BTreeMap<i32, String> {
+/// program or root file system name it, or that are in its cgroups.
+pub(crate) fn processes(place: &Place) -> BTreeMap<i32, String> {
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let mut found = BTreeMap::new();
     for pid in entries(Path::new("/proc")).iter().filter_map(|name| name.parse::<i32>().ok()) {
@@ -129,14 +130,14 @@ fn is_bystander(line: &str) -> bool {
     program.ends_with("bulkhead-testbed")
 }
 
-/// A zombie holds nothing; whoever is its parent will reap it or has died.
+/// A zombie holds no resources; its parent or init reaps it.
 fn is_zombie(proc: &Path) -> bool {
     let stat = fs::read_to_string(proc.join("stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'))
 }
 
 /// Mount points of the bed in this mount namespace.
-pub fn mounts(place: &Place) -> BTreeSet<String> {
+pub(crate) fn mounts(place: &Place) -> BTreeSet<String> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
     targets.filter(|target| place.is_in(target)).map(str::to_owned).collect()
@@ -161,7 +162,7 @@ fn mounts_elsewhere(place: &Place) -> BTreeSet<String> {
 }
 
 /// Folders of the bed in every cgroup hierarchy.
-pub fn cgroups(place: &Place) -> Vec<PathBuf> {
+pub(crate) fn cgroups(place: &Place) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for root in cgroup_roots() {
         collect_dirs(&root.join(place.cgroup().trim_start_matches('/')), &mut found);
@@ -170,7 +171,7 @@ pub fn cgroups(place: &Place) -> Vec<PathBuf> {
 }
 
 /// Mount points of cgroup hierarchies, v1 and v2.
-pub fn cgroup_roots() -> Vec<PathBuf> {
+pub(crate) fn cgroup_roots() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
     let groups = fields.filter(|f| f.get(2).is_some_and(|kind| kind.starts_with("cgroup")));
@@ -188,7 +189,7 @@ fn collect_dirs(dir: &Path, found: &mut Vec<PathBuf>) {
 }
 
 /// Bridges of the bed and what is attached to them.
-pub fn links(place: &Place) -> Vec<String> {
+pub(crate) fn links(place: &Place) -> Vec<String> {
     let Ok(text) = Run::new("ip").args(["-o", "link", "show"]).ok() else { return Vec::new() };
     let bridge = place.bridge("");
     let names = text.lines().filter(|line| line.contains(&bridge));
@@ -197,7 +198,7 @@ pub fn links(place: &Place) -> Vec<String> {
 }
 
 /// The bed's nftables tables of the netdev family.
-pub fn tables(place: &Place) -> BTreeSet<String> {
+pub(crate) fn tables(place: &Place) -> BTreeSet<String> {
     let text = Run::new("nft").args(["list", "tables", "netdev"]).ok().unwrap_or_default();
     let names = text.lines().filter_map(|line| line.split_whitespace().nth(2));
     names.filter(|name| place.is_in(name)).map(str::to_owned).collect()
@@ -209,7 +210,7 @@ fn nat_chains(place: &Place) -> BTreeSet<String> {
 }
 
 /// The names of the chains in `saved` (the form of iptables-save) that CNI made for the bed.
-pub fn chains(saved: &str, place: &Place) -> BTreeSet<String> {
+pub(crate) fn chains(saved: &str, place: &Place) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for line in saved.lines().filter(|line| line.starts_with("-A") && place.is_in(line)) {
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -222,10 +223,10 @@ pub fn chains(saved: &str, place: &Place) -> BTreeSet<String> {
     found
 }
 
-/// Chains that the portmap plugin keeps for everybody.
+/// Chains that the portmap plugin shares among all networks.
 const SHARED_CHAINS: [&str; 3] = ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"];
 
-/// Bundles, sandbox folders, network namespaces, runsc's state, machines' folders.
+/// Bundles, sandbox folders, network namespaces, runsc's state, VMs' folders.
 fn state_files(node: &Node) -> BTreeSet<String> {
     let run = node.run();
     let mut found = BTreeSet::new();
@@ -239,13 +240,13 @@ fn state_files(node: &Node) -> BTreeSet<String> {
     }
     found.extend(paths_in(&run.join("state/io.containerd.grpc.v1.cri/containers")));
     found.extend(files_below(&node.runsc_root(), |_| true));
-    // Each machine has a folder in its namespace's.
+    // Each VM has a folder in its namespace's.
     found.extend(files_below(&node.vm_root(), |_| true));
     found.extend(paths_in(&node.vm_root()).iter().flat_map(|dir| paths_in(Path::new(dir))));
     found
 }
 
-/// Those of the sockets whose file is there though nobody listens on it.
+/// The sockets whose file exists though no process listens.
 fn dead_sockets(sockets: &BTreeSet<String>) -> BTreeSet<String> {
     let live = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let live: BTreeSet<&str> =

@@ -1,4 +1,4 @@
-//! What a VM handler runs on: a machine monitor, its helpers, and the guest that Pods boot.
+//! What a VM handler needs: a VMM, its helpers, and the guest image.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,16 +8,16 @@ use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::kernel;
-use super::process::Run;
+use super::process::{Run, in_path};
 use super::{image, place};
 
-/// The variable that names the machine monitor: `qemu` (the default) or `cloud-hypervisor`.
-pub const HYPERVISOR: &str = "BULKHEAD_HYPERVISOR";
+/// The variable that names the VMM: `qemu` (the default) or `cloud-hypervisor`.
+pub(crate) const HYPERVISOR: &str = "BULKHEAD_HYPERVISOR";
 
 /// The variable that holds the absolute path of a cloud-hypervisor.
-pub const CLOUD_HYPERVISOR: &str = "BULKHEAD_CLOUD_HYPERVISOR";
+pub(crate) const CLOUD_HYPERVISOR: &str = "BULKHEAD_CLOUD_HYPERVISOR";
 
-/// The crate whose program carries vsock to QEMU's machines, and its version.
+/// The crate of QEMU's vsock device, and its version.
 const VSOCK_DEVICE: (&str, &str) = ("vhost-device-vsock", "0.3.0");
 
 /// Where Debian 13 and 12 put virtiofsd.
@@ -26,9 +26,9 @@ const VIRTIOFSD: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd
 /// How long an image of another build is kept: a run that uses it may still go on.
 const OLD: Duration = Duration::from_secs(24 * 3600);
 
-/// The program that runs the machines.
+/// The program that runs the VMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Monitor {
+pub(crate) enum Vmm {
     /// QEMU, emulating where there is no KVM.
     Qemu {
         /// The program.
@@ -43,9 +43,9 @@ pub enum Monitor {
     },
 }
 
-impl Monitor {
+impl Vmm {
     /// The program itself.
-    pub fn program(&self) -> &Path {
+    pub(crate) fn program(&self) -> &Path {
         match self {
             Self::Qemu { program, .. } | Self::CloudHypervisor { program } => program,
         }
@@ -57,7 +57,7 @@ impl Monitor {
         match asked.as_str() {
             "" | "qemu" => Ok(Self::Qemu {
                 program: in_path("qemu-system-x86_64")
-                    .context("qemu-system-x86_64 is not installed: hack/setup does it")?,
+                    .context("qemu-system-x86_64 is not installed: run hack/setup")?,
                 vsock_device: vsock_device(cache)?,
             }),
             "cloud-hypervisor" => {
@@ -72,7 +72,7 @@ impl Monitor {
 }
 
 /// The cloud-hypervisor that [`CLOUD_HYPERVISOR`] names; `None` when it names none.
-pub fn cloud_hypervisor() -> Result<Option<PathBuf>> {
+pub(crate) fn cloud_hypervisor() -> Result<Option<PathBuf>> {
     let Some(named) = std::env::var_os(CLOUD_HYPERVISOR).filter(|path| !path.is_empty()) else {
         return Ok(None);
     };
@@ -87,41 +87,35 @@ pub fn cloud_hypervisor() -> Result<Option<PathBuf>> {
 
 /// Everything a VM handler's file names.
 #[derive(Debug, Clone)]
-pub struct VmTools {
-    /// What runs the machines.
-    pub monitor: Monitor,
-    /// What serves shared directories.
-    pub virtiofsd: PathBuf,
+pub(crate) struct VmTools {
+    /// The VMM.
+    pub(crate) vmm: Vmm,
+    /// virtiofsd, which serves shared directories.
+    pub(crate) virtiofsd: PathBuf,
     /// The directory of kernel and initramfs.
-    pub guest: PathBuf,
+    pub(crate) guest: PathBuf,
 }
 
-/// Finds, builds and downloads what is not in the cache; the inner error tells what this machine
-/// lacks. That no image can be made of what is there is the outer one: a fault, not a lack.
-pub fn gather(cache: &Path) -> Result<std::result::Result<VmTools, String>> {
+/// Finds, builds and downloads what is not in the cache; the inner error is what this machine
+/// lacks. That the image cannot be built is a failure, the outer error.
+pub(crate) fn gather(cache: &Path) -> Result<std::result::Result<VmTools, String>> {
     match parts(cache) {
-        Ok((monitor, virtiofsd, inputs)) => {
-            Ok(Ok(VmTools { monitor, virtiofsd, guest: inputs.image(cache)? }))
+        Ok((vmm, virtiofsd, inputs)) => {
+            Ok(Ok(VmTools { vmm, virtiofsd, guest: inputs.image(cache)? }))
         }
         Err(e) => Ok(Err(format!("{e:#}"))),
     }
 }
 
-fn parts(cache: &Path) -> Result<(Monitor, PathBuf, Inputs)> {
-    ensure!(cfg!(target_arch = "x86_64"), "the bed's virtual machines are x86-64");
-    Ok((Monitor::find(cache)?, virtiofsd()?, Inputs::find(cache)?))
+fn parts(cache: &Path) -> Result<(Vmm, PathBuf, Inputs)> {
+    ensure!(cfg!(target_arch = "x86_64"), "the bed's VMs are x86-64");
+    Ok((Vmm::find(cache)?, virtiofsd()?, Inputs::find(cache)?))
 }
 
-/// virtiofsd, where the machine's release puts it.
-pub fn virtiofsd() -> Result<PathBuf> {
+/// virtiofsd, where this machine's release installs it.
+pub(crate) fn virtiofsd() -> Result<PathBuf> {
     let found = VIRTIOFSD.iter().map(PathBuf::from).find(|path| path.is_file());
     found.with_context(|| format!("no virtiofsd at {}", VIRTIOFSD.join(" or ")))
-}
-
-/// A program of this machine, as a shell of root's would find it.
-pub fn in_path(program: &str) -> Option<PathBuf> {
-    let dirs = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-    dirs.map(|dir| Path::new(dir).join(program)).into_iter().find(|path| path.is_file())
 }
 
 fn vsock_device(cache: &Path) -> Result<PathBuf> {
@@ -141,7 +135,7 @@ fn vsock_device(cache: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// What a guest is made of, and with.
+/// The parts of a guest image, and the program that builds it.
 #[derive(Debug)]
 struct Inputs {
     bulkhead: PathBuf,
@@ -153,13 +147,12 @@ impl Inputs {
     fn find(cache: &Path) -> Result<Self> {
         Ok(Self {
             bulkhead: place::built("bulkhead").context("bulkhead has not been built")?,
-            agent: place::agent()
-                .context("bulkhead-agent has not been built: hack/agent does it")?,
+            agent: place::agent().context("bulkhead-agent has not been built: run hack/agent")?,
             kernel: kernel::deb(cache)?,
         })
     }
 
-    /// The image, named by what went in; made unless it is there.
+    /// The image, named by a hash of its parts; built unless the cache has it.
     fn image(&self, cache: &Path) -> Result<PathBuf> {
         let mut digest = Sha256::new();
         for input in [&self.bulkhead, &self.agent, &self.kernel] {
@@ -173,7 +166,7 @@ impl Inputs {
             forget_old(&guests)?;
             let run = Run::new(&self.bulkhead).args(["guest", "build", "--agent"]).arg(&self.agent);
             let run = run.arg("--kernel-deb").arg(&self.kernel).arg("--output").arg(&dir);
-            // The image appears whole or not at all.
+            // The directory appears only when it is complete.
             run.deadline(Duration::from_secs(300)).ok()?;
         }
         Ok(dir)

@@ -1,4 +1,4 @@
-//! `runsc` by itself, without a containerd or a shim: what the programs below cost.
+//! `runsc` by itself, without a containerd or a shim.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -30,15 +30,15 @@ struct Bundle {
     id: String,
 }
 
-/// The commands of one life go to `into`, in milliseconds.
+/// Adds the times of one container's commands to `into`, in milliseconds.
 pub(super) fn measure(stage: &Stage, into: &mut Samples) -> Result<()> {
     let bundle = Bundle::new(stage)?;
-    // As a shim does: what runsc leaves running becomes a child of this process.
+    // As in a shim: processes that outlive runsc become children of this process.
     set_child_subreaper(true)?;
     let life = bundle.life(stage.handler.name(), into);
     set_child_subreaper(false)?;
     if life.is_err() {
-        // The error is told; that there is nothing to delete any more is not one.
+        // The first error is returned, not that of the clean-up.
         let _ = bundle.time("delete", &["--force"], &[]);
     }
     fs::remove_dir_all(&bundle.dir).with_context(|| format!("remove {}", bundle.dir.display()))?;
@@ -65,7 +65,8 @@ impl Bundle {
 
     fn life(&self, column: &'static str, into: &mut Samples) -> Result<()> {
         let others = children();
-        let (dir, pid) = (flag("--bundle", &self.dir), flag("--pid-file", &self.dir.join("pid")));
+        let dir = flag("--bundle", &self.dir);
+        let pid = flag("--pid-file", &self.dir.join("pid"));
         into.add("runsc create", column, self.time("create", &[&dir, &pid], &[])?);
         into.add("runsc start", column, self.time("start", &[], &[])?);
         into.add("runsc exec true", column, self.time("exec", &[], &["/bin/true"])?);
@@ -78,14 +79,14 @@ impl Bundle {
         Ok(())
     }
 
-    /// Runs `runsc VERB BEFORE ID AFTER` with the flags that Bulkhead gives it, apart from the
-    /// network; gives milliseconds.
+    /// Runs `runsc VERB BEFORE ID AFTER` with Bulkhead's flags apart from the network; returns
+    /// milliseconds.
     fn time(&self, verb: &str, before: &[&str], after: &[&str]) -> Result<f64> {
         let log = self.dir.join("words");
         let run = Run::new(&self.runsc).arg(flag("--root", &self.root)).args(FLAGS).arg(verb);
         let run = run.args(before).arg(&self.id).args(after);
         let line = run.line();
-        // A sandbox inherits all three: pipes would be held open by it.
+        // No pipes: the sandbox inherits all three and would hold them open.
         let begun = Instant::now();
         let mut child = run.spawn(Stdio::null(), Stdio::null(), fs::File::create(&log)?.into())?;
         let pid = Pid::from_raw(i32::try_from(child.id())?);
@@ -96,7 +97,7 @@ impl Bundle {
         });
         let Ok((status, took)) = receiver.recv_timeout(PATIENCE) else {
             let _ = kill(pid, Signal::SIGKILL);
-            bail!("{line}: no end after {PATIENCE:?}, killed");
+            bail!("{line}: killed after {PATIENCE:?}");
         };
         let status = status?;
         if !status.success() {
@@ -106,7 +107,7 @@ impl Bundle {
     }
 }
 
-/// As Bulkhead's defaults and the bed's handler file give them.
+/// The flags by Bulkhead's defaults and the bed's handler file.
 const FLAGS: [&str; 8] = [
     "--ignore-cgroups=true",
     "--platform=systrap",
@@ -126,7 +127,7 @@ fn millis(took: Duration) -> f64 {
     took.as_secs_f64() * 1000.0
 }
 
-/// The processes whose parent this one is.
+/// The children of this process.
 fn children() -> BTreeSet<Pid> {
     let own = std::process::id().to_string();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -138,7 +139,7 @@ fn children() -> BTreeSet<Pid> {
     pids.filter(mine).map(Pid::from_raw).collect()
 }
 
-/// Waits for the end of each of `orphans`; runsc's `delete` waits for those that nobody reaps.
+/// Reaps each of `orphans`, as runsc's `delete` waits until they are reaped.
 fn reap(orphans: &[Pid], begun: Instant) -> Result<()> {
     for orphan in orphans {
         while waitpid(*orphan, Some(WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive {

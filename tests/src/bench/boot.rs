@@ -1,11 +1,11 @@
-//! Where the time of a virtual machine's boot goes, as the shim tells it in one line of the log.
+//! The phases of a VM's boot, which the shim logs in one line.
 
 use anyhow::{Context, Result};
 
 use super::stats::Samples;
 use crate::client::stage::Stage;
 
-/// The phases, in their order, and the words that the log has for them.
+/// The phases in their order, and the words of the log before each time.
 const PHASES: [(&str, &str); 11] = [
     ("host preparation", "host preparation "),
     ("monitor started", "monitor "),
@@ -20,31 +20,32 @@ const PHASES: [(&str, &str); 11] = [
     ("all of it", WHOLE),
 ];
 
-/// The line that follows, in the same way: the Pod's sandbox container.
+/// The phases of the line after it: the Pod's sandbox container.
 const FIRST: [(&str, &str); 2] =
     [("first container", MADE), ("of its making the guest's part", GUESTS)];
 
-/// Words of the log that are looked for by themselves.
+/// Words of the log that other code refers to.
 const WHOLE: &str = "in all ";
 const MADE: &str = "first container ";
-/// What the guest itself did of what it stands behind.
+/// The guest's own part of the phase before it.
 const GUESTS: &str = "the guest's part ";
 
-/// Everything of the host's and the agent's: what is not the guest's kernel.
+/// The part of the host and the agent: all but the guest's kernel.
 const OURS: &str = "all but kernel to agent (aim: ≤ 40 without emulation)";
 
 /// The same without the guest, which alone is emulated where there is no KVM.
 const HOSTS: &str = "of it outside the guest";
 
-/// The phases of the boot of Pod `pod`, which began when the log had `offset` bytes, go to `into`,
-/// in milliseconds.
+/// Adds the phases of the boot of Pod `pod` to `into`, in milliseconds; the log had `offset` bytes
+/// when it began.
 pub(super) fn measure(stage: &Stage, pod: &str, offset: u64, into: &mut Samples) -> Result<()> {
     let log = stage.node.log_since(offset);
     let line = |words: &str| {
         let found = log.lines().find(|line| line.contains(words) && line.contains(pod));
         found.with_context(|| format!("the log has no {words:?} of {pod}"))
     };
-    let (boot, made) = (line(WHOLE)?, line(MADE)?);
+    let boot = line(WHOLE)?;
+    let made = line(MADE)?;
     let column = stage.handler.name();
     for (line, rows) in [(boot, &PHASES[..]), (made, &FIRST[..])] {
         for (row, words) in rows {

@@ -1,4 +1,4 @@
-//! One Pod with one container from beginning to end over CRI, each call timed.
+//! One Pod with one container over CRI, from start to removal, each call timed.
 
 use std::time::Instant;
 
@@ -9,14 +9,13 @@ use super::stats::Samples;
 use crate::client::pod::{Pod, pod_config, shell};
 use crate::client::stage::Stage;
 
-/// Ends at once on SIGTERM, which a plain program as process 1 would not see.
+/// Exits at once on SIGTERM, which process 1 ignores unless it has a handler.
 const SCRIPT: &str = "trap 'exit 0' TERM; echo ready; sleep 100000 & wait";
 
 /// How long StopContainer waits before it kills; reached only when the trap is broken.
 const GRACE: i64 = 20;
 
-/// The calls of one life go to `into`, the phases of a virtual machine's boot to `boots`, in
-/// milliseconds.
+/// Adds the times of the calls to `into` and the phases of a VM's boot to `boots`, in milliseconds.
 pub(super) fn measure(stage: &Stage, into: &mut Samples, boots: &mut Samples) -> Result<()> {
     let column = stage.handler.name();
     let cri = &stage.cri;
@@ -34,7 +33,7 @@ pub(super) fn measure(stage: &Stage, into: &mut Samples, boots: &mut Samples) ->
     ensure!(done.exit_code == 0, "exec of true: {done:?}");
     clock.time("PodSandboxStatus", || cri.pod_status(&pod.id))?;
     let info = clock.time("PodSandboxStatus, verbose", || cri.pod_info(&pod.id))?;
-    ensure!(!info.is_empty(), "the verbose status of a Pod says nothing");
+    ensure!(!info.is_empty(), "the verbose status of a Pod is empty");
     clock.time("ContainerStats", || cri.stats(&container.id))?;
     clock.time("StopContainer", || cri.stop(&container.id, GRACE))?;
     clock.time("StopPodSandbox", || cri.stop_pod(&pod.id))?;

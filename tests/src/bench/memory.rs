@@ -1,4 +1,4 @@
-//! What an idle Pod of one container holds: every process of it, by the part that it plays.
+//! The memory of an idle Pod of one container: of every process, by its role.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,35 +10,35 @@ use crate::bed::traces;
 use crate::client::pod::Pod;
 use crate::client::stage::Stage;
 
-/// After this an idle Pod does nothing more about its start.
+/// After this time a started Pod is idle.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// The memory of all processes that play one part, in KiB.
+/// The memory of all processes of one role, in KiB.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Memory {
     /// How many processes.
     pub(super) processes: u32,
     /// Resident, each page divided by the number of processes that map it.
     pub(super) pss: u64,
-    /// Resident and mapped by nobody else.
+    /// Resident and mapped by no other process.
     pub(super) private: u64,
 }
 
-/// What plays which part in a Pod, in the order of a report.
+/// The roles of a Pod's processes, in the order of a report.
 pub(super) const PARTS: [&str; 10] = [
     "shim",
     "helper",
     "sandbox",
     "gofer",
     "stub",
-    "monitor",
+    "VMM",
     "virtiofsd",
     "vsock device",
     "guest memory touched",
     "workload",
 ];
 
-/// The memory of an idle Pod under the stage's handler, by part.
+/// The memory of an idle Pod under the stage's handler, by role.
 pub(super) fn measure(stage: &Stage) -> Result<BTreeMap<&'static str, Memory>> {
     let before = traces::processes(stage.node.place());
     let pod = Pod::run(stage)?;
@@ -58,7 +58,7 @@ pub(super) fn measure(stage: &Stage) -> Result<BTreeMap<&'static str, Memory>> {
         memory.processes += 1;
         memory.pss += pss;
         memory.private += private;
-        if part(words) == "monitor" {
+        if part(words) == "VMM" {
             let maps = format!("/proc/{pid}/smaps");
             let touched = guest_memory(&fs::read_to_string(&maps).context(maps)?);
             let guest = parts.entry("guest memory touched").or_default();
@@ -69,35 +69,35 @@ pub(super) fn measure(stage: &Stage) -> Result<BTreeMap<&'static str, Memory>> {
     Ok(parts)
 }
 
-/// Whether it is a thread of the kernel's, which has no memory of its own: KVM puts one that works
-/// for a machine into the cgroup of its monitor.
+/// Whether it is a kernel thread, which has no memory of its own: KVM puts its workers into the
+/// VMM's cgroup.
 fn is_kernels(pid: i32) -> Result<bool> {
     let statm = format!("/proc/{pid}/statm");
     let text = fs::read_to_string(&statm).context(statm)?;
     Ok(text.split_whitespace().next() == Some("0"))
 }
 
-/// The part that a process with this command line plays.
+/// The role of a process with this command line.
 fn part(line: &str) -> &'static str {
     let mut words = line.split(' ');
     let program = words.next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
     let verb = |wanted: &str| line.split(' ').any(|word| word == wanted);
     match program {
-        // A process that systrap makes has no memory of the sandbox's, its command line neither.
+        // Processes of systrap have neither the sandbox's memory nor its command line.
         "" => "stub",
         _ if program.starts_with("containerd-shim") => "shim",
         _ if program.starts_with("runsc") && verb("boot") => "sandbox",
         _ if program.starts_with("runsc") && verb("gofer") => "gofer",
         _ if program.starts_with("runsc") || program == "runc" => "helper",
-        _ if program.starts_with("qemu-system") || program == "cloud-hypervisor" => "monitor",
+        _ if program.starts_with("qemu-system") || program == "cloud-hypervisor" => "VMM",
         "virtiofsd" => "virtiofsd",
         "vhost-device-vsock" => "vsock device",
         _ => "workload",
     }
 }
 
-/// What of a guest's memory a monitor's `smaps` has resident, in KiB. virtiofsd maps the same
-/// memory, so that the processes' own figures have a part of it each.
+/// The resident memory of the guest in the `smaps` of a VMM, in KiB. virtiofsd maps the same memory,
+/// so that the PSS of each has a part of it.
 fn guest_memory(smaps: &str) -> u64 {
     let mut shared = false;
     let mut sum = 0;
@@ -141,7 +141,7 @@ mod tests {
     fn the_kernels_threads_are_told_from_processes() {
         assert!(!is_kernels(i32::try_from(std::process::id()).unwrap()).unwrap());
         let threads = fs::read_to_string("/proc/2/comm").unwrap_or_default();
-        // In a container's process id namespace there are none.
+        // In a container's PID namespace there are none.
         if threads.trim() == "kthreadd" {
             assert!(is_kernels(2).unwrap());
         }
@@ -162,7 +162,7 @@ mod tests {
             ("runsc-sandbox --root=/r boot --bundle=/b x", "sandbox"),
             ("runsc-gofer --root=/r gofer --bundle /b", "gofer"),
             ("/usr/bin/runsc --root=/r wait x", "helper"),
-            ("/usr/bin/qemu-system-x86_64 -nodefaults -S", "monitor"),
+            ("/usr/bin/qemu-system-x86_64 -nodefaults -S", "VMM"),
             ("/usr/lib/qemu/virtiofsd -f --fd=3 -o source=/run/x/share", "virtiofsd"),
             ("/busybox sleep 2147483647", "workload"),
             ("", "stub"),

@@ -30,13 +30,13 @@ const MEMORY_AIM_KIB: u64 = 64 << 10;
 
 /// What to measure.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// How often each client pulls.
-    pub rounds: u32,
+    pub(crate) rounds: u32,
     /// The image's layers.
-    pub layers: u32,
+    pub(crate) layers: u32,
     /// The size of each, in MiB.
-    pub layer_mib: u32,
+    pub(crate) layer_mib: u32,
 }
 
 /// One pull.
@@ -48,14 +48,14 @@ struct Sample {
 
 /// What was measured.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     facts: Vec<String>,
     ours: Vec<Sample>,
     skopeo: Vec<Sample>,
 }
 
-/// Serves one image from a registry at `place`, measures both clients on it, takes all down again.
-pub fn run(plan: &Plan, place: &Place) -> Result<Report> {
+/// Serves one image from a registry at `place`, measures both clients on it, removes the bed.
+pub(crate) fn run(plan: &Plan, place: &Place) -> Result<Report> {
     let packages = Packages::fetch(&place::cache())?;
     let bulkhead = place::built("bulkhead").context("bulkhead has not been built")?;
     let measured = measure(plan, &place.lib().join("pull"), &packages, &bulkhead);
@@ -69,7 +69,8 @@ fn measure(plan: &Plan, dir: &Path, packages: &Packages, bulkhead: &Path) -> Res
     let registry = Registry::open(&packages.registry(), dir)?;
     let image = format!("{}/bench:1", registry.host());
     let bytes = fill(plan, &dir.join("layout"), &packages.skopeo(), &image)?;
-    let (one, other) = (dir.join("ours"), dir.join("skopeo"));
+    let one = dir.join("ours");
+    let other = dir.join("skopeo");
     let ours = || {
         let output = format!("oci:{}", one.display());
         Run::new(bulkhead).args(["pull", "--anonymous", "--output", &output, &image])
@@ -95,21 +96,22 @@ fn measure(plan: &Plan, dir: &Path, packages: &Packages, bulkhead: &Path) -> Res
     Ok(report)
 }
 
-/// Runs one pull to its end, looks at what it made, and removes that.
+/// Runs one pull, checks the size of its result, and removes it.
 fn pull(run: Run, into: &Path, bytes: u64) -> Result<Sample> {
     let line = run.line();
     let errors = into.with_extension("stderr");
     let begun = Instant::now();
     let mut child = run.spawn(Stdio::null(), Stdio::null(), File::create(&errors)?.into())?;
     let status = format!("/proc/{}/status", child.id());
-    let (mut peak_kib, limit) = (0, patience(PATIENCE));
+    let mut peak_kib = 0;
+    let limit = patience(PATIENCE);
     let exit = loop {
         if let Some(exit) = child.try_wait()? {
             break exit;
         }
         if begun.elapsed() > limit {
             kill_group(&mut child);
-            bail!("{line}: no end after {limit:?}");
+            bail!("{line}: still ran after {limit:?}");
         }
         peak_kib = peak_kib.max(peak(&fs::read_to_string(&status).unwrap_or_default()));
         std::thread::sleep(LOOK);
@@ -150,7 +152,7 @@ fn facts(plan: &Plan, packages: &Packages, bytes: u64) -> Result<Vec<String>> {
     ])
 }
 
-/// Makes the image and pushes it; gives the bytes of its layers.
+/// Makes the image and pushes it; returns the bytes of its layers.
 fn fill(plan: &Plan, layout: &Path, skopeo: &Path, image: &str) -> Result<u64> {
     let bytes = write_layout(plan, layout)?;
     let run = Run::new(skopeo).args(["--insecure-policy", "copy", "--dest-tls-verify=false"]);
@@ -163,7 +165,9 @@ fn fill(plan: &Plan, layout: &Path, skopeo: &Path, image: &str) -> Result<u64> {
 fn write_layout(plan: &Plan, layout: &Path) -> Result<u64> {
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs)?;
-    let (mut layers, mut diff_ids, mut bytes) = (Vec::new(), Vec::new(), 0);
+    let mut layers = Vec::new();
+    let mut diff_ids = Vec::new();
+    let mut bytes = 0;
     for number in 0..plan.layers {
         let (descriptor, diff_id) = write_layer(&blobs, number, u64::from(plan.layer_mib) << 20)?;
         bytes += descriptor["size"].as_u64().unwrap_or(0);
@@ -197,7 +201,7 @@ fn write_layout(plan: &Plan, layout: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Writes what passes and hashes it.
+/// A writer that hashes what it writes.
 struct Hashed<W> {
     hash: Sha256,
     into: W,
@@ -282,7 +286,7 @@ fn most(samples: &[Sample]) -> u64 {
 
 impl Report {
     /// For a reader: each client's median time and its peak memory, and the aims.
-    pub fn markdown(&self) -> String {
+    pub(crate) fn markdown(&self) -> String {
         let mut lines: Vec<String> = self.facts.iter().map(|fact| format!("- {fact}")).collect();
         lines.push("\n| client | median s | each s | peak MiB |".to_owned());
         lines.push("| --- | --- | --- | --- |".to_owned());
@@ -290,7 +294,8 @@ impl Report {
             [("bulkhead pull --output oci:", &self.ours), ("skopeo copy dir:", &self.skopeo)]
         {
             let each: Vec<_> = samples.iter().map(|it| format!("{:.2}", it.seconds)).collect();
-            let (each, peak) = (each.join(" "), most(samples) as f64 / 1024.0);
+            let each = each.join(" ");
+            let peak = most(samples) as f64 / 1024.0;
             lines.push(format!("| {name} | {:.2} | {each} | {peak:.1} |", median(samples)));
         }
         let ratio = median(&self.ours) / median(&self.skopeo);

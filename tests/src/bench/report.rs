@@ -7,18 +7,18 @@ use serde_json::{Value, json};
 use super::memory::{Memory, PARTS};
 use super::stats::{Samples, Summary};
 
-/// By handler, then by part.
+/// By handler, then by role.
 pub(super) type Memories = Vec<(&'static str, BTreeMap<&'static str, Memory>)>;
 
 /// Bulkhead and gVisor's own shim, on one and the same runsc.
 const OURS: &str = "gvisor-new";
 const THEIRS: &str = "gvisor-go";
 
-/// The most that a call may take, in parts of what it takes under gVisor's own shim.
+/// The most that a call may take, relative to gVisor's own shim.
 fn aim(row: &str) -> Option<f64> {
     match row {
         "RunPodSandbox" | "StartContainer" => Some(0.75),
-        // Of the plain one containerd 2 asks no shim.
+        // For the plain status containerd 2 calls no shim.
         "PodSandboxStatus, verbose" => Some(0.1),
         "StopContainer" | "StopPodSandbox" | "ExecSync true" => Some(0.5),
         _ => None,
@@ -57,7 +57,7 @@ fn cell(summary: Option<Summary>) -> String {
     format!("{median:.places$} ({min:.places$}–{p90:.places$})")
 }
 
-/// A table with one row per part of a Pod: `processes: PSS / private` in MiB.
+/// A table with one row per role in a Pod: `processes: PSS / private` in MiB.
 pub(super) fn memory_table(memories: &Memories) -> String {
     let mut head = vec!["processes: PSS / private, MiB".to_owned()];
     head.extend(memories.iter().map(|(name, _)| (*name).to_owned()));
@@ -111,7 +111,7 @@ pub(super) fn json(samples: &Samples, columns: &[&'static str]) -> Value {
     rows.into()
 }
 
-/// The memory of each part of each handler's Pod, in KiB.
+/// The memory by role of each handler's Pod, in KiB.
 pub(super) fn memory_json(memories: &Memories) -> Value {
     let part = |memory: &Memory| json!({ "processes": memory.processes, "pss": memory.pss, "private": memory.private });
     let of = |parts: &BTreeMap<&'static str, Memory>| -> Value {

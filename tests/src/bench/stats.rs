@@ -1,8 +1,8 @@
-//! Numbers of one kind, and what is told of them.
+//! Samples and their summaries.
 
 use std::collections::BTreeMap;
 
-/// What is told of a list of numbers.
+/// The summary of a list of numbers.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Summary {
     /// The smallest.
@@ -28,7 +28,8 @@ impl Summary {
     }
 }
 
-/// Measurements by what was measured and under whom; rows keep the order of their first number.
+/// Measurements by row (the subject) and column (the handler); rows keep the order of their first
+/// number.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Samples {
     rows: Vec<&'static str>,
@@ -54,12 +55,12 @@ impl Samples {
         self.cells.get(&(row, column)).map_or(&[], Vec::as_slice)
     }
 
-    /// What is told of one cell.
+    /// The summary of one cell.
     pub(super) fn summary(&self, row: &'static str, column: &'static str) -> Option<Summary> {
         Summary::of(self.of(row, column))
     }
 
-    /// The median of `ours` in parts of that of `theirs`.
+    /// The median of `ours` divided by that of `theirs`.
     pub(super) fn ratio(
         &self,
         row: &'static str,

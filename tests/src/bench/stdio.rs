@@ -1,4 +1,4 @@
-//! How fast a container's output comes out of `ctr run`.
+//! The throughput of a container's output through `ctr run`.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -18,13 +18,13 @@ const MEBIBYTES: u64 = 512;
 /// How long that may take, the container's start included.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A container writes to a pipe that is read at once; gives MB (10^6 bytes) per second from the
+/// A container writes to a pipe that is read at once; returns MB (10^6 bytes) per second from the
 /// first byte to the last.
 pub(super) fn measure(stage: &Stage) -> Result<f64> {
     let task = Task::new(stage);
     let mut flags = vec!["--rm".to_owned()];
     if stage.handler == Handler::GvisorGo {
-        // Without them gVisor's own shim waits for a sandbox that never comes.
+        // Without them gVisor's own shim waits for a sandbox that is never created.
         for (key, value) in [("container-type", "sandbox"), ("sandbox-id", task.id.as_str())] {
             flags.extend(["--annotation".to_owned(), format!("io.kubernetes.cri.{key}={value}")]);
         }
@@ -43,7 +43,7 @@ pub(super) fn measure(stage: &Stage) -> Result<f64> {
     if wait(&mut child, Duration::from_secs(10))?.is_none() {
         kill_group(&mut child);
     }
-    let (bytes, took) = end.map_err(|_| anyhow!("no end of output after {PATIENCE:?}"))??;
+    let (bytes, took) = end.map_err(|_| anyhow!("output still came after {PATIENCE:?}"))??;
     ensure!(bytes == MEBIBYTES << 20, "{bytes} bytes came of {}", MEBIBYTES << 20);
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let megabytes = bytes as f64 / 1e6;

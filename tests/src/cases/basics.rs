@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use k8s_cri::v1 as api;
 
-use super::{Case, cases};
+use super::case::{Case, cases};
 use crate::bed::process::until;
 use crate::client::pod::{Container, Pod, bind, shell};
 use crate::client::stage::Stage;
@@ -51,7 +51,8 @@ fn logs_keep_streams_and_order(stage: &Stage) -> Result<()> {
         let lines = container.log()?.into_iter().filter(|line| line.stream == stream);
         Ok(lines.map(|line| line.text).collect())
     };
-    let (out, err) = (of("stdout")?, of("stderr")?);
+    let out = of("stdout")?;
+    let err = of("stderr")?;
     ensure!(out == ["out1", "out2", "out3", "out4", "out5", "tail"], "stdout: {out:?}");
     ensure!(err == ["err1", "err2", "err3", "err4", "err5"], "stderr: {err:?}");
     Ok(())
@@ -92,7 +93,7 @@ fn container_exit_codes(stage: &Stage) -> Result<()> {
         let lived = status.finished_at - status.started_at;
         ensure!(lived > -1_000_000_000, "{script:?}: finished {lived} ns after its start");
     }
-    // A signal before the trap is set would end either of them by itself.
+    // A signal before the trap is set would kill either of them.
     let wait = "echo ready; while :; do sleep 0.1; done";
     let kind = pod.start("term", shell(&format!("trap 'exit 143' TERM; {wait}")))?;
     kind.logged("ready")?;
@@ -139,7 +140,8 @@ fn many_execs_at_once(stage: &Stage) -> Result<()> {
     let codes = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..16)
             .map(|code| {
-                let (socket, id) = (&socket, &container.id);
+                let socket = &socket;
+                let id = &container.id;
                 scope.spawn(move || -> Result<i32> {
                     let cri = crate::client::cri::Cri::new(socket)?;
                     let script = format!("echo {code}; exit {code}");

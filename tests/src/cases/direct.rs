@@ -9,7 +9,7 @@ use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::Message;
 use ttrpc::Code;
 
-use super::{Case, cases};
+use super::case::{Case, cases};
 use crate::bed::process::{Finished, until};
 use crate::client::shim::{self, Bundle, Caller, Shim};
 use crate::client::stage::Stage;
@@ -36,19 +36,22 @@ fn start_answers_every_containerd(stage: &Stage) -> Result<()> {
         let mode = shim::socket_mode(&first.address)?;
         ensure!(mode & 0o077 == 0, "{caller:?}: the socket's mode is {mode:o}");
         let written = std::fs::read_to_string(bundle.dir.join("address"))?;
-        ensure!(written.trim() == first.address, "{caller:?}: the address file says {written:?}");
+        ensure!(written.trim() == first.address, "{caller:?}: the address file has {written:?}");
         let again = bundle.start(caller)?;
-        ensure!(again.address == first.address, "{caller:?}: a second start gave another address");
+        ensure!(
+            again.address == first.address,
+            "{caller:?}: a second start printed another address"
+        );
         shut_down(&first, &bundle)?;
     }
     Ok(())
 }
 
-/// Shutdown ends a shim without tasks, and its socket goes with it.
+/// After Shutdown a shim without tasks exits and removes its socket.
 pub(super) fn shut_down(shim: &Shim, bundle: &Bundle<'_>) -> Result<()> {
     let request = api::ShutdownRequest { id: bundle.id.clone(), ..Default::default() };
     let _ = shim.call_v2("Shutdown", &request);
-    until("the shim's end", Duration::from_secs(10), || {
+    until("the shim has removed its socket", Duration::from_secs(10), || {
         Ok((!shim::socket(&shim.address).exists()).then_some(()))
     })
 }
@@ -66,7 +69,7 @@ fn start_without_options(stage: &Stage) -> Result<()> {
 /// would take for an address.
 fn is_refusal(what: &str, done: &Finished) -> Result<()> {
     ensure!(done.code() != 0, "{what}: accepted: {}", done.out());
-    ensure!(!done.err().trim().is_empty(), "{what}: refused without a word");
+    ensure!(!done.err().trim().is_empty(), "{what}: refused without a message");
     ensure!(done.stdout.is_empty(), "{what}: stdout {:?}", done.out());
     ensure!(!done.err().contains("panicked"), "{what}: {}", done.err());
     Ok(())
@@ -104,7 +107,7 @@ fn both_task_services_answer(stage: &Stage) -> Result<()> {
     let bundle = Bundle::new(stage, "sleep 1000")?;
     let shim = bundle.start(Caller::V17)?;
     for service in ["containerd.task.v2.Task", "containerd.task.v3.Task"] {
-        let request = api::ConnectRequest { id: "nobody".to_owned(), ..Default::default() };
+        let request = api::ConnectRequest { id: "unknown".to_owned(), ..Default::default() };
         let answer = shim.call(service, "Connect", &request)?;
         let bytes = answer.map_err(|e| anyhow::anyhow!("{service}: {e:?}"))?;
         let connect = api::ConnectResponse::parse_from_bytes(&bytes)?;
@@ -125,7 +128,7 @@ fn version_and_info(stage: &Stage) -> Result<()> {
         let info = containerd_shim_protos::types::introspection::RuntimeInfo::parse_from_bytes(
             &done.stdout,
         )?;
-        ensure!(!info.name.is_empty(), "-info gives no name");
+        ensure!(!info.name.is_empty(), "-info prints no name");
         let features: serde_json::Value = serde_json::from_slice(&info.features.value)?;
         ensure!(features.is_object(), "-info: features {features}");
     }
@@ -170,7 +173,7 @@ fn life_of_a_task(stage: &Stage) -> Result<()> {
     let seen: api::PidsResponse = shim.ask("Pids", &pids)?;
     ensure!(!seen.processes.is_empty(), "no pid of a task that is not deleted yet");
     let gone: api::DeleteResponse = shim.ask("Delete", &delete_request(&bundle))?;
-    ensure!(gone.exit_status == 137, "Delete tells {}", gone.exit_status);
+    ensure!(gone.exit_status == 137, "Delete returns {}", gone.exit_status);
     shim.refused("State", &state, Code::NOT_FOUND)?;
     shim.refused("Delete", &delete_request(&bundle), Code::NOT_FOUND)?;
     shut_down(&shim, &bundle)
@@ -191,7 +194,7 @@ fn wrong_order_is_refused(stage: &Stage) -> Result<()> {
     shim.refused("Exec", &exec, Code::ALREADY_EXISTS)?;
     let unknown = api::StartRequest {
         id: bundle.id.clone(),
-        exec_id: "nobody".to_owned(),
+        exec_id: "unknown".to_owned(),
         ..Default::default()
     };
     shim.refused("Start", &unknown, Code::NOT_FOUND)?;

@@ -1,12 +1,12 @@
-//! A runtime that is missing, broken or stuck; configuration that is wrong: one clear error, and
-//! nothing left.
+//! A runtime that is missing, broken or stuck, or a wrong configuration: one clear error, and no
+//! leak.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Case, cases};
-use crate::bed::handler::{FAILING_TEXT, Fault};
+use super::case::{Case, cases};
+use crate::bed::fault::{FAILING_TEXT, Fault};
 use crate::bed::process::patience;
 use crate::client::pod::{Pod, pod_config};
 use crate::client::stage::{Stage, skip};
@@ -22,7 +22,7 @@ pub(super) const CASES: &[Case] = cases![
     program_missing,
 ];
 
-/// Runs a Pod under the broken handler; gives the error's text.
+/// Runs a Pod under the broken handler; returns the error's text.
 fn refused(stage: &Stage, fault: Fault) -> Result<String> {
     let handler = format!("{}-{}", stage.handler.name(), fault.name());
     match Pod::run_handler(stage, pod_config(stage)?, &handler) {
@@ -40,7 +40,7 @@ fn runtime_missing(stage: &Stage) -> Result<()> {
 fn runtime_failing(stage: &Stage) -> Result<()> {
     let error = refused(stage, Fault::Failing)?;
     if stage.handler.is_bulkhead() {
-        ensure!(error.contains(FAILING_TEXT), "the runtime's own words are lost: {error}");
+        ensure!(error.contains(FAILING_TEXT), "the runtime's own error is lost: {error}");
     }
     Ok(())
 }
@@ -70,13 +70,13 @@ fn handler_file_with_an_unknown_key(stage: &Stage) -> Result<()> {
         return skip("runc has no handler file");
     }
     let error = refused(stage, Fault::UnknownKey)?;
-    ensure!(error.contains("walls"), "the error does not name the key: {error}");
+    ensure!(error.contains("no_such_key"), "the error does not name the key: {error}");
     Ok(())
 }
 
 fn handler_unknown_to_containerd(stage: &Stage) -> Result<()> {
     match Pod::run_handler(stage, pod_config(stage)?, "no-such-handler") {
-        Ok(_) => bail!("a Pod runs under a handler that nobody knows"),
+        Ok(_) => bail!("a Pod runs under an unknown handler"),
         Err(e) => ensure!(format!("{e:#}").contains("no-such-handler"), "{e:#}"),
     }
     Ok(())

@@ -10,17 +10,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use k8s_cri::v1 as api;
 
-use super::{Case, cases};
-use crate::bed::containerd::Version;
+use super::case::{Case, cases};
 use crate::bed::process::{Finished, Run, until};
 use crate::bed::registry::{self, PASSWORD, Registry, USER};
+use crate::bed::version::Version;
 use crate::bed::{image, place, traces};
 use crate::client::pod::{Pod, shell};
 use crate::client::stage::{Stage, skip};
 
 pub(super) const CASES: &[Case] = cases![private_image, private_layout_is_imported];
 
-/// How long one command of the tool may take; a machine may be emulated.
+/// How long one command of the tool may take; a VM may be emulated.
 const PATIENCE: Duration = Duration::from_secs(200);
 /// What `bulkhead` exits with when it could not do what it was asked.
 const FAILED: i32 = 125;
@@ -39,7 +39,8 @@ impl Shop {
         let Some(bulkhead) = place::built("bulkhead") else {
             return skip("bulkhead has not been built");
         };
-        let (dir, program) = (stage.folder()?, stage.node.registry());
+        let dir = stage.folder()?;
+        let program = stage.node.registry();
         let open = Registry::open(program, &dir)?;
         let name = format!("{}/team/busybox:1", open.host());
         let push = stage.node.ctr("k8s.io").args(["images", "push", "--plain-http"]);
@@ -49,7 +50,7 @@ impl Shop {
         let hosts = stage.node.certs().join(shop.registry.host());
         fs::create_dir_all(&hosts)?;
         let ca = registry::authority(&shop.dir);
-        // containerd 1.6 wants a host by its name.
+        // containerd 1.6 needs the host named.
         let url = format!("https://{}", shop.registry.host());
         let text = format!("server = \"{url}\"\n\n[host.\"{url}\"]\nca = {ca:?}\n");
         fs::write(hosts.join("hosts.toml"), text)?;
@@ -101,7 +102,7 @@ impl Shop {
     }
 }
 
-/// The Secrets go with the case: the next one searches the whole bed for their password.
+/// Removes the Secrets: the next case searches the whole bed for their password.
 impl Drop for Shop {
     fn drop(&mut self) {
         if let Err(e) = fs::remove_dir_all(&self.dir) {
@@ -110,11 +111,12 @@ impl Drop for Shop {
     }
 }
 
-/// The part of base64 that tells of `text`, wherever it stands in what was encoded.
+/// The base64 of `text` at each of its three alignments within an encoded text.
 fn within_base64(text: &str) -> [String; 3] {
     [0, 1, 2].map(|before| {
         let whole = STANDARD.encode([&vec![0; before], text.as_bytes()].concat());
-        let (first, end) = ((before * 8).div_ceil(6), (before + text.len()) * 8 / 6);
+        let first = (before * 8).div_ceil(6);
+        let end = (before + text.len()) * 8 / 6;
         whole[first..end].to_owned()
     })
 }
@@ -141,7 +143,7 @@ fn clean_files(dir: &Path, own: &Path) -> Result<u32> {
     let mut searched = 0;
     for entry in fs::read_dir(dir)?.flatten() {
         let path = entry.path();
-        // What is going meanwhile shows nothing.
+        // It may have been removed meanwhile.
         let Ok(found) = path.symlink_metadata() else { continue };
         let written = path.starts_with(own) && path.extension().is_some_and(|it| it == "yaml");
         let stored = path.ends_with("storage") || path.ends_with("rootfs");
@@ -165,31 +167,31 @@ fn clean_processes(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The run failed with one line on the standard error that says `part`, and left no Pod.
+/// The run failed with one line on the standard error that contains `part`, and left no Pod.
 fn refused(stage: &Stage, done: &Finished, part: &str) -> Result<()> {
-    let told = done.err();
-    ensure!(done.code() == FAILED, "exit code {}: {told}", done.code());
+    let error = done.err();
+    ensure!(done.code() == FAILED, "exit code {}: {error}", done.code());
     let chatter = |line: &&str| {
         ["bulkhead: note: ", "bulkhead: pulling "].iter().any(|start| line.starts_with(start))
     };
-    let lines: Vec<_> = told.lines().filter(|line| !chatter(line)).collect();
-    ensure!(lines.len() == 1 && lines[0].starts_with("bulkhead: "), "not one line: {told}");
-    ensure!(lines[0].contains(part), "{told}");
+    let lines: Vec<_> = error.lines().filter(|line| !chatter(line)).collect();
+    ensure!(lines.len() == 1 && lines[0].starts_with("bulkhead: "), "not one line: {error}");
+    ensure!(lines[0].contains(part), "{error}");
     ensure!(stage.cri.pods()?.is_empty(), "a Pod is left");
     Ok(())
 }
 
 /// The Secret and the Pod run as they are; without the Secret, or with a wrong password, one line
-/// says why not; and the password is nowhere on the machine but in the file with the Secret.
+/// is the error; and the password is nowhere on the machine but in the file with the Secret.
 fn private_image(stage: &Stage) -> Result<()> {
     let shop = Shop::open(stage)?;
-    let nobody = shop.write(stage, "nobody", "")?;
-    let done = shop.bulkhead(stage, &["play", &nobody])?;
-    let told = match stage.node.version {
+    let anonymous = shop.write(stage, "anonymous", "")?;
+    let done = shop.bulkhead(stage, &["play", &anonymous])?;
+    let expected = match stage.node.version {
         Version::V16 => "401 Unauthorized",
         Version::V17 | Version::V21 => "no basic auth credentials",
     };
-    refused(stage, &done, told)?;
+    refused(stage, &done, expected)?;
     let wrong = shop.write(stage, "wrong", &shop.secret("not-his-password"))?;
     let done = shop.bulkhead(stage, &["play", &wrong])?;
     refused(stage, &done, "not pulled with user \"bob\" of ")?;
@@ -209,9 +211,10 @@ fn private_image(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The same file is a credential for `pull`, which says what it does, and to whom.
+/// The same file is a credential for `pull`, whose output has the user and the host.
 fn pulled(stage: &Stage, shop: &Shop, file: &str) -> Result<()> {
-    let (handler, image) = (stage.handler.name(), shop.image());
+    let handler = stage.handler.name();
+    let image = shop.image();
     let certs = stage.node.certs().display().to_string();
     let pull = |words: &[&str]| {
         let all = [&["pull", "--secret", file, "--certs-dir", &certs], words, &[&image]].concat();
@@ -219,15 +222,15 @@ fn pulled(stage: &Stage, shop: &Shop, file: &str) -> Result<()> {
     };
     let done = pull(&["--verbose", "--handler", handler])?;
     ensure!(done.code() == 0 && done.out().starts_with("sha256:"), "pull: {}", done.err());
-    let done = pull(&["--handler", "no-such-wall"])?;
-    refused(stage, &done, "the runtime has no handler \"no-such-wall\"; it has ")?;
+    let done = pull(&["--handler", "no-such-handler"])?;
+    refused(stage, &done, "the runtime has no handler \"no-such-handler\"; it has ")?;
     let done = pull(&["--dry-run"])?;
     let planned = done.out().contains("credential  user \"bob\" for 127.0.0.1:");
     ensure!(done.code() == 0 && planned, "--dry-run: {}{}", done.out(), done.err());
     let done = pull(&["--check"])?;
     let fine = ["TLS", "credential", "image", "platform"].map(|step| format!("ok   {step:<13}"));
-    let told = fine.iter().all(|line| done.out().contains(line));
-    ensure!(done.code() == 0 && told, "--check: {}{}", done.out(), done.err());
+    let passed = fine.iter().all(|line| done.out().contains(line));
+    ensure!(done.code() == 0 && passed, "--check: {}{}", done.out(), done.err());
     Ok(())
 }
 
@@ -241,12 +244,13 @@ fn played(stage: &Stage, shop: &Shop, done: &Finished) -> Result<()> {
         Ok(logs.out().contains("hello from a private image").then_some(()))
     })?;
     clean_processes(stage)?;
-    let (run, lib) = (stage.node.run(), stage.node.lib());
+    let run = stage.node.run();
+    let lib = stage.node.lib();
     let searched = clean_files(&run, &shop.dir)? + clean_files(&lib, &shop.dir)?;
     let log = fs::read_to_string(stage.node.log())?;
     ensure!(
         searched > 10 && log.contains("level=debug") && log.contains(&shop.image()),
-        "{searched} files searched, and containerd's log does not tell of the pull"
+        "{searched} files searched, and containerd's log does not have the pull"
     );
     let log = fs::read_to_string(registry::log(&shop.dir))?;
     ensure!(log.contains("/v2/team/busybox/blobs/"), "the registry was not asked for the image");
@@ -258,8 +262,10 @@ fn private_layout_is_imported(stage: &Stage) -> Result<()> {
     let shop = Shop::open(stage)?;
     let secret = shop.dir.join("secret.yaml");
     fs::write(&secret, shop.secret(PASSWORD))?;
-    let (image, layout) = (shop.image(), shop.dir.join("layout"));
-    let (secret, certs) = (secret.display().to_string(), stage.node.certs().display().to_string());
+    let image = shop.image();
+    let layout = shop.dir.join("layout");
+    let secret = secret.display().to_string();
+    let certs = stage.node.certs().display().to_string();
     let output = format!("oci:{}", layout.display());
     let words = ["pull", "--secret", &secret, "--certs-dir", &certs, "--output", &output, &image];
     let done = shop.bulkhead(stage, &words)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use k8s_cri::v1 as api;
 
-use super::{Case, cases};
+use super::case::{Case, cases};
 use crate::bed::handler::Handler;
 use crate::bed::image;
 use crate::bed::process::until;
@@ -28,7 +28,7 @@ pub(super) const CASES: &[Case] = cases![
     hostname_and_dns,
 ];
 
-/// `uname` and `dmesg` tell of the wall's own kernel, which is what the wall is about.
+/// `uname` and `dmesg` are those of the sandbox's kernel, not of the host's.
 fn whose_kernel(stage: &Stage) -> Result<()> {
     let pod = Pod::run(stage)?;
     let mut config = shell("sleep 1000");
@@ -36,7 +36,8 @@ fn whose_kernel(stage: &Stage) -> Result<()> {
     let capabilities = security(&mut config).capabilities.get_or_insert_default();
     capabilities.add_capabilities = vec!["SYSLOG".to_owned()];
     let container = pod.start("kernel", config)?;
-    let (seen, version) = (container.out("uname -r")?, container.out("cat /proc/version")?);
+    let seen = container.out("uname -r")?;
+    let version = container.out("cat /proc/version")?;
     let host = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
     if stage.handler == Handler::Runc {
         ensure!(seen == host.trim(), "{seen} on {host}");
@@ -45,13 +46,13 @@ fn whose_kernel(stage: &Stage) -> Result<()> {
     if stage.handler.is_vm() {
         // The guest may run a kernel of the host's release, but has booted by itself.
         const BOOT: &str = "/proc/sys/kernel/random/boot_id";
-        let (boot, hosts) =
-            (container.out(&format!("cat {BOOT}"))?, std::fs::read_to_string(BOOT)?);
+        let boot = container.out(&format!("cat {BOOT}"))?;
+        let hosts = std::fs::read_to_string(BOOT)?;
         ensure!(boot != hosts.trim(), "the host's kernel: {seen}, boot {boot}");
     } else {
         ensure!(seen != host.trim(), "the host's kernel: {seen}");
     }
-    ensure!(version.contains(&seen), "uname says {seen}, /proc/version {version}");
+    ensure!(version.contains(&seen), "uname prints {seen}, /proc/version has {version}");
     if stage.handler.is_vm() {
         let manifest = stage.node.guest().context("no guest")?.join("guest.json");
         let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(manifest)?)?;
@@ -205,9 +206,9 @@ fn empty_dir_is_shared(stage: &Stage) -> Result<()> {
             "mkdir -p /cache/d; echo {round} > /cache/d/f.new; \
             mv /cache/d/f.new /cache/d/f"
         ))?;
-        for (who, container) in [("reader", &reader), ("watcher", &watcher)] {
+        for (name, container) in [("reader", &reader), ("watcher", &watcher)] {
             let got = container.out("cat /cache/d/f")?;
-            ensure!(got == round.to_string(), "round {round}: the {who} sees {got:?}");
+            ensure!(got == round.to_string(), "round {round}: the {name} sees {got:?}");
         }
     }
     ensure!(watcher.exec("echo no > /cache/d/g")?.exit_code != 0, "read-only, yet written");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use k8s_cri::v1 as api;
 
-use super::{Case, cases};
+use super::case::{Case, cases};
 use crate::bed::process::{patience, until};
 use crate::client::pod::{Pod, pod_config};
 use crate::client::stage::Stage;
@@ -46,7 +46,8 @@ fn pod_answers_the_host(stage: &Stage) -> Result<()> {
 }
 
 fn pods_talk_to_each_other(stage: &Stage) -> Result<()> {
-    let (one, two) = (Pod::run(stage)?, Pod::run(stage)?);
+    let one = Pod::run(stage)?;
+    let two = Pod::run(stage)?;
     let _server = one.shell(SERVE)?;
     let client = two.shell("sleep 1000")?;
     let ip = one.ip()?;

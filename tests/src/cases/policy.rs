@@ -1,12 +1,12 @@
-//! What a network plugin enforces on the host's end of a Pod's cable holds, whatever is at the
-//! other end; and port-forward finds the Pod's loopback.
+//! What a network plugin enforces on the host's veth holds for every kind of Pod; and port-forward
+//! reaches the Pod's loopback.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::case::{Case, cases};
 use super::network::{SERVE, answers, get};
-use super::{Case, cases};
 use crate::bed::handler::Handler;
 use crate::bed::process::until;
 use crate::client::forward::Forward;
@@ -28,10 +28,12 @@ fn fetches(client: &Container<'_>, ip: &str) -> bool {
 }
 
 fn policy_denies_and_allows(stage: &Stage) -> Result<()> {
-    let (server, client) = (Pod::run(stage)?, Pod::run(stage)?);
+    let server = Pod::run(stage)?;
+    let client = Pod::run(stage)?;
     let _web = server.shell(SERVE)?;
     let inside = client.shell("sleep 1000")?;
-    let (ip, from) = (server.ip()?, client.ip()?);
+    let ip = server.ip()?;
+    let from = client.ip()?;
     let address = format!("{ip}:80");
     let host_gets = || address.parse().is_ok_and(|address| get(address).is_ok());
     answers(&address)?;
@@ -65,7 +67,8 @@ fn spoofed_source_is_dropped(stage: &Stage) -> Result<()> {
     let container = pod.start("main", config)?;
     let ip = pod.ip()?;
     let net = ip.rsplit_once('.').context("no IPv4 address")?.0;
-    let (gateway, other) = (format!("{net}.1"), format!("{net}.253"));
+    let gateway = format!("{net}.1");
+    let other = format!("{net}.253");
     let ping = |source: &str| {
         let ping = container.exec(&format!("ping -c 2 -W 2 -I {source} {gateway}"))?;
         anyhow::Ok(ping.exit_code == 0)
@@ -77,7 +80,7 @@ fn spoofed_source_is_dropped(stage: &Stage) -> Result<()> {
     }
     let added = container.exec(&format!("ip addr add {other}/24 dev eth0"))?;
     if stage.handler.is_vm() {
-        // Its own wall forbids it, whatever the plugin does.
+        // The backend drops such packets, whatever the plugin does.
         ensure!(added.exit_code == 0, "its own kernel refuses it an address: {added:?}");
         ensure!(!ping(&other)?, "a packet from {other} left the Pod {ip}");
         ensure!(ping(&ip)?, "packets from {ip} are dropped too");
@@ -89,9 +92,9 @@ fn spoofed_source_is_dropped(stage: &Stage) -> Result<()> {
     }
     let policy = Policy::new(stage, &netns::host_end(&netns::path(stage, &pod)?)?)?;
     policy.set(Way::Out, &[&format!("meta protocol ip ip saddr != {ip} drop")])?;
-    let (spoofed, own) = (ping(&other)?, ping(&ip)?);
-    // The bridge plugin takes down a rule for each address that it finds, and fails for a foreign
-    // one.
+    let spoofed = ping(&other)?;
+    let own = ping(&ip)?;
+    // The bridge plugin removes a rule for each address that it finds, and fails for a foreign one.
     container.out(&format!("ip addr del {other}/24 dev eth0"))?;
     ensure!(!spoofed, "a packet from {other} left the Pod {ip}");
     ensure!(own, "packets from {ip} are dropped too");
@@ -134,10 +137,10 @@ fn port_forward_to_a_closed_port(stage: &Stage) -> Result<()> {
     let pod = Pod::run(stage)?;
     let container = pod.shell("sleep 1000")?;
     let mut forward = Forward::open(stage, &pod.id, 4711)?;
-    // The connection may be taken before it turns out that nobody is there.
-    let _ = forward.send(b"anybody?\n");
+    // The connection may be accepted before it turns out that no process listens.
+    let _ = forward.send(b"hello\n");
     let got = forward.read_to_end()?;
-    ensure!(got.is_empty(), "somebody answers at a closed port: {got:?}");
+    ensure!(got.is_empty(), "a closed port answers: {got:?}");
     ensure!(container.out("echo fine")? == "fine");
     Ok(())
 }

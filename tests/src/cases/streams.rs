@@ -1,12 +1,12 @@
 //! Output: whole, however fast it comes and however slowly it is read.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Case, cases};
+use super::case::{Case, cases};
 use crate::bed::containerd::NAMESPACE;
 use crate::bed::process::{kill_group, patience, until, wait};
 use crate::client::pod::{Pod, shell};
@@ -108,7 +108,7 @@ fn a_stalled_reader_blocks_nothing(stage: &Stage) -> Result<()> {
         }
         let begun = Instant::now();
         task.tasks(&["kill", "--signal", "SIGKILL", &task.id]).ok()?;
-        until("the stalled container's end", Duration::from_secs(8), || {
+        until("the stalled container has stopped", Duration::from_secs(8), || {
             let list = task.tasks(&["ls"]).ok()?;
             let line = list.lines().find(|line| line.starts_with(&task.id));
             Ok(line.is_none_or(|line| line.contains("STOPPED")).then_some(()))
@@ -130,16 +130,19 @@ fn ctr_run_tells_the_exit_code(stage: &Stage) -> Result<()> {
     }
     for (signal, code) in [("SIGKILL", 137), ("SIGTERM", 143)] {
         let task = Task::new(stage);
-        let run =
-            task.run(&["--rm"], &["sh", "-c", "trap 'exit 143' TERM; while :; do sleep 0.1; done"]);
-        let mut child = run.spawn(Stdio::null(), Stdio::null(), Stdio::null())?;
-        let killed = until("the task runs", Duration::from_secs(20), || {
-            let list = task.tasks(&["ls"]).ok()?;
-            Ok(list.lines().any(|l| l.starts_with(&task.id) && l.contains("RUNNING")).then_some(()))
+        let script = "trap 'exit 143' TERM; echo ready; while :; do sleep 0.1; done";
+        let run = task.run(&["--rm"], &["sh", "-c", script]);
+        let mut child = run.spawn(Stdio::null(), Stdio::piped(), Stdio::null())?;
+        let output = child.stdout.take().context("no stdout")?;
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            BufReader::new(output).lines().map_while(Result::ok).try_for_each(|l| sender.send(l))
         });
-        // The trap is the shell's first act, but not an instant one.
-        std::thread::sleep(Duration::from_millis(500));
-        let killed = killed.and_then(|()| task.tasks(&["kill", "-s", signal, &task.id]).ok());
+        // Before the trap is set the signal would kill the shell.
+        let ready = lines.recv_timeout(patience(Duration::from_secs(20)));
+        let killed = ready
+            .context("the task does not run")
+            .and_then(|_| task.tasks(&["kill", "-s", signal, &task.id]).ok());
         let status = wait(&mut child, Duration::from_secs(20))?;
         kill_group(&mut child);
         killed?;
@@ -161,23 +164,23 @@ fn events_come_in_order(stage: &Stage) -> Result<()> {
     ensure!(kinds == expected, "{kinds:?}");
     task.tasks(&["rm", &task.id]).finish()?;
     if stage.handler.is_bulkhead() {
-        // containerd 2's own shim may end before it has told of the delete.
+        // containerd 2's own shim may exit before it has published the delete.
         let last = events.until(&task.id, "/tasks/delete", 1)?;
         ensure!(last == ["/tasks/delete"], "after the exit: {last:?}");
     }
     quick_exit_keeps_order(stage, &events)
 }
 
-/// A process that ends at once still starts before it exits.
+/// The start of a process that exits at once comes before its exit.
 fn quick_exit_keeps_order(stage: &Stage, events: &Events) -> Result<()> {
     for _ in 0..3 {
         let task = Task::new(stage);
         let _ = task.run(&["--rm"], &["true"]).finish()?;
         let expected = ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"];
         // As above: without the delete.
-        let told = if stage.handler.is_bulkhead() { 4 } else { 3 };
-        let expected = &expected[..told];
-        let seen = events.until(&task.id, expected[told - 1], 1)?;
+        let count = if stage.handler.is_bulkhead() { 4 } else { 3 };
+        let expected = &expected[..count];
+        let seen = events.until(&task.id, expected[count - 1], 1)?;
         ensure!(seen == expected, "{seen:?}");
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! containerd goes, the shim goes: what must stay and what must end.
+//! containerd or the shim dies: what must survive and what must not.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{Case, cases};
-use crate::bed::containerd::Version;
+use super::case::{Case, cases};
 use crate::bed::process::until;
 use crate::bed::traces;
+use crate::bed::version::Version;
 use crate::client::pod::{Container, Pod, shell};
 use crate::client::stage::{Stage, skip};
 
@@ -72,13 +72,17 @@ fn containerd_restarted_in_peace(stage: &Stage) -> Result<()> {
 fn exit_while_containerd_is_down(stage: &Stage) -> Result<()> {
     let pod = Pod::run(stage)?;
     let gate = stage.folder()?;
-    let mut config = shell("until [ -e /gate/open ]; do sleep 0.1; done; echo done; exit 23");
+    let script = "until [ -e /gate/open ]; do sleep 0.1; done; echo done | tee /gate/done; exit 23";
+    let mut config = shell(script);
     config.mounts = vec![crate::client::pod::bind(&gate, "/gate", false)];
     let container = pod.start("main", config)?;
     ensure!(container.is_running()?);
     stage.node.stop(Signal::SIGKILL)?;
     std::fs::write(gate.join("open"), "")?;
-    std::thread::sleep(Duration::from_secs(2));
+    // The exit follows long before containerd is up.
+    until("the container is about to exit", Duration::from_secs(20), || {
+        Ok(gate.join("done").exists().then_some(()))
+    })?;
     stage.node.start()?;
     let status = container.exited()?;
     if status.exit_code == 255 && !stage.handler.is_bulkhead() {
@@ -89,7 +93,7 @@ fn exit_while_containerd_is_down(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// The shim is whoever holds the bundle of the Pod's sandbox as its working folder.
+/// The shim's working folder is the bundle of the Pod's sandbox.
 fn shim_of(stage: &Stage, pod: &str) -> Result<i32> {
     let bundle = stage.node.bundles("k8s.io").join(pod);
     for (pid, line) in traces::processes(stage.node.place()) {
@@ -113,7 +117,7 @@ fn shim_killed(stage: &Stage) -> Result<()> {
     let container = pod.shell("sleep 1000")?;
     let shim = shim_of(stage, &pod.id)?;
     kill(Pid::from_raw(shim), Signal::SIGKILL).context("kill the shim")?;
-    container.exited_within(Duration::from_secs(15)).context("the container's end")?;
+    container.exited_within(Duration::from_secs(15)).context("the container's exit")?;
     until(
         "the Pod is not ready",
         Duration::from_secs(15),
@@ -123,7 +127,7 @@ fn shim_killed(stage: &Stage) -> Result<()> {
         // containerd's own shim leaves its socket behind when it dies so; ours must not.
         let _ = std::fs::remove_file(stage.node.shim_socket("k8s.io", &pod.id));
     }
-    // CRI must learn of it, and no process of the Pod may be left: it is dead, not lost.
+    // No process of the Pod may survive.
     until("no process of the Pod", Duration::from_secs(10), || {
         let all = traces::processes(stage.node.place());
         let of_pod = |line: &String| line.contains(&pod.id) || line.contains(&container.id);

@@ -7,21 +7,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Case, cases};
-use crate::bed::containerd::{NAMESPACE, Version};
+use super::case::{Case, cases};
+use crate::bed::containerd::NAMESPACE;
 use crate::bed::handler::Handler;
 use crate::bed::process::{kill_group, patience, until};
+use crate::bed::version::Version;
 use crate::client::stage::{Stage, skip};
 use crate::client::task::Task;
 
 pub(super) const CASES: &[Case] =
     cases![ctr_verbs, ctr_attach, ctr_run_keeps_to_its_flags, root_on_a_disk, ctr_checkpoint];
 
-/// Counts, and ends with 9 when it is asked to end.
+/// Counts, and exits with 9 on SIGTERM.
 const COUNTER: &str =
     "trap 'exit 9' TERM; i=0; while :; do i=$((i+1)); echo $i; echo $i >/tmp/at; sleep 0.1; done";
 
-/// The state of a task as `ctr tasks ls` tells it; `None` when there is no such task.
+/// The state of a task by `ctr tasks ls`; `None` when there is no such task.
 fn state(task: &Task) -> Result<Option<String>> {
     let list = task.tasks(&["ls"]).ok()?;
     let line = list.lines().find(|line| line.split_whitespace().next() == Some(&task.id));
@@ -47,11 +48,12 @@ fn ctr_verbs(stage: &Stage) -> Result<()> {
         task.tasks(&["exec", "--exec-id", &id, "--cwd", "/tmp", &task.id]).args(words).finish()
     };
     let done = exec(&["sh", "-c", "pwd; echo oops >&2; exit 5"])?;
-    let told = (done.code(), done.out(), done.err());
-    ensure!(told.0 == 5 && told.1 == "/tmp\n" && told.2.contains("oops"), "{told:?}");
+    let result = (done.code(), done.out(), done.err());
+    let is_whole = result.0 == 5 && result.1 == "/tmp\n" && result.2.contains("oops");
+    ensure!(is_whole, "{result:?}");
     let missing = exec(&["/no/such/program"])?;
-    let said = missing.err();
-    ensure!(missing.code() != 0 && said.contains("/no/such/program"), "{said}");
+    let error = missing.err();
+    ensure!(missing.code() != 0 && error.contains("/no/such/program"), "{error}");
 
     let at = || exec(&["cat", "at"]).map(|done| done.out());
     task.tasks(&["pause", &task.id]).ok()?;
@@ -59,30 +61,30 @@ fn ctr_verbs(stage: &Stage) -> Result<()> {
     task.tasks(&["resume", &task.id]).ok()?;
     ensure_state(&task, "RUNNING")?;
     let before = at()?;
-    until("it counts on after the pause", Duration::from_secs(20), || {
+    until("it counts again after the pause", Duration::from_secs(20), || {
         Ok((at()? != before).then_some(()))
     })?;
     let metrics = task.tasks(&["metrics", &task.id]).ok()?;
     ensure!(metrics.contains(&task.id) && metrics.contains("memory"), "{metrics}");
 
-    // What runs cannot be taken away.
+    // A running task cannot be removed.
     let refused = task.tasks(&["rm", &task.id]).finish()?;
     ensure!(refused.code() != 0, "a running task was removed");
     task.tasks(&["kill", "--signal", "SIGTERM", &task.id]).ok()?;
-    until("the task ends", Duration::from_secs(20), || {
+    until("the task has stopped", Duration::from_secs(20), || {
         Ok((state(&task)?.as_deref() == Some("STOPPED")).then_some(()))
     })?;
     let late = exec(&["true"])?;
     ensure!(late.code() != 0, "an exec in a stopped task ran");
     let removed = task.tasks(&["rm", &task.id]).finish()?;
-    ensure!(removed.err().contains("exit code 9"), "in the end: {}", removed.err());
+    ensure!(removed.err().contains("exit code 9"), "rm: {}", removed.err());
     ensure!(state(&task)?.is_none(), "a removed task is listed");
     let again = task.tasks(&["rm", &task.id]).finish()?;
     ensure!(again.err().contains("not found"), "removed twice: {}", again.err());
     Ok(())
 }
 
-/// Whoever comes later sees what is written from then on, and leaves the task running.
+/// A later attach sees the output from then on, and leaves the task running.
 fn ctr_attach(stage: &Stage) -> Result<()> {
     let task = Task::new(stage);
     task.run(&["--detach"], &["sh", "-c", COUNTER]).ok()?;
@@ -129,7 +131,8 @@ fn ctr_run_keeps_to_its_flags(stage: &Stage) -> Result<()> {
         touch /given/new 2>/dev/null || echo kept; touch /new 2>/dev/null || echo kept";
     let run = task.run(&[&flags[..], more].concat(), &["sh", "-c", script]);
     let done = run.finish()?;
-    let (out, err) = (done.out(), done.err());
+    let out = done.out();
+    let err = done.err();
     ensure!(out == format!("red /tmp {user} given\nkept\nkept\n"), "{out:?} {err:?}");
     fs::remove_dir_all(&dir)?;
     Ok(())
@@ -144,16 +147,17 @@ fn root_on_a_disk(stage: &Stage) -> Result<()> {
     let script = "grep ' / ' /proc/mounts; echo new >/root/new && cat /root/new; exit 3";
     let flags = ["--rm", "--snapshotter", "blockfile"];
     let done = task.run(&flags, &["sh", "-c", script]).finish()?;
-    let (out, err) = (done.out(), done.err());
+    let out = done.out();
+    let err = done.err();
     ensure!(done.code() == 3 && out.ends_with("new\n"), "{}: {out:?} {err:?}", done.code());
-    // gVisor tells of no file system of the host's.
+    // gVisor shows no file system of the host.
     let seen = matches!(stage.handler, Handler::Runc) || stage.handler.is_vm();
     ensure!(!seen || out.contains(" ext4 "), "the root is not on the disk: {out:?}");
     Ok(())
 }
 
-/// Where checkpoints are made, one becomes an image; where not, the refusal says so and the task
-/// runs on.
+/// A checkpoint becomes an image; where a handler makes none, the error has the reason and the task
+/// continues.
 fn ctr_checkpoint(stage: &Stage) -> Result<()> {
     if stage.handler == Handler::Runc {
         return skip("runc wants criu for a checkpoint");
@@ -170,8 +174,8 @@ fn ctr_checkpoint(stage: &Stage) -> Result<()> {
             stage.node.ctr(NAMESPACE).args(["images", "rm", "--sync", &name]).ok()?;
         }
         Handler::KataContainers => {
-            let said = done.err();
-            ensure!(done.code() != 0 && said.contains("checkpoint"), "{said}");
+            let error = done.err();
+            ensure!(done.code() != 0 && error.contains("checkpoint"), "{error}");
         }
         Handler::Runc | Handler::GvisorGo => ensure!(done.code() == 0, "{}", done.err()),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Case, cases};
+use super::case::{Case, cases};
 use crate::bed::process::{Run, kill_group, patience, until, wait};
 use crate::client::pod::{Pod, shell};
 use crate::client::stage::Stage;
@@ -34,8 +34,8 @@ fn type_and_resize(terminal: &mut Terminal) -> Result<()> {
     terminal.resize(43, 121)?;
     terminal.send(&wait_for("43 121", "echo bi''gger"))?;
     terminal.expect("bigger")?;
-    terminal.send("sleep 100\n")?;
-    std::thread::sleep(Duration::from_millis(300));
+    terminal.send("echo sl''eeps; sleep 100\n")?;
+    terminal.expect("sleeps")?;
     terminal.send("\u{3}")?;
     terminal.send("echo in''terrupted; exit 5\n")?;
     terminal.expect("interrupted")
@@ -61,7 +61,7 @@ fn run_with_a_terminal(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
-/// `cat` answers each line while its input is open, and ends when it is closed.
+/// `cat` answers each line while its input is open, and exits when it is closed.
 fn echoes_until_closed(run: Run) -> Result<()> {
     let mut child = run.spawn(Stdio::piped(), Stdio::piped(), Stdio::piped())?;
     let mut input = child.stdin.take().context("no stdin")?;
@@ -82,9 +82,10 @@ fn echoes_until_closed(run: Run) -> Result<()> {
             ensure!(echo == format!("{word}\n"), "echo {echo:?}");
             std::thread::sleep(Duration::from_millis(500));
         }
-        ensure!(child.try_wait()?.is_none(), "ended while its input was open");
+        ensure!(child.try_wait()?.is_none(), "exited while its input was open");
         drop(input);
-        let status = wait(&mut child, Duration::from_secs(20))?.context("no end after close")?;
+        let status =
+            wait(&mut child, Duration::from_secs(20))?.context("still runs after close")?;
         ensure!(status.success(), "{status}");
         Ok(())
     })();
@@ -129,7 +130,7 @@ fn attach_sees_output(stage: &Stage) -> Result<()> {
         .context("write to attach")
         .and_then(|()| until("an answer", Duration::from_secs(20), answered))
         .and_then(|()| {
-            ensure!(container.is_running()?, "ended while its input was open");
+            ensure!(container.is_running()?, "exited while its input was open");
             Ok(())
         });
     drop(input);

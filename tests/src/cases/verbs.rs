@@ -12,8 +12,8 @@ use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci::CheckpointOptions;
 use ttrpc::Code;
 
+use super::case::{Case, cases};
 use super::direct::{delete_request, kill_request, shut_down, start_request, wait_request};
-use super::{Case, cases};
 use crate::bed::process::until;
 use crate::client::shim::{Bundle, Caller, Shim};
 use crate::client::stage::Stage;
@@ -29,11 +29,11 @@ fn run(bundle: &Bundle<'_>, shim: &Shim, stdout: String, stderr: String) -> Resu
     Ok(())
 }
 
-/// Waits for the container's end and deletes it; gives its exit status.
+/// Waits until the container has exited and deletes it; returns its exit status.
 fn end(bundle: &Bundle<'_>, shim: &Shim) -> Result<u32> {
-    let ended: api::WaitResponse = shim.ask("Wait", &wait_request(bundle))?;
+    let exited: api::WaitResponse = shim.ask("Wait", &wait_request(bundle))?;
     shim.ask::<api::DeleteResponse>("Delete", &delete_request(bundle))?;
-    Ok(ended.exit_status)
+    Ok(exited.exit_status)
 }
 
 fn read(path: &Path) -> Result<String> {
@@ -43,7 +43,8 @@ fn read(path: &Path) -> Result<String> {
 fn output_goes_to_files(stage: &Stage) -> Result<()> {
     let bundle = Bundle::new(stage, "echo out; echo err >&2; exit 3")?;
     let shim = bundle.start(Caller::V17)?;
-    let (out, err) = (bundle.dir.join("logs/out"), bundle.dir.join("logs/err"));
+    let out = bundle.dir.join("logs/out");
+    let err = bundle.dir.join("logs/err");
     let uri = |path: &Path| format!("file://{}", path.display());
     run(&bundle, &shim, uri(&out), uri(&err))?;
     let status = end(&bundle, &shim)?;
@@ -56,7 +57,8 @@ fn output_goes_to_files(stage: &Stage) -> Result<()> {
 fn output_goes_to_a_logger(stage: &Stage) -> Result<()> {
     let bundle = Bundle::new(stage, "echo out; echo err >&2")?;
     let shim = bundle.start(Caller::V17)?;
-    let (logger, log) = (bundle.dir.join("logger"), bundle.dir.join("log.txt"));
+    let logger = bundle.dir.join("logger");
+    let log = bundle.dir.join("log.txt");
     let script = format!(
         "#!/bin/sh\nexec 5>&-\n(echo $1 $2 $CONTAINER_ID; cat <&3; cat <&4) > {}\n",
         log.display()
@@ -82,7 +84,8 @@ fn checkpoint_and_restore(stage: &Stage) -> Result<()> {
     let script = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done";
     let bundle = Bundle::new(stage, script)?;
     let shim = bundle.start(Caller::V17)?;
-    let (first, second) = (bundle.dir.join("first"), bundle.dir.join("second"));
+    let first = bundle.dir.join("first");
+    let second = bundle.dir.join("second");
     let patience = Duration::from_secs(20);
     run(&bundle, &shim, format!("file://{}", first.display()), String::new())?;
     until("ten ticks", patience, || Ok((count(&first)? >= 10).then_some(())))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Case, cases};
+use super::case::{Case, cases};
 use crate::bed::process::{Run, until};
 use crate::client::pod::{Container, Pod, bind, shell};
 use crate::client::stage::Stage;

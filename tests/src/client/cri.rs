@@ -16,10 +16,10 @@ use crate::bed::process::patience;
 /// How long any one call may take.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A client of the runtime service. Each call has a connection of its own, so that a daemon that
-/// went and came back is not noticed.
+/// A client of the runtime service. Each call makes a new connection, so that the client survives a
+/// restart of the daemon.
 #[derive(Debug)]
-pub struct Cri {
+pub(crate) struct Cri {
     runtime: Runtime,
     endpoint: Endpoint,
 }
@@ -28,7 +28,7 @@ type Client = RuntimeServiceClient<Channel>;
 
 impl Cri {
     /// A client of the daemon at `socket`.
-    pub fn new(socket: &Path) -> Result<Self> {
+    pub(crate) fn new(socket: &Path) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?;
         Ok(Self { runtime, endpoint })
@@ -51,8 +51,8 @@ impl Cri {
         Ok(answer.context(what.to_owned())?.into_inner())
     }
 
-    /// RunPodSandbox; gives the Pod's id.
-    pub fn run_pod(&self, config: &api::PodSandboxConfig, handler: &str) -> Result<String> {
+    /// RunPodSandbox; returns the Pod's id.
+    pub(crate) fn run_pod(&self, config: &api::PodSandboxConfig, handler: &str) -> Result<String> {
         let request = api::RunPodSandboxRequest {
             config: Some(config.clone()),
             runtime_handler: handler.to_owned(),
@@ -63,26 +63,26 @@ impl Cri {
     }
 
     /// ListPodSandbox: the ids of all Pods.
-    pub fn pods(&self) -> Result<Vec<String>> {
+    pub(crate) fn pods(&self) -> Result<Vec<String>> {
         let request = api::ListPodSandboxRequest::default();
         let list = self.call("ListPodSandbox", async |mut c| c.list_pod_sandbox(request).await)?;
         Ok(list.items.into_iter().map(|pod| pod.id).collect())
     }
 
     /// StopPodSandbox.
-    pub fn stop_pod(&self, id: &str) -> Result<()> {
+    pub(crate) fn stop_pod(&self, id: &str) -> Result<()> {
         let request = api::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
         self.call("StopPodSandbox", async |mut c| c.stop_pod_sandbox(request).await).map(drop)
     }
 
     /// RemovePodSandbox.
-    pub fn remove_pod(&self, id: &str) -> Result<()> {
+    pub(crate) fn remove_pod(&self, id: &str) -> Result<()> {
         let request = api::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
         self.call("RemovePodSandbox", async |mut c| c.remove_pod_sandbox(request).await).map(drop)
     }
 
     /// PodSandboxStatus.
-    pub fn pod_status(&self, id: &str) -> Result<api::PodSandboxStatus> {
+    pub(crate) fn pod_status(&self, id: &str) -> Result<api::PodSandboxStatus> {
         let request =
             api::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
         let answer =
@@ -90,16 +90,16 @@ impl Cri {
         answer?.status.context("PodSandboxStatus: an empty answer")
     }
 
-    /// PodSandboxStatus, verbose: what else the daemon knows, for which it asks the shim.
-    pub fn pod_info(&self, id: &str) -> Result<HashMap<String, String>> {
+    /// PodSandboxStatus, verbose: with the additional information, for which the daemon asks the shim.
+    pub(crate) fn pod_info(&self, id: &str) -> Result<HashMap<String, String>> {
         let request = api::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
         let answer =
             self.call("PodSandboxStatus", async |mut c| c.pod_sandbox_status(request).await);
         Ok(answer?.info)
     }
 
-    /// CreateContainer; gives the container's id.
-    pub fn create(
+    /// CreateContainer; returns the container's id.
+    pub(crate) fn create(
         &self,
         pod: &str,
         pod_config: &api::PodSandboxConfig,
@@ -116,54 +116,59 @@ impl Cri {
     }
 
     /// StartContainer.
-    pub fn start(&self, id: &str) -> Result<()> {
+    pub(crate) fn start(&self, id: &str) -> Result<()> {
         let request = api::StartContainerRequest { container_id: id.to_owned() };
         self.call("StartContainer", async |mut c| c.start_container(request).await).map(drop)
     }
 
     /// StopContainer with a grace period in seconds.
-    pub fn stop(&self, id: &str, timeout: i64) -> Result<()> {
+    pub(crate) fn stop(&self, id: &str, timeout: i64) -> Result<()> {
         let request = api::StopContainerRequest { container_id: id.to_owned(), timeout };
         self.call("StopContainer", async |mut c| c.stop_container(request).await).map(drop)
     }
 
     /// RemoveContainer.
-    pub fn remove(&self, id: &str) -> Result<()> {
+    pub(crate) fn remove(&self, id: &str) -> Result<()> {
         let request = api::RemoveContainerRequest { container_id: id.to_owned() };
         self.call("RemoveContainer", async |mut c| c.remove_container(request).await).map(drop)
     }
 
     /// ContainerStatus.
-    pub fn status(&self, id: &str) -> Result<api::ContainerStatus> {
+    pub(crate) fn status(&self, id: &str) -> Result<api::ContainerStatus> {
         let request = api::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
         let answer = self.call("ContainerStatus", async |mut c| c.container_status(request).await);
         answer?.status.context("ContainerStatus: an empty answer")
     }
 
-    /// ExecSync with a deadline of its own, told to the daemon in seconds.
-    pub fn exec(&self, id: &str, cmd: &[&str], timeout: u64) -> Result<api::ExecSyncResponse> {
+    /// ExecSync with a timeout in seconds, which the daemon gets too.
+    pub(crate) fn exec(
+        &self,
+        id: &str,
+        cmd: &[&str],
+        timeout: u64,
+    ) -> Result<api::ExecSyncResponse> {
         let timeout = i64::try_from(patience(Duration::from_secs(timeout)).as_secs())?;
         let cmd = cmd.iter().map(|word| (*word).to_owned()).collect();
         let request = api::ExecSyncRequest { container_id: id.to_owned(), cmd, timeout };
         self.call("ExecSync", async |mut c| c.exec_sync(request).await)
     }
 
-    /// PortForward; gives the address of the stream.
-    pub fn port_forward(&self, pod: &str, port: u16) -> Result<String> {
+    /// PortForward; returns the address of the stream.
+    pub(crate) fn port_forward(&self, pod: &str, port: u16) -> Result<String> {
         let request =
             api::PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: vec![port.into()] };
         Ok(self.call("PortForward", async |mut c| c.port_forward(request).await)?.url)
     }
 
     /// ContainerStats.
-    pub fn stats(&self, id: &str) -> Result<api::ContainerStats> {
+    pub(crate) fn stats(&self, id: &str) -> Result<api::ContainerStats> {
         let request = api::ContainerStatsRequest { container_id: id.to_owned() };
         let answer = self.call("ContainerStats", async |mut c| c.container_stats(request).await);
         answer?.stats.context("ContainerStats: an empty answer")
     }
 
     /// UpdateContainerResources.
-    pub fn update(&self, id: &str, linux: api::LinuxContainerResources) -> Result<()> {
+    pub(crate) fn update(&self, id: &str, linux: api::LinuxContainerResources) -> Result<()> {
         let request = api::UpdateContainerResourcesRequest {
             container_id: id.to_owned(),
             linux: Some(linux),
@@ -176,9 +181,9 @@ impl Cri {
     }
 }
 
-/// What the daemon answered instead of doing it.
+/// The error that the daemon answered.
 #[derive(Debug)]
-pub struct Refused(pub Status);
+pub(crate) struct Refused(pub Status);
 
 impl std::fmt::Display for Refused {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

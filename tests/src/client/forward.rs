@@ -17,15 +17,15 @@ const DATA: u8 = 0;
 
 /// A connection to one port of a Pod's loopback.
 #[derive(Debug)]
-pub struct Forward {
+pub(crate) struct Forward {
     stream: BufReader<TcpStream>,
-    /// What the server told on the error channel.
-    pub error: String,
+    /// The text of the error channel.
+    pub(crate) error: String,
 }
 
 impl Forward {
     /// Asks the daemon for a connection to `port` of the Pod `id`.
-    pub fn open(stage: &Stage, id: &str, port: u16) -> Result<Self> {
+    pub(crate) fn open(stage: &Stage, id: &str, port: u16) -> Result<Self> {
         let url = stage.cri.port_forward(id, port)?;
         let rest = url.strip_prefix("http://").with_context(|| format!("address {url:?}"))?;
         let (host, path) = rest.split_once('/').with_context(|| format!("address {url:?}"))?;
@@ -33,7 +33,7 @@ impl Forward {
         stream.set_read_timeout(Some(patience(SILENCE)))?;
         stream.set_write_timeout(Some(patience(SILENCE)))?;
         let mut stream = BufReader::new(stream);
-        // The key is a nonce for caches; this connection has none.
+        // The key protects from caches, and there is none here.
         write!(
             stream.get_mut(),
             "GET /{path}?port={port} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\n\
@@ -51,14 +51,14 @@ impl Forward {
         let mut forward = Self { stream, error: String::new() };
         // Each channel begins with the port's number.
         for channel in [DATA, 1] {
-            let (got, bytes) = forward.frame()?.context("the connection ended at once")?;
+            let (got, bytes) = forward.frame()?.context("the connection was closed at once")?;
             ensure!((got, bytes.as_slice()) == (channel, &port.to_le_bytes()[..]), "{bytes:?}");
         }
         Ok(forward)
     }
 
     /// Sends bytes to the Pod.
-    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<()> {
         for part in bytes.chunks(1 << 15) {
             self.write_frame(part)?;
         }
@@ -66,7 +66,7 @@ impl Forward {
     }
 
     /// The next bytes from the Pod; `None` when it has closed.
-    pub fn receive(&mut self) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn receive(&mut self) -> Result<Option<Vec<u8>>> {
         loop {
             match self.frame()? {
                 None => return Ok(None),
@@ -77,7 +77,7 @@ impl Forward {
     }
 
     /// Everything until the Pod has closed.
-    pub fn read_to_end(&mut self) -> Result<Vec<u8>> {
+    pub(crate) fn read_to_end(&mut self) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         while let Some(bytes) = self.receive()? {
             all.extend(bytes);

@@ -1,4 +1,4 @@
-//! The Pod's network as the host sees it: its namespace, and the host's end of its cable.
+//! The Pod's network as the host sees it: its namespace and the host's veth.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::stage::Stage;
 use crate::bed::process::Run;
 
 /// The path of the Pod's network namespace.
-pub fn path(stage: &Stage, pod: &Pod<'_>) -> Result<PathBuf> {
+pub(crate) fn path(stage: &Stage, pod: &Pod<'_>) -> Result<PathBuf> {
     let info = stage.cri.pod_info(&pod.id)?;
     let info: Value = serde_json::from_str(info.get("info").context("no info of the Pod")?)?;
     let spaces = info["runtimeSpec"]["linux"]["namespaces"].as_array();
@@ -20,31 +20,31 @@ pub fn path(stage: &Stage, pod: &Pod<'_>) -> Result<PathBuf> {
 }
 
 /// A program that runs in that namespace.
-pub fn run(netns: &std::path::Path, words: &[&str]) -> Run {
+pub(crate) fn run(netns: &std::path::Path, words: &[&str]) -> Run {
     Run::new("nsenter").arg(format!("--net={}", netns.display())).arg("--").args(words)
 }
 
-/// The host's end of the Pod's eth0.
-pub fn host_end(netns: &std::path::Path) -> Result<String> {
+/// The host's peer of the Pod's eth0.
+pub(crate) fn host_end(netns: &std::path::Path) -> Result<String> {
     let inside = run(netns, &["ip", "-o", "link", "show", "eth0"]).ok()?;
     let index = inside.split("@if").nth(1).and_then(|rest| rest.split(':').next());
-    let index = index.with_context(|| format!("eth0 has no other end: {inside}"))?;
+    let index = index.with_context(|| format!("eth0 has no peer: {inside}"))?;
     let links = Run::new("ip").args(["-o", "link", "show"]).ok()?;
     let ours = links.lines().find_map(|line| line.strip_prefix(&format!("{index}: ")));
     let name = ours.and_then(|rest| rest.split(['@', ':']).next());
     Ok(name.with_context(|| format!("no link {index}: {links}"))?.to_owned())
 }
 
-/// Rules on the host's end of one Pod's cable, as a policy's agent puts them; gone when dropped.
+/// Rules on the host's veth of one Pod, as a network policy's agent makes them; removed when dropped.
 #[derive(Debug)]
-pub struct Policy {
+pub(crate) struct Policy {
     table: String,
     link: String,
 }
 
 /// Which packets a rule is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     /// To the Pod.
     In,
     /// From the Pod.
@@ -52,21 +52,22 @@ pub enum Way {
 }
 
 impl Policy {
-    /// An empty policy for whatever has its end at `link`.
-    pub fn new(stage: &Stage, link: &str) -> Result<Self> {
+    /// An empty policy on `link`.
+    pub(crate) fn new(stage: &Stage, link: &str) -> Result<Self> {
         let table = stage.node.place().table(link);
         let policy = Self { table, link: link.to_owned() };
         policy.nft(&format!("add table netdev {}\n", policy.table))?;
         Ok(policy)
     }
 
-    /// Replaces the rules of one way; each is what nft reads inside a chain.
-    pub fn set(&self, way: Way, rules: &[&str]) -> Result<()> {
+    /// Replaces the rules of one direction; each is a rule in nft's syntax.
+    pub(crate) fn set(&self, way: Way, rules: &[&str]) -> Result<()> {
         let (chain, hook) = match way {
             Way::In => ("to_pod", "egress"),
             Way::Out => ("from_pod", "ingress"),
         };
-        let (table, link) = (&self.table, &self.link);
+        let table = &self.table;
+        let link = &self.link;
         let mut script = format!(
             "add chain netdev {table} {chain} {{ type filter hook {hook} device \"{link}\" \
              priority 0; policy accept; }}\nflush chain netdev {table} {chain}\n"

@@ -1,4 +1,4 @@
-//! Pods and their containers through CRI; whatever a case made is removed when it is dropped.
+//! Pods and their containers through CRI; they are removed when dropped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,17 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A Pod that runs until it is dropped.
 #[derive(Debug)]
-pub struct Pod<'a> {
+pub(crate) struct Pod<'a> {
     stage: &'a Stage,
     /// CRI's id.
-    pub id: String,
-    /// What it was made from.
-    pub config: api::PodSandboxConfig,
+    pub(crate) id: String,
+    /// Its configuration.
+    pub(crate) config: api::PodSandboxConfig,
     cgroup: String,
 }
 
-/// A Pod's configuration with nothing special in it.
-pub fn pod_config(stage: &Stage) -> Result<api::PodSandboxConfig> {
+/// A plain Pod's configuration.
+pub(crate) fn pod_config(stage: &Stage) -> Result<api::PodSandboxConfig> {
     let name = stage.unique();
     let logs = stage.node.lib().join("logs").join(&name);
     fs::create_dir_all(&logs)?;
@@ -62,12 +62,12 @@ fn own_pid_namespaces() -> api::NamespaceOption {
 }
 
 /// A container's configuration that runs `script` in a shell.
-pub fn shell(script: &str) -> api::ContainerConfig {
+pub(crate) fn shell(script: &str) -> api::ContainerConfig {
     command(&["sh", "-c", script])
 }
 
 /// A container's configuration that runs `words`.
-pub fn command(words: &[&str]) -> api::ContainerConfig {
+pub(crate) fn command(words: &[&str]) -> api::ContainerConfig {
     api::ContainerConfig {
         metadata: Some(api::ContainerMetadata { name: "main".to_owned(), attempt: 0 }),
         image: Some(api::ImageSpec { image: image::BUSYBOX.to_owned(), ..Default::default() }),
@@ -83,18 +83,20 @@ pub fn command(words: &[&str]) -> api::ContainerConfig {
     }
 }
 
-/// The security context inside `config`, to change.
-pub fn security(config: &mut api::ContainerConfig) -> &mut api::LinuxContainerSecurityContext {
+/// The security context of `config`.
+pub(crate) fn security(
+    config: &mut api::ContainerConfig,
+) -> &mut api::LinuxContainerSecurityContext {
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
-/// The resources inside `config`, to change.
-pub fn resources(config: &mut api::ContainerConfig) -> &mut api::LinuxContainerResources {
+/// The resources of `config`.
+pub(crate) fn resources(config: &mut api::ContainerConfig) -> &mut api::LinuxContainerResources {
     config.linux.get_or_insert_default().resources.get_or_insert_default()
 }
 
 /// A bind of `host` at `container`.
-pub fn bind(host: &Path, container: &str, readonly: bool) -> api::Mount {
+pub(crate) fn bind(host: &Path, container: &str, readonly: bool) -> api::Mount {
     api::Mount {
         host_path: host.display().to_string(),
         container_path: container.to_owned(),
@@ -105,17 +107,17 @@ pub fn bind(host: &Path, container: &str, readonly: bool) -> api::Mount {
 
 impl<'a> Pod<'a> {
     /// Runs a plain Pod under the stage's handler.
-    pub fn run(stage: &'a Stage) -> Result<Self> {
+    pub(crate) fn run(stage: &'a Stage) -> Result<Self> {
         Self::run_config(stage, pod_config(stage)?)
     }
 
     /// Runs `config` under the stage's handler.
-    pub fn run_config(stage: &'a Stage, config: api::PodSandboxConfig) -> Result<Self> {
+    pub(crate) fn run_config(stage: &'a Stage, config: api::PodSandboxConfig) -> Result<Self> {
         Self::run_handler(stage, config, stage.handler.name())
     }
 
     /// Runs `config` under any handler.
-    pub fn run_handler(
+    pub(crate) fn run_handler(
         stage: &'a Stage,
         config: api::PodSandboxConfig,
         handler: &str,
@@ -134,7 +136,11 @@ impl<'a> Pod<'a> {
     }
 
     /// Creates and starts `config` as the container `name` of this Pod.
-    pub fn start(&self, name: &str, mut config: api::ContainerConfig) -> Result<Container<'a>> {
+    pub(crate) fn start(
+        &self,
+        name: &str,
+        mut config: api::ContainerConfig,
+    ) -> Result<Container<'a>> {
         config.metadata = Some(api::ContainerMetadata { name: name.to_owned(), attempt: 0 });
         let container = self.create(config)?;
         self.stage.cri.start(&container.id)?;
@@ -142,12 +148,12 @@ impl<'a> Pod<'a> {
     }
 
     /// Starts a container that runs `script`.
-    pub fn shell(&self, script: &str) -> Result<Container<'a>> {
+    pub(crate) fn shell(&self, script: &str) -> Result<Container<'a>> {
         self.start("main", shell(script))
     }
 
     /// Creates `config` without starting it.
-    pub fn create(&self, mut config: api::ContainerConfig) -> Result<Container<'a>> {
+    pub(crate) fn create(&self, mut config: api::ContainerConfig) -> Result<Container<'a>> {
         let metadata = config.metadata.clone().unwrap_or_default();
         config.log_path = format!("{}-{}.log", metadata.name, metadata.attempt);
         let id = self.stage.cri.create(&self.id, &self.config, &config)?;
@@ -156,21 +162,21 @@ impl<'a> Pod<'a> {
         Ok(Container { stage: self.stage, id, log })
     }
 
-    /// The address that the CNI gave.
-    pub fn ip(&self) -> Result<String> {
+    /// The address by CNI.
+    pub(crate) fn ip(&self) -> Result<String> {
         let network = self.stage.cri.pod_status(&self.id)?.network.unwrap_or_default();
         ensure!(!network.ip.is_empty(), "the Pod has no address");
         Ok(network.ip)
     }
 
-    /// Whether CRI calls the Pod ready.
-    pub fn is_ready(&self) -> Result<bool> {
+    /// Whether the Pod is ready, by CRI.
+    pub(crate) fn is_ready(&self) -> Result<bool> {
         let status = self.stage.cri.pod_status(&self.id)?;
         Ok(status.state == i32::from(api::PodSandboxState::SandboxReady))
     }
 
     /// The Pod's cgroup, relative to each hierarchy.
-    pub fn cgroup(&self) -> &str {
+    pub(crate) fn cgroup(&self) -> &str {
         &self.cgroup
     }
 }
@@ -188,30 +194,30 @@ impl Drop for Pod<'_> {
 
 /// A container; its Pod removes it.
 #[derive(Debug)]
-pub struct Container<'a> {
+pub(crate) struct Container<'a> {
     stage: &'a Stage,
     /// CRI's id.
-    pub id: String,
+    pub(crate) id: String,
     log: PathBuf,
 }
 
 /// One line of a container's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogLine {
+pub(crate) struct LogLine {
     /// `stdout` or `stderr`.
-    pub stream: String,
+    pub(crate) stream: String,
     /// The text; parts that CRI cut are joined.
-    pub text: String,
+    pub(crate) text: String,
 }
 
 impl Container<'_> {
-    /// Runs `script` in the container; gives both streams and the code.
-    pub fn exec(&self, script: &str) -> Result<api::ExecSyncResponse> {
+    /// Runs `script` in the container; returns both streams and the exit code.
+    pub(crate) fn exec(&self, script: &str) -> Result<api::ExecSyncResponse> {
         self.stage.cri.exec(&self.id, &["sh", "-c", script], 60)
     }
 
-    /// Runs `script`, fails unless it exits with 0, and gives its output without the last newline.
-    pub fn out(&self, script: &str) -> Result<String> {
+    /// Runs `script`, fails unless it exits with 0, and returns its output without the last newline.
+    pub(crate) fn out(&self, script: &str) -> Result<String> {
         let done = self.exec(script)?;
         let text = String::from_utf8_lossy(&done.stdout).trim_end().to_owned();
         let err = String::from_utf8_lossy(&done.stderr).trim_end().to_owned();
@@ -219,18 +225,18 @@ impl Container<'_> {
         Ok(text)
     }
 
-    /// The status as CRI tells it.
-    pub fn status(&self) -> Result<api::ContainerStatus> {
+    /// The status by CRI.
+    pub(crate) fn status(&self) -> Result<api::ContainerStatus> {
         self.stage.cri.status(&self.id)
     }
 
-    /// Waits until the container has exited; gives its last status.
-    pub fn exited(&self) -> Result<api::ContainerStatus> {
+    /// Waits until the container has exited; returns its last status.
+    pub(crate) fn exited(&self) -> Result<api::ContainerStatus> {
         self.exited_within(PATIENCE)
     }
 
     /// As [`Self::exited`], within `deadline`.
-    pub fn exited_within(&self, deadline: Duration) -> Result<api::ContainerStatus> {
+    pub(crate) fn exited_within(&self, deadline: Duration) -> Result<api::ContainerStatus> {
         until("the container's exit", deadline, || {
             let status = self.status()?;
             let exited = status.state == i32::from(api::ContainerState::ContainerExited);
@@ -238,23 +244,23 @@ impl Container<'_> {
         })
     }
 
-    /// Whether CRI calls it running.
-    pub fn is_running(&self) -> Result<bool> {
+    /// Whether it is running, by CRI.
+    pub(crate) fn is_running(&self) -> Result<bool> {
         Ok(self.status()?.state == i32::from(api::ContainerState::ContainerRunning))
     }
 
     /// The path of its log.
-    pub fn log_path(&self) -> &Path {
+    pub(crate) fn log_path(&self) -> &Path {
         &self.log
     }
 
     /// Its log so far.
-    pub fn log(&self) -> Result<Vec<LogLine>> {
+    pub(crate) fn log(&self) -> Result<Vec<LogLine>> {
         Ok(parse_log(&fs::read_to_string(&self.log)?))
     }
 
     /// Waits until a line of the log is `text`.
-    pub fn logged(&self, text: &str) -> Result<()> {
+    pub(crate) fn logged(&self, text: &str) -> Result<()> {
         until(&format!("log line {text:?}"), PATIENCE, || {
             Ok(self.log()?.iter().any(|line| line.text == text).then_some(()))
         })
@@ -262,7 +268,7 @@ impl Container<'_> {
 }
 
 /// Reads CRI's log format: time, stream, F or P, text.
-pub fn parse_log(text: &str) -> Vec<LogLine> {
+pub(crate) fn parse_log(text: &str) -> Vec<LogLine> {
     let mut lines: Vec<LogLine> = Vec::new();
     let mut open: Vec<LogLine> = Vec::new();
     for line in text.lines() {

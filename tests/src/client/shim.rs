@@ -1,4 +1,4 @@
-//! The shim without a containerd: its command line replayed, its socket spoken to.
+//! The shim without a containerd: its command line, and calls on its socket.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,15 +17,15 @@ use super::stage::{Stage, skip};
 use crate::bed::handler;
 use crate::bed::process::{Finished, Run, patience};
 
-/// The namespace of containers that no containerd knows.
-pub const NAMESPACE: &str = "direct";
+/// The namespace of containers without a containerd.
+pub(crate) const NAMESPACE: &str = "direct";
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(60);
 
 /// Which containerd's `start` is replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
+pub(crate) enum Caller {
     /// 1.6: TTRPC_ADDRESS alone.
     V16,
     /// 1.7 to 2.2: GRPC_ADDRESS, NAMESPACE and MAX_SHIM_VERSION too.
@@ -34,19 +34,19 @@ pub enum Caller {
     V23,
 }
 
-/// A bundle made by hand, and the shim that serves it. Whatever runs is ended when dropped.
+/// A bundle and the shim that serves it, killed when dropped.
 #[derive(Debug)]
-pub struct Bundle<'a> {
+pub(crate) struct Bundle<'a> {
     stage: &'a Stage,
     /// The container's id.
-    pub id: String,
+    pub(crate) id: String,
     /// The bundle's folder.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     program: PathBuf,
 }
 
 /// The configuration of a container that runs `script`.
-pub fn spec(stage: &Stage, id: &str, script: &str) -> Value {
+pub(crate) fn spec(stage: &Stage, id: &str, script: &str) -> Value {
     let namespaces = ["pid", "ipc", "uts", "mount", "network"].map(|kind| json!({ "type": kind }));
     json!({
         "ociVersion": "1.0.2",
@@ -68,7 +68,7 @@ pub fn spec(stage: &Stage, id: &str, script: &str) -> Value {
 
 impl<'a> Bundle<'a> {
     /// A bundle with a busybox root and a container that runs `script`.
-    pub fn new(stage: &'a Stage, script: &str) -> Result<Self> {
+    pub(crate) fn new(stage: &'a Stage, script: &str) -> Result<Self> {
         if !stage.handler.is_bulkhead() {
             return skip("only Bulkhead's own shim is driven by hand");
         }
@@ -88,12 +88,12 @@ impl<'a> Bundle<'a> {
     }
 
     /// Replaces `config.json`.
-    pub fn write_config(&self, bytes: impl AsRef<[u8]>) -> Result<()> {
+    pub(crate) fn write_config(&self, bytes: impl AsRef<[u8]>) -> Result<()> {
         fs::write(self.dir.join("config.json"), bytes).context("write config.json")
     }
 
     /// The runtime options that a containerd sends for this handler: a path in field 2.
-    pub fn options(&self) -> Any {
+    pub(crate) fn options(&self) -> Any {
         let name = format!("{}.toml", self.stage.handler.name());
         let path = self.stage.node.handlers().join(name).display().to_string();
         let length = u8::try_from(path.len()).unwrap_or(u8::MAX);
@@ -103,7 +103,7 @@ impl<'a> Bundle<'a> {
     }
 
     /// What `caller` writes to the standard input of `start`.
-    pub fn start_input(&self, caller: Caller) -> Result<Vec<u8>> {
+    pub(crate) fn start_input(&self, caller: Caller) -> Result<Vec<u8>> {
         let options = self.options();
         if caller != Caller::V23 {
             return Ok(options.write_to_bytes()?);
@@ -123,7 +123,7 @@ impl<'a> Bundle<'a> {
     }
 
     /// The shim with containerd's flags for `id`, in the bundle.
-    pub fn command(&self, caller: Caller, id: &str) -> Run {
+    pub(crate) fn command(&self, caller: Caller, id: &str) -> Run {
         let node = &self.stage.node;
         let run = Run::new(&self.program).clean_env().dir(&self.dir);
         let run = run.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("GOMAXPROCS", "2");
@@ -138,33 +138,33 @@ impl<'a> Bundle<'a> {
     }
 
     /// The shim with `flags` alone.
-    pub fn bare(&self, flags: &[&str]) -> Run {
+    pub(crate) fn bare(&self, flags: &[&str]) -> Run {
         Run::new(&self.program).clean_env().args(flags).deadline(Duration::from_secs(30))
     }
 
-    /// `start` with whatever bytes on standard input; none means /dev/null.
-    pub fn start_raw(&self, caller: Caller, input: Option<Vec<u8>>) -> Result<Finished> {
+    /// `start` with these bytes on standard input; `None` is /dev/null.
+    pub(crate) fn start_raw(&self, caller: Caller, input: Option<Vec<u8>>) -> Result<Finished> {
         let run = self.command(caller, &self.id);
         let run = if let Some(input) = input { run.stdin(input) } else { run };
         run.arg("start").finish()
     }
 
-    /// `start` as `caller` does it; connects to the address that it answers.
-    pub fn start(&self, caller: Caller) -> Result<Shim> {
+    /// `start` as `caller` runs it; connects to the address that it prints.
+    pub(crate) fn start(&self, caller: Caller) -> Result<Shim> {
         let done = self.start_raw(caller, Some(self.start_input(caller)?))?;
         ensure!(done.code() == 0, "start: exit code {}: {}", done.code(), done.err());
         ensure!(done.stderr.is_empty(), "start wrote to stderr: {:?}", done.err());
         Shim::connect(&address(caller, &done.stdout)?)
     }
 
-    /// `delete` as containerd does it after a shim's end.
-    pub fn delete(&self) -> Result<Finished> {
+    /// `delete` as containerd runs it after a shim has died.
+    pub(crate) fn delete(&self) -> Result<Finished> {
         let run = self.command(Caller::V17, &self.id);
         run.arg("-bundle").arg(&self.dir).arg("delete").finish()
     }
 
     /// The message that creates this bundle's container.
-    pub fn create_request(&self) -> api::CreateTaskRequest {
+    pub(crate) fn create_request(&self) -> api::CreateTaskRequest {
         api::CreateTaskRequest {
             id: self.id.clone(),
             bundle: self.dir.display().to_string(),
@@ -197,7 +197,7 @@ impl Drop for Bundle<'_> {
 }
 
 /// The address in the answer of `start`, in one of the forms that `caller` understands.
-pub fn address(caller: Caller, answer: &[u8]) -> Result<String> {
+pub(crate) fn address(caller: Caller, answer: &[u8]) -> Result<String> {
     if caller == Caller::V23 {
         let result = BootstrapResult::parse_from_bytes(answer).context("BootstrapResult")?;
         ensure!(result.version == 2, "version {} in {result:?}", result.version);
@@ -216,20 +216,20 @@ pub fn address(caller: Caller, answer: &[u8]) -> Result<String> {
 }
 
 /// The socket's path in an address.
-pub fn socket(address: &str) -> PathBuf {
+pub(crate) fn socket(address: &str) -> PathBuf {
     PathBuf::from(address.trim_start_matches("unix://"))
 }
 
-/// Only root may come in: the mode of the socket file.
-pub fn socket_mode(address: &str) -> Result<u32> {
+/// Whether the socket file's mode admits only root.
+pub(crate) fn socket_mode(address: &str) -> Result<u32> {
     Ok(fs::metadata(socket(address))?.permissions().mode() & 0o777)
 }
 
 /// A connection to a serving shim.
-pub struct Shim {
+pub(crate) struct Shim {
     client: ttrpc::Client,
     /// Where it listens.
-    pub address: String,
+    pub(crate) address: String,
 }
 
 impl std::fmt::Debug for Shim {
@@ -238,18 +238,18 @@ impl std::fmt::Debug for Shim {
     }
 }
 
-/// A call that the shim refused: the gRPC code and its words.
+/// A call that the shim refused: the gRPC code and message.
 #[derive(Debug, Clone)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// The code.
-    pub code: Code,
+    pub(crate) code: Code,
     /// The message.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl Shim {
     /// Connects to `address`.
-    pub fn connect(address: &str) -> Result<Self> {
+    pub(crate) fn connect(address: &str) -> Result<Self> {
         let path = socket(address);
         ensure!(path.exists(), "{} is not there", path.display());
         ensure!(path.as_os_str().len() <= 106, "{} is too long", path.display());
@@ -258,7 +258,7 @@ impl Shim {
     }
 
     /// One call of `service`; `Ok(Err)` is an answer with a gRPC code.
-    pub fn call(
+    pub(crate) fn call(
         &self,
         service: &str,
         method: &str,
@@ -281,7 +281,7 @@ impl Shim {
     }
 
     /// One call of the task service of version 2.
-    pub fn call_v2(
+    pub(crate) fn call_v2(
         &self,
         method: &str,
         message: &dyn containerd_shim_protos::protobuf::MessageDyn,
@@ -289,8 +289,8 @@ impl Shim {
         self.call("containerd.task.v2.Task", method, message)
     }
 
-    /// A call that must succeed; gives the answer.
-    pub fn ask<T: Message>(
+    /// A call that must succeed; returns the answer.
+    pub(crate) fn ask<T: Message>(
         &self,
         method: &str,
         message: &dyn containerd_shim_protos::protobuf::MessageDyn,
@@ -301,8 +301,8 @@ impl Shim {
         }
     }
 
-    /// A call that must be refused with `code` and a message; gives the message.
-    pub fn refused(
+    /// A call that must be refused with `code` and a message; returns the message.
+    pub(crate) fn refused(
         &self,
         method: &str,
         message: &dyn containerd_shim_protos::protobuf::MessageDyn,
@@ -311,8 +311,8 @@ impl Shim {
         match self.call_v2(method, message)? {
             Ok(_) => Err(anyhow!("{method} succeeded; {code:?} was due")),
             Err(refusal) => {
-                ensure!(refusal.code == code, "{method}: {refusal:?}; {code:?} was due");
-                ensure!(!refusal.message.is_empty(), "{method}: {code:?} without a word");
+                ensure!(refusal.code == code, "{method}: {refusal:?}, not {code:?}");
+                ensure!(!refusal.message.is_empty(), "{method}: {code:?} without a message");
                 Ok(refusal.message)
             }
         }
@@ -320,6 +320,6 @@ impl Shim {
 }
 
 /// Whether some program listens on the socket of `address`.
-pub fn listens(address: &str) -> bool {
+pub(crate) fn listens(address: &str) -> bool {
     std::os::unix::net::UnixStream::connect(socket(address)).is_ok()
 }

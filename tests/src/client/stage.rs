@@ -1,4 +1,4 @@
-//! What a case is given: one containerd, one handler, a CRI client, and a name to make others from.
+//! The surroundings of a case: one containerd, one handler, a CRI client, unique names.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,21 +12,21 @@ use crate::bed::containerd::Node;
 use crate::bed::handler::Handler;
 use crate::bed::traces::cgroup_roots;
 
-/// One case's stage.
+/// The surroundings of one case.
 #[derive(Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     /// The daemon.
-    pub node: Arc<Node>,
-    /// Who runs the Pods.
-    pub handler: Handler,
+    pub(crate) node: Arc<Node>,
+    /// The handler of the Pods.
+    pub(crate) handler: Handler,
     /// CRI on the daemon.
-    pub cri: Cri,
+    pub(crate) cri: Cri,
     case: &'static str,
 }
 
-/// A case that cannot be played here, with the reason that is printed.
+/// Why a case cannot be played here; printed.
 #[derive(Debug)]
-pub struct Skip(pub String);
+pub(crate) struct Skip(pub String);
 
 impl std::fmt::Display for Skip {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -36,8 +36,8 @@ impl std::fmt::Display for Skip {
 
 impl std::error::Error for Skip {}
 
-/// Ends a case as skipped.
-pub fn skip<T>(reason: impl Into<String>) -> Result<T> {
+/// Returns from a case as skipped.
+pub(crate) fn skip<T>(reason: impl Into<String>) -> Result<T> {
     Err(Skip(reason.into()).into())
 }
 
@@ -45,26 +45,26 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 impl Stage {
     /// A stage for `case`.
-    pub fn new(node: Arc<Node>, handler: Handler, case: &'static str) -> Result<Self> {
+    pub(crate) fn new(node: Arc<Node>, handler: Handler, case: &'static str) -> Result<Self> {
         let cri = Cri::new(&node.socket())?;
         Ok(Self { node, handler, cri, case })
     }
 
-    /// A name that no other call gets, with the case's in it.
-    pub fn unique(&self) -> String {
+    /// A new name that contains the case's.
+    pub(crate) fn unique(&self) -> String {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         format!("{}-{number}", self.case.replace('_', "-"))
     }
 
-    /// An empty folder of this case's, for volumes.
-    pub fn folder(&self) -> Result<PathBuf> {
+    /// A new empty folder, for volumes.
+    pub(crate) fn folder(&self) -> Result<PathBuf> {
         let dir = self.node.lib().join("volumes").join(self.unique());
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         Ok(dir)
     }
 
-    /// The cgroup of a Pod, made in every hierarchy as a kubelet would.
-    pub fn make_cgroup(&self, name: &str) -> Result<String> {
+    /// Makes the cgroup of a Pod in every hierarchy, as a kubelet does.
+    pub(crate) fn make_cgroup(&self, name: &str) -> Result<String> {
         let path = format!("{}/pod{name}", self.node.place().cgroup());
         for root in cgroup_roots() {
             let dir = root.join(path.trim_start_matches('/'));
@@ -75,15 +75,15 @@ impl Stage {
         Ok(path)
     }
 
-    /// Removes the Pod's cgroup where it is empty; what is not stays, and is counted as left.
-    pub fn drop_cgroup(&self, path: &str) {
+    /// Removes the Pod's cgroup where it is empty; one that is not is found as a leak.
+    pub(crate) fn drop_cgroup(&self, path: &str) {
         for root in cgroup_roots() {
             let _ = fs::remove_dir(root.join(path.trim_start_matches('/')));
         }
     }
 }
 
-/// On a machine of v2 alone a group has the controllers that every group above it hands down.
+/// With cgroup v2 a group has only the controllers that every group above it delegates.
 fn delegate(root: &std::path::Path, path: &str) {
     if root != std::path::Path::new("/sys/fs/cgroup") {
         return;
@@ -92,7 +92,7 @@ fn delegate(root: &std::path::Path, path: &str) {
     let mut dir = root.to_owned();
     for part in path.trim_start_matches('/').split('/') {
         for controller in all.split_whitespace() {
-            // Not every controller can be handed down, and none that cannot is missed.
+            // Some controllers cannot be delegated, and those are not needed.
             let _ = fs::write(dir.join("cgroup.subtree_control"), format!("+{controller}"));
         }
         dir.push(part);

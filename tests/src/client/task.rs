@@ -1,4 +1,4 @@
-//! Containers and tasks through `ctr`: what CRI has no call for.
+//! Containers and tasks through `ctr`, for what CRI has no call.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
@@ -11,26 +11,26 @@ use super::stage::Stage;
 use crate::bed::containerd::NAMESPACE;
 use crate::bed::handler::Handler;
 use crate::bed::image;
-use crate::bed::process::{Run, kill_group, patience};
+use crate::bed::process::{Run, kill_group, patience, until};
 
 /// A container that `ctr run` makes, without any of CRI's annotations; removed when dropped.
 #[derive(Debug)]
-pub struct Task<'a> {
+pub(crate) struct Task<'a> {
     stage: &'a Stage,
     /// Its id.
-    pub id: String,
+    pub(crate) id: String,
 }
 
 impl<'a> Task<'a> {
-    /// A name for a container that does not exist yet.
-    pub fn new(stage: &'a Stage) -> Self {
+    /// A container that does not exist yet, under a new name.
+    pub(crate) fn new(stage: &'a Stage) -> Self {
         let id = format!("{}-{}", stage.node.place().id(), stage.unique());
         stage.node.expect_shim(NAMESPACE, &id);
         Self { stage, id }
     }
 
     /// `ctr run FLAGS IMAGE ID WORDS` under the stage's handler.
-    pub fn run(&self, flags: &[&str], words: &[&str]) -> Run {
+    pub(crate) fn run(&self, flags: &[&str], words: &[&str]) -> Run {
         let stage = self.stage;
         let mut run = stage.node.ctr(NAMESPACE).args(["run", "--runtime"]);
         run = run.arg(stage.handler.runtime_type());
@@ -44,7 +44,7 @@ impl<'a> Task<'a> {
     }
 
     /// `ctr tasks WORDS`.
-    pub fn tasks(&self, words: &[&str]) -> Run {
+    pub(crate) fn tasks(&self, words: &[&str]) -> Run {
         self.stage.node.ctr(NAMESPACE).arg("tasks").args(words)
     }
 }
@@ -62,14 +62,14 @@ impl Drop for Task<'_> {
 
 /// A `ctr events` that listens until it is dropped.
 #[derive(Debug)]
-pub struct Events {
+pub(crate) struct Events {
     child: Child,
     lines: Receiver<String>,
 }
 
 impl Events {
     /// Starts listening to every event of `namespace`.
-    pub fn listen(stage: &Stage, namespace: &str) -> Result<Self> {
+    pub(crate) fn listen(stage: &Stage, namespace: &str) -> Result<Self> {
         let run = stage.node.ctr(namespace).arg("events");
         let mut child = run.spawn(Stdio::null(), Stdio::piped(), Stdio::null())?;
         let out = child.stdout.take().context("ctr events has no output")?;
@@ -81,13 +81,19 @@ impl Events {
                 }
             }
         });
-        // ctr says nothing once it listens; a subscription takes far less than this.
-        std::thread::sleep(Duration::from_millis(700));
-        Ok(Self { child, lines })
+        let events = Self { child, lines };
+        // ctr prints nothing when it has subscribed, so events are made until one is seen.
+        until("ctr events listens", Duration::from_secs(20), || {
+            let label = ["namespaces", "label", namespace, "bulkhead.test=events"];
+            stage.node.ctr(namespace).args(label).ok()?;
+            let seen = events.lines.try_iter().any(|line| line.contains("/namespaces/update"));
+            Ok(seen.then_some(()))
+        })?;
+        Ok(events)
     }
 
-    /// Collects topics of `/tasks/` that speak of `id`, until `last` was seen `times` times.
-    pub fn until(&self, id: &str, last: &str, times: usize) -> Result<Vec<String>> {
+    /// Collects topics of `/tasks/` with events of `id`, until `last` was seen `times` times.
+    pub(crate) fn until(&self, id: &str, last: &str, times: usize) -> Result<Vec<String>> {
         let end = Instant::now() + patience(Duration::from_secs(20));
         let mut topics: Vec<String> = Vec::new();
         while topics.iter().filter(|topic| *topic == last).count() < times {

@@ -1,5 +1,5 @@
-//! The images that the suite names, made here under their names. Each name is written into the
-//! suite, and of some images it looks at the content: which tags are one image, who its user is.
+//! The images that the suite names, made here under the same names. The suite has the names built
+//! in, and checks the contents of some: which tags are one image, which user it has.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const TOOLS: &str = include_str!("../../critest/tools.c");
 const STAGING: &str = "gcr.io/k8s-staging-cri-tools";
 const E2E: &str = "registry.k8s.io/e2e-test-images";
 
-/// The repository of the image that the suite asks for by the digest of its manifest.
+/// The repository of the image that the suite pulls by digest.
 pub(super) const BY_DIGEST: &str = "test-image-digest";
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\n\
@@ -41,9 +41,9 @@ pub(super) struct Parts {
 pub(super) struct Images {
     /// Every image under all its names.
     pub(super) all: Vec<u8>,
-    /// What containers run that no spec pulls.
+    /// The images of containers that no spec pulls.
     pub(super) imported: Vec<u8>,
-    /// The digest of the manifest that is asked for by its digest.
+    /// The digest of the manifest that the suite pulls by digest.
     pub(super) by_digest: String,
 }
 
@@ -80,8 +80,8 @@ impl Parts {
         Ok(Images { all: all.finish()?, imported: imported.finish()?, by_digest })
     }
 
-    /// Adds the images that are imported, and `pulled` ones too if asked for; gives the digest of
-    /// the one that is asked for by it.
+    /// Adds the images that are imported, and `pulled` ones too if asked for; returns the digest
+    /// of the one that the suite pulls by digest.
     fn write(&self, archive: &mut Archive, pulled: bool) -> Result<String> {
         let base = archive.layer(&self.base()?)?;
         let shell = json!({ "Cmd": ["sh"] });
@@ -130,7 +130,7 @@ impl Parts {
         add(&[&format!("{E2E}/nonewprivs:1.3")], "nonewprivs", 0o4755, entry)
     }
 
-    /// Programs as hard links: a spec covers one of them, which must leave the others as they are.
+    /// Programs as hard links: a spec mounts over one of them, which must not change the others.
     fn base(&self) -> Result<Vec<u8>> {
         let mut layer = Layer::new();
         for dir in [
@@ -209,7 +209,8 @@ fn users(archive: &mut Archive, base: &Blob) -> Result<()> {
 
 /// Compiles `tools.c` in `dir`.
 fn compile(dir: &Path) -> Result<PathBuf> {
-    let (source, program) = (dir.join("tools.c"), dir.join("tools"));
+    let source = dir.join("tools.c");
+    let program = dir.join("tools");
     fs::create_dir_all(dir)?;
     fs::write(&source, TOOLS)?;
     let cc = Run::new("cc").args(["-static", "-O2", "-s", "-o"]).arg(&program).arg(&source);

@@ -1,4 +1,4 @@
-//! The specs of the suite that are known not to pass, and what a run must be told apart from them.
+//! The specs of the suite that are known not to pass, and the differences of a run from them.
 
 use std::collections::BTreeMap;
 
@@ -6,27 +6,27 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::suite::{End, Spec};
-use crate::bed::containerd::Version;
 use crate::bed::handler::Handler;
+use crate::bed::version::Version;
 
-/// What is not ours to mend, whatever the handler.
+/// The list for every handler.
 const EVERYWHERE: &str = include_str!("../../critest/all.toml");
 
 /// Why a spec does not pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Why {
-    /// It asks for what the sandbox is there to prevent.
+    /// It asks for something that a sandbox has to prevent.
     Sandbox,
-    /// It could pass, and something is missing.
+    /// It could pass; Bulkhead lacks something.
     Gap,
-    /// The runtime below the sandbox does not do it.
+    /// The runtime below (runsc, the guest's kernel) does not support it.
     Runtime,
-    /// containerd, or the suite itself, does not do it.
+    /// containerd or the suite does not support it.
     Containerd,
-    /// This machine has not what it wants; on another it may pass.
+    /// This machine lacks something; on another it may pass.
     Machine,
-    /// It is not for this run.
+    /// Another kind of run has it.
     Elsewhere,
 }
 
@@ -44,7 +44,7 @@ impl Why {
     }
 }
 
-/// How a known spec ends.
+/// The result of a known spec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Known {
@@ -95,7 +95,7 @@ impl List {
             Handler::Runc => include_str!("../../critest/runc.toml"),
             Handler::Gvisor => include_str!("../../critest/gvisor.toml"),
             Handler::GvisorNew => include_str!("../../critest/gvisor-new.toml"),
-            // A peer's shim is measured, and what it does not do is nobody's news here.
+            // A peer's shim is measured only.
             Handler::GvisorGo => return Ok(Self::default()),
             Handler::KataContainers => include_str!("../../critest/kata-containers.toml"),
         };
@@ -137,7 +137,7 @@ impl List {
         self.0.get(name)
     }
 
-    /// Where `spec` ended otherwise than the list says, in words.
+    /// The difference of `spec`'s result from the list, if any.
     pub(super) fn verdict(&self, spec: &Spec) -> Option<String> {
         let known = self.cause(&spec.name).map(|cause| (cause.end, cause.sometimes));
         match (&spec.end, known) {
@@ -153,9 +153,7 @@ impl List {
             (End::Skipped(text), Some((Known::Failed, _))) => {
                 Some(format!("is skipped, and failed before: {text}"))
             }
-            (End::Skipped(text), None) => {
-                Some(format!("is skipped, and the list does not say so: {text}"))
-            }
+            (End::Skipped(text), None) => Some(format!("is skipped, and not on the list: {text}")),
         }
     }
 
@@ -212,12 +210,12 @@ mod tests {
     #[test]
     fn every_other_end_is_told() {
         let list = list(Version::V21);
-        let told = |name, end| list.verdict(&spec(name, end)).unwrap();
-        assert!(told("a", End::Passed).contains("passes now"));
-        assert!(told("a", skipped()).contains("failed before"));
-        assert!(told("b", failed()).contains("was skipped"));
-        assert!(told("d", failed()).contains("failed: x"));
-        assert!(told("d", skipped()).contains("does not say so"));
+        let verdict = |name, end| list.verdict(&spec(name, end)).unwrap();
+        assert!(verdict("a", End::Passed).contains("passes now"));
+        assert!(verdict("a", skipped()).contains("failed before"));
+        assert!(verdict("b", failed()).contains("was skipped"));
+        assert!(verdict("d", failed()).contains("failed: x"));
+        assert!(verdict("d", skipped()).contains("not on the list"));
     }
 
     #[test]

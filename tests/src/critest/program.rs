@@ -16,10 +16,10 @@ const TOOLS: &str = include_str!("../../go/critest/tools.go");
 
 const MODULE: &str = "sigs.k8s.io/cri-tools";
 
-/// The suite asks for one image by a digest whose bytes are in a registry far away.
+/// The digest by which the suite pulls one image, from a registry on the Internet.
 const DIGEST: &str = "9700f9a2f5bf2c45f2f605a0bd3bce7cf37420ec9d3ed50ac2758413308766bf";
 
-/// A critest, and what it says of itself.
+/// A critest and its version.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
     pub(super) path: PathBuf,
@@ -56,13 +56,13 @@ impl Program {
         Ok(Ok(Self { path, version: version.to_owned() }))
     }
 
-    /// Copies the program to `into`, where the image it asks for by its digest is the one of
-    /// `digest`: nobody can make an image of a digest that is given.
+    /// Copies the program to `into` with [`DIGEST`] replaced by `digest`: no image can be made to
+    /// have a given digest.
     pub(super) fn with_digest(&self, digest: &str, into: &Path) -> Result<()> {
         let mut bytes = fs::read(&self.path).with_context(|| self.path.display().to_string())?;
         let digest = digest.trim_start_matches("sha256:");
         let found = replace(&mut bytes, DIGEST.as_bytes(), digest.as_bytes())?;
-        ensure!(found > 0, "{}: asks for no image by {DIGEST}", self.path.display());
+        ensure!(found > 0, "{}: does not contain {DIGEST}", self.path.display());
         fs::write(into, bytes).with_context(|| into.display().to_string())?;
         fs::set_permissions(into, fs::Permissions::from_mode(0o755))?;
         Ok(())
@@ -74,9 +74,9 @@ fn on_path(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
-/// Puts `new` where `old`, which is as long, stands; gives how often it stood there.
+/// Replaces `old` by `new`, which is as long; returns how often.
 fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) -> Result<usize> {
-    ensure!(old.len() == new.len(), "{} bytes cannot take the place of {}", new.len(), old.len());
+    ensure!(old.len() == new.len(), "{} bytes cannot replace {}", new.len(), old.len());
     let mut found = 0;
     let mut at = 0;
     while at + old.len() <= bytes.len() {

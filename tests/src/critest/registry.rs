@@ -1,5 +1,5 @@
-//! A registry of the images, on a port of its own: what a spec pulls comes from here, whichever
-//! host its name says. It answers what containerd asks, and that is reading.
+//! A read-only registry of the images on a port of its own: containerd pulls from it whichever host
+//! an image's name has.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -24,7 +24,7 @@ struct Store {
     tags: HashMap<String, String>,
 }
 
-/// Serves the images of the OCI archive `images` as long as this process lives; gives where.
+/// Serves the images of the OCI archive `images` as long as this process lives; returns the address.
 pub(super) fn serve(images: &[u8]) -> Result<SocketAddr> {
     let store = Arc::new(Store::read(images)?);
     let listener = TcpListener::bind("127.0.0.1:0").context("a port for the images")?;
@@ -32,7 +32,7 @@ pub(super) fn serve(images: &[u8]) -> Result<SocketAddr> {
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let store = Arc::clone(&store);
-            // A client that goes away in the middle is its own affair.
+            // A client may close its connection early.
             std::thread::spawn(move || store.answer(stream).ok());
         }
     });
@@ -64,7 +64,7 @@ impl Store {
         Ok(store)
     }
 
-    /// The digest and the bytes that the path of a request means, and their media type.
+    /// The digest, the bytes and the media type for the path of a request.
     fn find(&self, path: &str) -> Option<(&str, &[u8], &'static str)> {
         let path = path.split('?').next()?.strip_prefix("/v2/")?;
         let (repository, kind, reference) = match path.rsplit_once("/manifests/") {
@@ -88,7 +88,8 @@ impl Store {
         let request = lines.next().context("no request")??;
         while !lines.next().context("no end of the headers")??.is_empty() {}
         let mut words = request.split(' ');
-        let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let method = words.next().unwrap_or_default();
+        let path = words.next().unwrap_or_default();
         let mut stream = stream;
         if path.trim_end_matches('/') == "/v2" {
             return Ok(write!(stream, "HTTP/1.1 200 OK\r\n{CLOSE}Content-Length: 0\r\n\r\n")?);
@@ -112,7 +113,7 @@ impl Store {
     }
 }
 
-/// A request is a connection.
+/// Each connection has one request.
 const CLOSE: &str = "Connection: close\r\n";
 
 #[cfg(test)]

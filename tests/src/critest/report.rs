@@ -1,4 +1,4 @@
-//! What a run found, as tables.
+//! The results of runs as tables.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::list::List;
 use super::suite::{End, Spec};
 
-/// One run's sums, and what it was run on.
+/// The sums of one run, and the programs of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sums {
     pub(super) handler: String,
@@ -29,13 +29,13 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Counts how `specs` ended, whatever the list says.
+    /// Counts the results of `specs`, regardless of the list.
     pub(super) fn count(mut self, specs: &[Spec]) -> Self {
         let number = |wanted: fn(&End) -> bool| specs.iter().filter(|s| wanted(&s.end)).count();
         self.passed = number(|end| matches!(end, End::Passed));
         self.failed = number(|end| matches!(end, End::Failed(_)));
         self.skipped = match self.nri {
-            // All the others were not asked for.
+            // All others were not chosen.
             true => number(|end| matches!(end, End::Skipped(_))),
             false => specs.len() - self.passed - self.failed,
         };
@@ -43,11 +43,11 @@ impl Sums {
     }
 }
 
-/// Every spec that did not pass, with the cause that the list gives.
+/// Every spec that did not pass, with its cause by the list.
 pub(super) fn details(sums: &Sums, specs: &[Spec], list: &List) -> String {
     let mut text = format!(
         "# {} on containerd {}\n\ncritest {}, {}, {}: {} passed, {} failed, {} skipped in {}.\n\n\
-         | spec | ended | why | cause |\n| --- | --- | --- | --- |\n",
+         | spec | result | why | cause |\n| --- | --- | --- | --- |\n",
         sums.handler,
         sums.containerd,
         sums.critest,
@@ -59,16 +59,16 @@ pub(super) fn details(sums: &Sums, specs: &[Spec], list: &List) -> String {
         minutes(sums.seconds),
     );
     for spec in specs {
-        let (ended, said) = match &spec.end {
+        let (result, message) = match &spec.end {
             End::Passed | End::Unchosen => continue,
-            End::Failed(said) => ("failed", said),
-            End::Skipped(said) => ("skipped", said),
+            End::Failed(message) => ("failed", message),
+            End::Skipped(message) => ("skipped", message),
         };
         let (why, cause) = match list.cause(&spec.name) {
             Some(cause) => (cause.why.label(), cause.text.as_str()),
-            None => ("not on the list", said.as_str()),
+            None => ("not on the list", message.as_str()),
         };
-        let cells = [&spec.name, ended, why, cause].map(cell);
+        let cells = [&spec.name, result, why, cause].map(cell);
         text.push_str(&format!("| {} |\n", cells.join(" | ")));
     }
     text
@@ -107,7 +107,7 @@ pub(super) fn summary(runs: &[Sums]) -> String {
     text
 }
 
-/// The sums of every run that left them in `dir`, newest containerd first.
+/// The sums of every run in `dir`, newest containerd first.
 pub(super) fn gather(dir: &Path) -> Result<Vec<Sums>> {
     let mut runs = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
@@ -127,7 +127,7 @@ pub(super) fn gather(dir: &Path) -> Result<Vec<Sums>> {
     Ok(runs)
 }
 
-/// The end of the name of a file with sums.
+/// The suffix of files with sums.
 pub(super) const SUMS: &str = ".sums.json";
 
 const BEGIN: &str = "<!-- critest: written by hack/critest --readme -->\n";

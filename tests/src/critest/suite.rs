@@ -1,9 +1,9 @@
-//! What the suite reported, spec by spec.
+//! The suite's report, spec by spec.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-/// One spec of the suite and how it ended.
+/// One spec of the suite and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Spec {
     /// The texts of its containers and its own, without the suite's own prefix.
@@ -11,13 +11,13 @@ pub(super) struct Spec {
     pub(super) end: End,
 }
 
-/// How a spec ended.
+/// The result of a spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum End {
     Passed,
-    /// With what the suite said.
+    /// With the suite's error text.
     Failed(String),
-    /// By the spec itself, which said why.
+    /// By the spec itself, with its reason.
     Skipped(String),
     /// It was not chosen: another focus, or a benchmark.
     Unchosen,

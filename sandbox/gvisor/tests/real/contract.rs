@@ -49,7 +49,7 @@ impl Subject for Gvisor {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn keeps_what_every_backend_promises() {
     let subject = Gvisor(Bed::new().await);
     contract::holds(&subject).await;

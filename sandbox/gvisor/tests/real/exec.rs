@@ -10,7 +10,7 @@ use sandbox_core::{Kind, StdioPaths};
 use crate::bed::{Bed, ended, until};
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn execs_end_with_their_own_status() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
@@ -35,7 +35,7 @@ async fn execs_end_with_their_own_status() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn execs_are_told_apart_and_signalled() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
@@ -62,7 +62,7 @@ async fn execs_are_told_apart_and_signalled() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn standard_input_stays_open_until_it_is_closed() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
@@ -88,7 +88,7 @@ async fn standard_input_stays_open_until_it_is_closed() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn terminals_work_and_resize() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
@@ -125,7 +125,7 @@ async fn terminals_work_and_resize() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn typed_signals_reach_the_guest() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
@@ -168,7 +168,7 @@ async fn typed_signals_reach_the_guest() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn a_paused_sandbox_refuses_and_thaws() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;

@@ -24,7 +24,7 @@ fn processes(words: &[&str]) -> Vec<u32> {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn a_create_that_hangs_is_cut_and_leaves_nothing() {
     let mut bed = Bed::new().await;
     let wrapper = bed.dir.path().join("runsc");
@@ -45,7 +45,7 @@ async fn a_create_that_hangs_is_cut_and_leaves_nothing() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn a_sandbox_that_dies_takes_all_along() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
@@ -70,7 +70,7 @@ async fn a_sandbox_that_dies_takes_all_along() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn everything_can_be_killed_under_a_strangers_hands() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
@@ -98,7 +98,7 @@ async fn everything_can_be_killed_under_a_strangers_hands() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn a_missing_runsc_is_named() {
     let mut bed = Bed::new().await;
     bed.config.runsc = "/nonexistent/runsc".into();
@@ -115,7 +115,7 @@ async fn a_missing_runsc_is_named() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn a_flag_that_this_build_lacks_is_named() {
     let mut bed = Bed::new().await;
     bed.config.flags = [("no-such-flag".to_owned(), "1".to_owned())].into();
@@ -125,7 +125,7 @@ async fn a_flag_that_this_build_lacks_is_named() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn a_flood_of_output_arrives_whole() {
     let bed = Bed::new().await;
     const SIZE: usize = 100 << 20;

@@ -7,7 +7,7 @@ use sandbox_core::{Backend, Kind, Role};
 use crate::bed::{Bed, ended, until};
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn first_processes_end_with_their_own_status() {
     let bed = Bed::new().await;
     let cases = [("true", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -15 $$", 143)];
@@ -30,7 +30,7 @@ async fn first_processes_end_with_their_own_status() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn members_end_with_their_own_status() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
@@ -58,7 +58,7 @@ async fn members_end_with_their_own_status() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn signals_reach_the_guest() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
@@ -99,7 +99,7 @@ async fn signals_reach_the_guest() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn what_was_created_but_never_started_can_be_killed() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
@@ -123,7 +123,7 @@ async fn what_was_created_but_never_started_can_be_killed() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn a_failed_create_or_start_leaves_nothing() {
     let bed = Bed::new().await;
     let sandbox = bed.sandbox().await;
@@ -168,7 +168,7 @@ async fn a_failed_create_or_start_leaves_nothing() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn a_stranger_can_clean_up() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;

@@ -62,7 +62,7 @@ impl<'a> Wire<'a> {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs netns, env:BULKHEAD_RUNSC"]
 async fn addresses_work_inside_and_come_back() {
     let mut bed = Bed::new().await;
     bed.config.network = Network::Sandbox;
@@ -112,7 +112,7 @@ async fn addresses_work_inside_and_come_back() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn the_hosts_network_is_refused() {
     let mut bed = Bed::new().await;
     bed.config.network = Network::Sandbox;
@@ -126,7 +126,7 @@ async fn the_hosts_network_is_refused() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn a_new_namespace_of_its_own_works() {
     let mut bed = Bed::new().await;
     bed.config.network = Network::Sandbox;

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::bed::{Bed, ended, until};
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn containers_of_a_pod_share_volumes_and_shared_memory() {
     let bed = Bed::new().await;
     let (shm, volume) = (bed.dir.path().join("shm"), bed.dir.path().join("volume"));
@@ -59,7 +59,7 @@ async fn containers_of_a_pod_share_volumes_and_shared_memory() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn the_root_file_system_is_mounted_and_taken_down() {
     let bed = Bed::new().await;
     let sandbox = bed.sandbox().await;
@@ -81,7 +81,7 @@ async fn the_root_file_system_is_mounted_and_taken_down() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn a_checkpoint_goes_on_where_it_was() {
     let bed = Bed::new().await;
     let image = bed.dir.path().join("image");
@@ -154,7 +154,7 @@ impl Group {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn usage_is_split_and_limits_are_summed() {
     let bed = Bed::new().await;
     let (path, group) = Group::enter();
@@ -200,7 +200,7 @@ async fn usage_is_split_and_limits_are_summed() {
 }
 
 #[tokio::test]
-#[cfg_attr(not(has_runsc), ignore = "BULKHEAD_RUNSC names no runsc")]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn running_out_of_memory_is_told() {
     let bed = Bed::new().await;
     let (path, group) = Group::enter();

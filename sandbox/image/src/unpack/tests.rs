@@ -386,8 +386,9 @@ fn compressions() {
         let mut unpacker = Unpacker::open(&place.root(), Limits::default(), false).unwrap();
         assert!(unpacker.layer(cut.as_slice(), Some(&diff_id)).is_err(), "{name} cut");
         let mut other = layer.clone();
-        let middle = other.len() / 2;
-        other[middle] ^= 1;
+        // Of the last frame: what a skippable frame holds may change.
+        let near_end = other.len() - 20;
+        other[near_end] ^= 1;
         let mut unpacker = Unpacker::open(&place.root(), Limits::default(), false).unwrap();
         assert!(unpacker.layer(other.as_slice(), Some(&diff_id)).is_err(), "{name} changed");
     }

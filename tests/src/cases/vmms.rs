@@ -1,33 +1,32 @@
-//! What a machine's monitor is on the host: nobody, with nothing.
+//! The host user and privileges of a VM's programs.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::crashes::{pids, programs};
-use super::{Case, cases};
+use super::case::{Case, cases};
+use super::vm_processes::{pids, programs};
 use crate::client::pod::Pod;
 use crate::client::stage::Stage;
 
-pub(super) const CASES: &[Case] = cases![monitors_are_nobody];
+pub(super) const CASES: &[Case] = cases![vmms_are_unprivileged];
 
-/// The first number that no system hands out.
-const NOBODYS: u32 = 0x7000_0000;
+/// The first UID of those that no system allots.
+const FIRST_UID: u32 = 0x7000_0000;
 
-/// Its group is more than nothing, and for those alone who run a guest by it.
+/// A process that has it open may be in its group.
 const KVM: &str = "/dev/kvm";
 
-/// Each machine's programs but virtiofsd, which serves files of every user, run as a user of that
-/// machine's, without any privilege and any way to one.
-fn monitors_are_nobody(stage: &Stage) -> Result<()> {
-    let monitors: Vec<_> =
-        programs(stage)?.into_iter().filter(|name| name != "virtiofsd").collect();
+/// The programs of each VM run as a user of their own, without privileges and any way to gain them;
+/// not virtiofsd, which serves files of every user.
+fn vmms_are_unprivileged(stage: &Stage) -> Result<()> {
+    let names: Vec<_> = programs(stage)?.into_iter().filter(|name| name != "virtiofsd").collect();
     let pods = [Pod::run(stage)?, Pod::run(stage)?];
     let mut users = Vec::new();
     for pod in &pods {
         let mut owners = Vec::new();
-        for program in &monitors {
+        for program in &names {
             let found = pids(stage, program, pod);
             ensure!(!found.is_empty(), "no {program} runs for the Pod");
             for pid in found {
@@ -35,14 +34,14 @@ fn monitors_are_nobody(stage: &Stage) -> Result<()> {
             }
         }
         owners.dedup();
-        ensure!(owners.len() == 1, "one machine's programs run as {owners:?}");
+        ensure!(owners.len() == 1, "the programs of one VM run as {owners:?}");
         users.extend(owners);
     }
-    ensure!(users[0] != users[1], "two machines have one user, {}", users[0]);
+    ensure!(users[0] != users[1], "two VMs have one user, {}", users[0]);
     Ok(())
 }
 
-/// Whom a process runs as, which has no privileges.
+/// The user of a process; fails if it has privileges.
 fn user(pid: i32) -> Result<u32> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let field = |name: &str| {
@@ -55,7 +54,7 @@ fn user(pid: i32) -> Result<u32> {
     ensure!(field("NoNewPrivs")? == "1", "it can gain privileges");
     let ids = [field("Uid")?, field("Gid")?].join("\t");
     let ids: Vec<u32> = ids.split('\t').map(str::parse).collect::<Result<_, _>>()?;
-    ensure!(ids.iter().all(|id| *id == ids[0]) && ids[0] >= NOBODYS, "it is {ids:?}");
+    ensure!(ids.iter().all(|id| *id == ids[0]) && ids[0] >= FIRST_UID, "it is {ids:?}");
     let kvm = match has_open(pid, KVM)? {
         true => Some(std::fs::metadata(KVM)?.gid()),
         false => None,
