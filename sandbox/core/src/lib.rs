@@ -12,6 +12,7 @@ pub mod exit;
 pub mod fake;
 pub mod host;
 pub mod id;
+pub mod mounts;
 pub mod record;
 pub mod request;
 pub mod sandbox;

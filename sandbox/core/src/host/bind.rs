@@ -161,15 +161,14 @@ mod tests {
 
     use super::super::mount::unmount_all;
     use super::*;
+    use crate::mounts::MountTable;
 
     const PRIVATE: Bind =
         Bind { recursive: true, read_only: ReadOnly::No, propagation: Propagation::Private };
 
-    /// Optional fields of the mount table's line for `point`.
     fn propagation(point: &Path) -> String {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = table.lines().rfind(|l| l.split(' ').nth(4) == point.to_str()).unwrap();
-        line.split(" - ").next().unwrap().split(' ').skip(6).collect::<Vec<_>>().join(" ")
+        let table = MountTable::current().unwrap();
+        table.at(point).unwrap().propagation.to_str().unwrap().to_owned()
     }
 
     #[test]

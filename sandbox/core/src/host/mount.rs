@@ -10,13 +10,11 @@ use nix::sched::{CloneFlags, unshare};
 use super::loopback::Loop;
 use super::namespace::alone;
 use crate::error::{Classified, Kind};
+use crate::mounts::MountTable;
 use crate::request::RootfsMount;
 
 /// mount(2) takes one page of options, its final NUL included.
 const OPTIONS_MAX: usize = 4095;
-
-/// The mount table of the calling thread, which may have another one than its process.
-pub(super) const THREADS_TABLE: &str = "/proc/thread-self/mountinfo";
 
 /// How often [`unmount_all`] reads the mount table again before it gives up.
 const ROUNDS: usize = 16;
@@ -228,13 +226,14 @@ fn in_directory(directory: &Path, call: impl FnOnce() -> nix::Result<()> + Send)
 pub(super) fn unmount_all(target: &Path) -> Result<(), MountError> {
     let failed = |source: io::Error| MountError::Unmount { target: target.to_owned(), source };
     for _ in 0..ROUNDS {
-        let table = std::fs::read_to_string(THREADS_TABLE).map_err(failed)?;
-        let points = below(&table, target);
-        if points.is_empty() {
+        let table = MountTable::current().map_err(failed)?;
+        let mut mounts = table.below(target).rev().peekable();
+        if mounts.peek().is_none() {
             return Ok(());
         }
-        for point in points.iter().rev() {
-            match nix::mount::umount2(point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        for mount in mounts {
+            let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+            match nix::mount::umount2(&*mount.point, flags) {
                 // EINVAL, ENOENT: gone with the one above it.
                 Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
                 Err(errno) => return Err(failed(errno.into())),
@@ -242,36 +241,6 @@ pub(super) fn unmount_all(target: &Path) -> Result<(), MountError> {
         }
     }
     Err(failed(io::Error::other("new mounts keep appearing there")))
-}
-
-/// A line of a `mountinfo` table (proc_pid_mountinfo(5)).
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) id: u64,
-    pub(super) parent: u64,
-    pub(super) point: PathBuf,
-}
-
-/// A `mountinfo` table, in its order.
-pub(super) fn entries(table: &str) -> Vec<Entry> {
-    let entry = |line: &str| {
-        let mut fields = line.split(' ');
-        let (id, parent) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        Some(Entry { id, parent, point: PathBuf::from(unescape(fields.nth(2)?)) })
-    };
-    table.lines().filter_map(entry).collect()
-}
-
-/// The mount points of a `mountinfo` table at or below `target`, in the table's order.
-fn below(table: &str, target: &Path) -> Vec<PathBuf> {
-    let all = entries(table).into_iter().map(|entry| entry.point);
-    all.filter(|point| point.starts_with(target)).collect()
-}
-
-/// Undoes the octal escapes of space, tab, newline and backslash (proc_pid_mountinfo(5)).
-fn unescape(field: &str) -> String {
-    let pairs = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    pairs.iter().fold(field.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 #[cfg(test)]
@@ -303,13 +272,6 @@ mod tests {
         assert_eq!(plan.base.as_deref(), Some(Path::new("/var/lib/containerd/snapshots")));
         assert!(plan.data.starts_with("index=off,lowerdir=0/a-rather-long-name/fs:1/"));
         assert!(plan.data.len() < OPTIONS_MAX);
-    }
-
-    #[test]
-    fn finds_mounts_below_a_path_with_spaces() {
-        let table = "1 2 0:1 / /x rw - t t rw\n3 4 0:1 / /x\\040y/z rw - t t rw\n5 6 0:1 / /x/a rw - t t rw\n";
-        assert_eq!(below(table, Path::new("/x")), [Path::new("/x"), Path::new("/x/a")]);
-        assert_eq!(below(table, Path::new("/x y")), [Path::new("/x y/z")]);
     }
 
     #[test]

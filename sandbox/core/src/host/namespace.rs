@@ -7,7 +7,8 @@
 
 #![allow(unsafe_code, reason = "unshare(2) and setns(2) run on a thread of their own")]
 
-use std::fs::{self, File};
+use std::borrow::Cow;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::bind;
-use super::mount::{Entry, THREADS_TABLE, entries};
+use crate::mounts::MountTable;
 
 /// Every host has this, and whoever mounts reads the mount table there.
 const PROC: &str = "/proc";
@@ -36,17 +37,17 @@ impl Namespace {
             unshare(CloneFlags::CLONE_NEWNS)?;
             // Not private yet: what the host unmounts while this goes on is to go here too.
             change(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_SLAVE)?;
-            let table = entries(&fs::read_to_string(THREADS_TABLE)?);
-            let root = table.iter().rfind(|entry| entry.point == Path::new("/"));
+            let table = MountTable::current()?;
+            let root = table.at(Path::new("/"));
             let root = root.ok_or_else(|| io::Error::other("nothing is mounted on /"))?;
             let mut kept = Vec::new();
             let keep = keep.iter().map(PathBuf::as_path).chain([Path::new(PROC)]);
             for point in needed(&table, keep) {
-                let clone = bind::clone(point, false)?;
+                let clone = bind::clone(&point, false)?;
                 bind::set(&clone, 0, 0, libc::MS_PRIVATE)?;
                 kept.push((point, clone));
             }
-            for child in table.iter().filter(|entry| entry.parent == root.id) {
+            for child in table.iter().filter(|mount| mount.parent == root.id) {
                 bare(&child.point)?;
             }
             change(Path::new("/"), MsFlags::MS_PRIVATE)?;
@@ -100,15 +101,14 @@ pub(super) fn alone<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io:
 
 /// The mount points on which `paths` lie, each once, in the table's order.
 fn needed<'a, 'b>(
-    table: &'a [Entry],
+    table: &'a MountTable,
     paths: impl Iterator<Item = &'b Path> + Clone,
-) -> Vec<&'a Path> {
-    let mut points: Vec<&Path> = Vec::new();
-    for entry in table {
-        let point = entry.point.as_path();
-        let wanted = paths.clone().any(|path| path.starts_with(point));
-        if wanted && point != Path::new("/") && !points.contains(&point) {
-            points.push(point);
+) -> Vec<Cow<'a, Path>> {
+    let mut points: Vec<Cow<'_, Path>> = Vec::new();
+    for mount in table.iter() {
+        let wanted = paths.clone().any(|path| path.starts_with(&mount.point));
+        if wanted && mount.point != Path::new("/") && !points.contains(&mount.point) {
+            points.push(mount.point);
         }
     }
     points
@@ -139,11 +139,12 @@ mod tests {
 
     #[test]
     fn what_lies_on_a_mount_needs_it_and_those_below_it() {
-        let table = entries(
+        let table = MountTable::parse(
             "1 0 8:1 / / rw - ext4 a rw\n2 1 0:2 / /run rw - tmpfs b rw\n\
              3 2 0:3 / /run/a rw - tmpfs c rw\n4 2 0:4 / /run/ab rw - tmpfs d rw\n\
              5 1 0:5 / /var rw - ext4 e rw\n6 2 0:6 / /run/a rw - tmpfs f rw\n",
-        );
+        )
+        .unwrap();
         let paths = ["/run/a/machine", "/usr/bin/x"].map(Path::new);
         assert_eq!(needed(&table, paths.into_iter()), [Path::new("/run"), Path::new("/run/a")]);
     }
