@@ -44,9 +44,9 @@ impl Scratch {
     }
 
     fn mounted(&self) -> usize {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let root = self.dir.path().to_str().unwrap().to_owned() + "/";
-        table.lines().filter(|line| line.split(' ').nth(4).unwrap().starts_with(&root)).count()
+        let table = sandbox_core::mounts::MountTable::current().unwrap();
+        let root = self.dir.path();
+        table.below(root).filter(|mount| mount.point != root).count()
     }
 }
 
