@@ -6,6 +6,7 @@
 mod bind;
 mod command;
 mod confine;
+#[cfg(any(test, feature = "testing"))]
 mod fake;
 mod lend;
 mod loopback;
@@ -27,6 +28,7 @@ use async_trait::async_trait;
 pub use bind::{Bind, Propagation, ReadOnly};
 pub use command::{Command, Output, Resource, User};
 pub use confine::{Paths, can_confine};
+#[cfg(any(test, feature = "testing"))]
 pub use fake::{FakeHost, Scripted};
 pub use lend::Loan;
 pub use mark::ProcessMark;
