@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use async_trait::async_trait;
 use sandbox_core::bundle::Bundle;
 use sandbox_core::exit::ExitCell;
-use sandbox_core::host::{Host, ProcessMark};
+use sandbox_core::host::{Host, ProcessRef};
 use sandbox_core::mounts::{self, MountTable};
 use sandbox_core::stdio::{self, ConsoleSocket, Owner, ProcessFds, Streams};
 use sandbox_core::{Container, CreateContainer, Exit, Id, Result, Role, Sandbox, StdioPaths};
@@ -227,7 +227,7 @@ impl GvisorSandbox {
         let pid = read_pid(bundle)?;
         // Watch before the mark is taken: an end in between is kept for the watcher.
         let exit = self.host.watch(pid)?;
-        let process = ProcessMark::of(pid)
+        let process = ProcessRef::of(pid)
             .ok_or_else(|| GvisorError::Stillborn { sandbox: id.to_owned(), pid })?;
         let files = StateFiles::new(self.runsc.root(), id, id);
         note_processes(bundle, [Some(process), files.gofer()])?;
@@ -364,7 +364,7 @@ fn read_pid(bundle: &Path) -> Result<u32, GvisorError> {
 /// Adds `marks` to the record in `bundle`.
 fn note_processes(
     bundle: &Path,
-    marks: impl IntoIterator<Item = Option<ProcessMark>>,
+    marks: impl IntoIterator<Item = Option<ProcessRef>>,
 ) -> Result<(), GvisorError> {
     if let Some(mut record) = Record::load(bundle)? {
         record.processes.extend(marks.into_iter().flatten());

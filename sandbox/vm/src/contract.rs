@@ -100,7 +100,10 @@ impl Vm {
             image: Guest::open(&config.guest).unwrap(),
             config: Arc::new(config),
             namespace: Id::new("test").unwrap(),
-            host: self.host.apart(&[self.dir.path().to_owned(), "/usr".into()]).unwrap(),
+            host: self
+                .host
+                .with_private_mounts(&[self.dir.path().to_owned(), "/usr".into()])
+                .unwrap(),
             driver: Arc::new(self.driver.clone()),
             prepared: std::time::Duration::ZERO,
         }

@@ -76,7 +76,7 @@ fn kvm_once(known: &Path) -> std::result::Result<(), String> {
         return Ok(());
     }
     probe_kvm()?;
-    record::keep(known, &boot);
+    record::cache(known, &boot);
     Ok(())
 }
 
@@ -172,9 +172,9 @@ mod tests {
     fn a_kvm_that_is_known_is_not_asked() {
         let dir = tempfile::tempdir().unwrap();
         let known = dir.path().join("known/kvm.json");
-        record::keep(&known, &std::fs::read_to_string(BOOT_ID).unwrap());
+        record::cache(&known, &std::fs::read_to_string(BOOT_ID).unwrap());
         assert_eq!(kvm_once(&known), Ok(()));
-        record::keep(&known, &"another boot's".to_owned());
+        record::cache(&known, &"another boot's".to_owned());
         assert_eq!(kvm_once(&known).is_ok(), probe_kvm().is_ok());
     }
 
