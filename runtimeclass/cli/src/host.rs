@@ -1,11 +1,11 @@
 //! What is changed on the node itself: mounts and cgroups. The only file that does either.
 
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
+use sandbox_core::mounts::{self, MountTable};
 
 /// Why the node could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -65,36 +65,8 @@ pub(crate) fn unmount_below(directory: &Path) -> Result<(), HostError> {
     }
 }
 
-fn mounted_below(directory: &Path) -> Result<Vec<PathBuf>, HostError> {
-    let table = Path::new("/proc/self/mounts");
-    let text = fs::read_to_string(table).map_err(HostError::at("read", table))?;
-    Ok(mounts_below(&text, directory))
-}
-
 /// The mount points at or below a directory, the last mounted first.
-fn mounts_below(table: &str, directory: &Path) -> Vec<PathBuf> {
-    let target = |line: &str| line.split(' ').nth(1).map(|field| PathBuf::from(unescape(field)));
-    let below = |path: &PathBuf| path.starts_with(directory);
-    table.lines().rev().filter_map(target).filter(below).collect()
-}
-
-/// The kernel writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &str) -> String {
-    let mut text = field.to_owned();
-    for (escaped, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        text = text.replace(escaped, plain);
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn finds_mounts_below_and_nothing_beside() {
-        let table = "tmpfs /run tmpfs rw 0 0\ntmpfs /run/p/a tmpfs rw 0 0\nx /run/p/a/b\\040c ext4 rw 0 0\nx /run/pa ext4 rw 0 0\nx /run/p ext4 rw 0 0\n";
-        let found = mounts_below(table, Path::new("/run/p"));
-        assert_eq!(found, ["/run/p", "/run/p/a/b c", "/run/p/a"].map(PathBuf::from));
-    }
+fn mounted_below(directory: &Path) -> Result<Vec<PathBuf>, HostError> {
+    let table = MountTable::current().map_err(HostError::at("read", Path::new(mounts::CURRENT)))?;
+    Ok(table.below(directory).rev().map(|mount| mount.point.into_owned()).collect())
 }

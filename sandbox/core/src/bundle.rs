@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::error::{Classified, Kind};
 use crate::record::write_atomic;
 
-/// A bundle with its config.json read. The JSON is kept as it was given, unknown fields
-/// included, beside the typed view of it.
+/// A bundle with its config.json, both typed and as JSON, which includes fields unknown to this
+/// project.
 #[derive(Debug)]
 pub struct Bundle {
     path: PathBuf,
@@ -22,18 +22,18 @@ pub struct Bundle {
 /// Why a bundle cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// No config.json.
+    /// There is no config.json.
     #[error("bundle {0} has no config.json; the OCI runtime specification requires one")]
     Missing(PathBuf),
-    /// The file system refused.
+    /// A file could not be read.
     #[error("reading {path}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// It is not JSON, or a field has a wrong type.
+    /// Not JSON, or a field has the wrong type.
     #[error("{path} is not a valid OCI configuration")]
     Config {
         /// The file.
@@ -41,12 +41,12 @@ pub enum BundleError {
         /// Line, column and reason.
         source: serde_json::Error,
     },
-    /// Writing the edited configuration back failed.
+    /// The edited configuration could not be written.
     #[error("writing {path}")]
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
 }
@@ -96,12 +96,12 @@ impl Bundle {
         &self.spec
     }
 
-    /// The configuration as it was given.
+    /// The configuration as JSON.
     pub fn json(&self) -> &Value {
         &self.json
     }
 
-    /// An annotation's value.
+    /// The value of an annotation.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.spec.annotations().as_ref()?.get(key).map(String::as_str)
     }
@@ -110,8 +110,8 @@ impl Bundle {
     ///
     /// # Errors
     ///
-    /// [`BundleError::Config`] when `json` is no configuration, [`BundleError::Write`] when the
-    /// file cannot be replaced; the old one then still stands.
+    /// [`BundleError::Config`] when `json` is not a configuration, [`BundleError::Write`] when the
+    /// file cannot be replaced; it is then unchanged.
     pub fn replace(&mut self, json: Value) -> Result<(), BundleError> {
         let path = self.path.join("config.json");
         let bad = |source| BundleError::Config { path: path.clone(), source };
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_named() {
+    fn errors_name_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let missing = Bundle::load(dir.path()).unwrap_err();
         assert!(matches!(missing, BundleError::Missing(_)));

@@ -1,4 +1,4 @@
-//! A Pod's control group on the host, in both versions.
+//! A Pod's control group on the host, cgroup v1 and v2.
 //!
 //! The paths are those of the OCI runtime specification's `linux.cgroupsPath`: a path below each
 //! hierarchy's mount (cgroupfs driver), or `slice:prefix:name` (systemd driver).
@@ -22,42 +22,43 @@ pub use path::relative;
 /// Where cgroup file systems are mounted (systemd's file hierarchy; every distribution follows).
 pub const MOUNT: &str = "/sys/fs/cgroup";
 
-/// The v1 controllers a Pod is put under. The others gain a Pod nothing, and each one joined
-/// costs a wait for the kernel.
+/// The v1 controllers of a Pod's group. Others have no use, and joining each one waits for an RCU
+/// grace period.
 const CONTROLLERS_V1: [&str; 5] = ["memory", "cpu", "cpuacct", "pids", "cpuset"];
 
-/// The v2 controllers handed down to a Pod's group, where the kernel has them.
+/// The v2 controllers to enable for a Pod's group, where the kernel has them.
 const CONTROLLERS_V2: [&str; 5] = ["memory", "cpu", "pids", "cpuset", "io"];
 
-/// How long an ended process may keep its group busy.
+/// How long a process that has exited may keep its group busy.
 const BUSY: Duration = Duration::from_secs(2);
 
-/// A cgroup that could not be made, changed or read.
+/// A cgroup that could not be created, changed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    /// The path is no cgroup path.
+    /// Not a cgroup path.
     #[error("cgroup path {path:?} is not allowed: {reason}")]
     Path {
         /// `linux.cgroupsPath` as given.
         path: String,
-        /// What is wrong with it.
+        /// Why not.
         reason: &'static str,
     },
-    /// A file or directory of it.
+    /// An operation on a file or directory of it failed.
     #[error("{verb} {path}")]
     Io {
         /// `creating`, `writing VALUE to`, `reading` or `removing`.
         verb: String,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
 }
 
 impl CgroupError {
     fn io(verb: impl Into<String>, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let (verb, path) = (verb.into(), path.to_owned());
+        let verb = verb.into();
+        let path = path.to_owned();
         move |source| Self::Io { verb, path, source }
     }
 }
@@ -76,7 +77,7 @@ impl Classified for CgroupError {
     }
 }
 
-/// Which interface the host offers.
+/// The interface version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
     /// One hierarchy per controller.
@@ -95,7 +96,7 @@ fn version_at(mount: &Path) -> Version {
     if unified { Version::V2 } else { Version::V1 }
 }
 
-/// A Pod's group. Dropping it changes nothing; [`Cgroup::remove`] removes it.
+/// A Pod's group. Dropping it does not remove it, [`Cgroup::remove`] does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
     mount: PathBuf,
@@ -105,11 +106,11 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
-    /// The group that `cgroups_path` (of the OCI specification) names. Nothing is made yet.
+    /// The group that `cgroups_path` (of the OCI specification) names; does not create it.
     ///
     /// # Errors
     ///
-    /// [`CgroupError::Path`] when it would leave the hierarchy.
+    /// [`CgroupError::Path`] when it would be outside the hierarchy.
     pub fn new(cgroups_path: &str) -> Result<Self, CgroupError> {
         Self::below(Path::new(MOUNT), cgroups_path)
     }
@@ -136,12 +137,12 @@ impl Cgroup {
         }
     }
 
-    /// Every directory that makes up the group.
+    /// The group's directory in each hierarchy.
     fn directories(&self) -> Vec<PathBuf> {
         self.roots().into_iter().map(|root| root.join(&self.path)).collect()
     }
 
-    /// The directory where `controller`'s files are.
+    /// The directory with the files of `controller`.
     fn directory(&self, controller: &str) -> PathBuf {
         match self.version {
             Version::V2 => self.mount.join(&self.path),
@@ -149,7 +150,7 @@ impl Cgroup {
         }
     }
 
-    /// Makes the group, and its parents where they do not exist.
+    /// Creates the group, and parents that do not exist.
     ///
     /// # Errors
     ///
@@ -180,8 +181,8 @@ impl Cgroup {
         }
     }
 
-    /// A new v1 cpuset group is empty and takes no process: gives every level its parent's CPUs
-    /// and memory nodes.
+    /// Sets CPUs and memory nodes of every level to its parent's: a new v1 cpuset group has none
+    /// and does not accept a process.
     fn inherit_cpuset(&self) -> Result<(), CgroupError> {
         let mut at = self.mount.join("cpuset");
         if !at.join("cgroup.procs").exists() {
@@ -199,7 +200,7 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Moves this process into the group: whatever it starts from then on is born there.
+    /// Moves this process into the group; its later children start there.
     ///
     /// # Errors
     ///
@@ -209,8 +210,7 @@ impl Cgroup {
         self.directories().iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), &pid))
     }
 
-    /// Moves this process out of the group, to the hierarchies' roots, so that the group can be
-    /// removed.
+    /// Moves this process to the root of each hierarchy, so that the group can be removed.
     ///
     /// # Errors
     ///
@@ -224,7 +224,7 @@ impl Cgroup {
     ///
     /// # Errors
     ///
-    /// [`CgroupError::Io`]; a group that is not there has no processes.
+    /// [`CgroupError::Io`]; a group that does not exist has no processes.
     pub fn processes(&self) -> Result<Vec<u32>, CgroupError> {
         let file = self.directory("memory").join("cgroup.procs");
         match read::text(&file) {
@@ -234,12 +234,12 @@ impl Cgroup {
         }
     }
 
-    /// Removes the group. Its processes must have ended; ended ones that the kernel still counts
-    /// are waited for, for two seconds at most. Parents stay. Fine when the group is gone.
+    /// Removes the group, but not its parents; succeeds if it does not exist. Its processes must
+    /// have exited; waits up to two seconds for the kernel to release them.
     ///
     /// # Errors
     ///
-    /// [`CgroupError::Io`] names the first directory that stays.
+    /// [`CgroupError::Io`] names the first directory that could not be removed.
     pub async fn remove(&self) -> Result<(), CgroupError> {
         let removal = async {
             let mut pause = Duration::from_millis(1);
@@ -275,14 +275,14 @@ impl Cgroup {
     }
 }
 
-/// Hands the controllers down to `parent`'s children. One that the kernel lacks, or that its
-/// parent's owner does not hand down, is left out: its files will be missing below, and whoever
-/// needs one of them gets an error that names it.
+/// Enables the controllers for the children of `parent`. One that is not available there is
+/// skipped: its files will be missing below, and an access to one fails with an error that names
+/// it.
 fn delegate(parent: &Path) {
     for controller in CONTROLLERS_V2 {
         let file = parent.join("cgroup.subtree_control");
         if let Err(error) = fs::write(&file, format!("+{controller}")) {
-            log::debug!("cgroup controller {controller} is not handed down at {file:?}: {error}");
+            tracing::debug!(%controller, file = %file.display(), "not enabled: {error}");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Errors at a backend's border: each module has its own enum, and every enum says which gRPC
-//! code its caller gets.
+//! Errors at a backend's boundary: each module has its own enum, and every enum maps to gRPC codes.
 
 use std::fmt;
 
@@ -8,19 +7,19 @@ use std::fmt;
 pub enum Kind {
     /// The request itself is wrong; the same request will always fail.
     InvalidArgument,
-    /// The container, exec or process is not there (any more).
+    /// The container, exec or process does not exist (any more).
     NotFound,
-    /// The id is taken.
+    /// The id is in use.
     AlreadyExists,
-    /// The object is in a state that does not allow the verb.
+    /// The state of the object does not allow the operation.
     FailedPrecondition,
-    /// The backend cannot do this at all.
+    /// The backend does not support the operation.
     Unimplemented,
-    /// A part that should be there is not (runtime binary, sandbox process); a retry may help.
+    /// Something it depends on is missing (runtime binary, sandbox process); a retry may help.
     Unavailable,
-    /// A bounded wait ran out.
+    /// A deadline was exceeded.
     DeadlineExceeded,
-    /// The host refused (permissions, capabilities).
+    /// The host denied it (permissions, capabilities).
     PermissionDenied,
     /// Everything else.
     Internal,
@@ -28,11 +27,11 @@ pub enum Kind {
 
 /// An error that knows its [`Kind`].
 pub trait Classified: std::error::Error + Send + Sync + 'static {
-    /// The code the caller gets.
+    /// The code to return to the caller.
     fn kind(&self) -> Kind;
 }
 
-/// Any classified error, as it crosses a trait's border.
+/// Any classified error, as the traits of a backend return it.
 ///
 /// It does not implement [`std::error::Error`] itself, so that `?` converts every
 /// [`Classified`] error into it.
@@ -42,12 +41,12 @@ pub struct Error(Box<dyn Classified>);
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// The code the caller gets.
+    /// The code to return to the caller.
     pub fn kind(&self) -> Kind {
         self.0.kind()
     }
 
-    /// An error of `kind` with a plain message, for faults found at the border itself.
+    /// An error with only a message, for faults found at the boundary itself.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self(Box::new(Plain { kind, message: message.into() }))
     }

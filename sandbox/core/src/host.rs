@@ -1,18 +1,19 @@
-//! The one door to the host: processes, mounts, and the exits of everything that was started.
+//! Effects on the host: processes and their exits, mounts, loop devices.
 //!
-//! Nothing else in the workspace starts a process or mounts a file system, so that what a
-//! backend does to the host can be read, faked and bounded in one place.
+//! Nothing else in the workspace starts a process or mounts a file system, so that what a backend
+//! does to the host can be read, faked and bounded in one place.
 
 mod bind;
 mod command;
 mod confine;
+#[cfg(any(test, feature = "testing"))]
 mod fake;
-mod lend;
 mod loopback;
-mod mark;
 mod mount;
 mod namespace;
+mod owned;
 mod privileges;
+mod process_ref;
 mod real;
 mod reaper;
 mod spawn;
@@ -27,10 +28,11 @@ use async_trait::async_trait;
 pub use bind::{Bind, Propagation, ReadOnly};
 pub use command::{Command, Output, Resource, User};
 pub use confine::{Paths, can_confine};
+#[cfg(any(test, feature = "testing"))]
 pub use fake::{FakeHost, Scripted};
-pub use lend::Loan;
-pub use mark::ProcessMark;
 pub use mount::MountError;
+pub use owned::OwnedBind;
+pub use process_ref::ProcessRef;
 pub use real::RealHost;
 pub use reaper::ExitWatch;
 
@@ -40,12 +42,12 @@ use crate::request::RootfsMount;
 /// What a backend may do to the host.
 #[async_trait]
 pub trait Host: Debug + Send + Sync {
-    /// Runs `command` to its end, with its output captured (each stream's last 64 KiB) unless
-    /// the command says where it goes. After `deadline` it is killed.
+    /// Runs `command` until it exits, and captures each stream that the command does not redirect
+    /// (the last 64 KiB). Kills it after `deadline`.
     async fn run(&self, command: Command, deadline: Duration) -> Result<Output, HostError>;
 
-    /// Starts `command`. It is killed when this process dies, if the command says so; nobody
-    /// kills it when the answer is dropped.
+    /// Starts `command`. Dropping the returned value does not kill it; the death of this process
+    /// does, unless [`Command::outlives_parent`] is set.
     fn spawn(&self, command: Command) -> Result<Child, HostError>;
 
     /// Watches a process that was, or is about to be, reparented to this one.
@@ -58,28 +60,27 @@ pub trait Host: Debug + Send + Sync {
     /// Linux 5.12.
     fn bind(&self, source: &Path, target: &Path, how: Bind) -> Result<(), MountError>;
 
-    /// Puts the device or the file `source` on the existing file `target`, where it is `to`'s owner's.
-    /// [`Host::unmount_all`] takes it back.
-    fn lend(&self, source: &Path, target: &Path, to: Loan) -> Result<(), MountError>;
+    /// Mounts the block device or file `source` on the existing file `target`, where another user
+    /// owns it. The source keeps its owner.
+    fn bind_owned(&self, source: &Path, target: &Path, how: OwnedBind) -> Result<(), MountError>;
 
     /// Unmounts everything at and below `target`; fine when nothing is mounted there.
     fn unmount_all(&self, target: &Path) -> Result<(), MountError>;
 
-    /// A host whose mounts nobody else sees: what it mounts is in a mount namespace of its own,
-    /// and so are the programs that it starts. They find there the host's root file system,
-    /// `/proc`, the mounts of the host on which the paths `keep` lie, and what is mounted by it;
-    /// sources are taken from where this process is. The namespace goes, with all that is mounted
-    /// in it, when the host is dropped and the programs have ended.
-    fn apart(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError>;
+    /// Returns a host with a mount namespace of its own, in which it mounts and starts programs.
+    /// The namespace has the root file system, `/proc`, and the mounts on which the paths `keep`
+    /// lie; sources of mounts are looked up in this process's namespace. The kernel removes it with
+    /// all its mounts once the returned host is dropped and the programs have exited.
+    fn with_private_mounts(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError>;
 }
 
-/// The file that a command's program names: a path, or a name looked up in the search path that
-/// commands get. `None` when there is no such executable file.
+/// Resolves a command's program: a path, or a name looked up in the search path that commands
+/// get. `None` when there is no such executable file.
 pub fn find_program(program: &Path) -> Option<PathBuf> {
     spawn::find(program)
 }
 
-/// Starts `command` without watching it, for a caller that ends at once.
+/// Starts `command` without watching it, for a caller that exits at once.
 ///
 /// # Errors
 ///
@@ -95,11 +96,11 @@ pub fn spawn_detached(command: Command) -> Result<u32, HostError> {
 pub struct Child {
     /// Its process id.
     pub pid: u32,
-    /// Its end.
+    /// Resolves when it has exited.
     pub exit: ExitWatch,
 }
 
-/// What the host refused.
+/// An operation on processes or namespaces that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// The program could not be started.
@@ -107,31 +108,31 @@ pub enum HostError {
     Spawn {
         /// The program.
         program: String,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// The program did not end in time and was killed.
-    #[error("{command} did not end within {seconds} s and was killed")]
+    /// The program did not exit in time and was killed.
+    #[error("{command} did not exit within {seconds} s and was killed")]
     Deadline {
-        /// Program and first argument that is no flag.
+        /// Program and first argument that is not a flag.
         command: String,
-        /// The bound that ran out.
+        /// The deadline.
         seconds: u64,
     },
-    /// A process to watch is neither ours nor known to have ended.
-    #[error("process {0} is gone and its exit was not seen")]
+    /// A process to watch does not exist, and no exit of a child with its id was collected.
+    #[error("process {0} does not exist and its exit status is unknown")]
     Gone(u32),
     /// Reading a program's output failed.
     #[error("reading the output of {program}")]
     Output {
         /// The program.
         program: String,
-        /// Why.
+        /// Cause.
         source: std::io::Error,
     },
-    /// No mount namespace could be made.
-    #[error("making a mount namespace for the Pod")]
-    Apart(#[source] std::io::Error),
+    /// A mount namespace could not be created.
+    #[error("creating a mount namespace for the Pod")]
+    Namespace(#[source] std::io::Error),
     /// This process could not be made the reaper of its orphans.
     #[error("cannot become a child subreaper")]
     Subreaper(#[source] std::io::Error),
@@ -143,7 +144,7 @@ impl Classified for HostError {
             Self::Spawn { .. } => Kind::Unavailable,
             Self::Deadline { .. } => Kind::DeadlineExceeded,
             Self::Gone(_) => Kind::NotFound,
-            Self::Output { .. } | Self::Subreaper(_) | Self::Apart(_) => Kind::Internal,
+            Self::Output { .. } | Self::Subreaper(_) | Self::Namespace(_) => Kind::Internal,
         }
     }
 }

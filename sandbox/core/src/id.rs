@@ -1,4 +1,4 @@
-//! Ids of namespaces, containers and execs.
+//! Identifiers of namespaces, containers and execs.
 
 use std::fmt;
 
@@ -9,23 +9,22 @@ use crate::error::{Classified, Kind};
 /// containerd's own limit for an identifier (`pkg/identifiers`).
 pub const MAX_LEN: usize = 76;
 
-/// A container's, exec's or namespace's id, safe to stand as one component of a path and as an
-/// argument: letters and digits, with single `.`, `_` or `-` between them, at most 76 bytes (the
+/// A container's, exec's or namespace's id, safe as a path component and as an argument: letters and digits, with single `.`, `_` or `-` between them, at most 76 bytes (the
 /// rule of containerd's `identifiers` package).
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Id(String);
 
-/// Why a string is no id.
+/// Why a string is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// Nothing was given.
+    /// The empty string.
     #[error("an id is empty")]
     Empty,
     /// Longer than [`MAX_LEN`].
     #[error("id {0:?}... has {1} bytes; at most {MAX_LEN} are allowed")]
     TooLong(String, usize),
-    /// A character, or a doubled or outer separator, that ids may not have.
+    /// A character that is not allowed, or a separator that does not stand between two words.
     #[error(
         "id {0:?} is not allowed: use letters and digits with single '.', '_' or '-' between them"
     )]
@@ -39,11 +38,11 @@ impl Classified for Invalid {
 }
 
 impl Id {
-    /// Checks `text` against the rule above.
+    /// Validates `text`.
     ///
     /// # Errors
     ///
-    /// [`Invalid`] says which part of the rule is broken.
+    /// [`Invalid`] names the violated rule.
     pub fn new(text: impl Into<String>) -> Result<Self, Invalid> {
         let text = text.into();
         if text.is_empty() {

@@ -6,12 +6,14 @@
 
 pub mod bundle;
 pub mod cgroup;
+pub mod cleanup;
 pub mod contract;
 pub mod error;
 pub mod exit;
 pub mod fake;
 pub mod host;
 pub mod id;
+pub mod mounts;
 pub mod record;
 pub mod request;
 pub mod sandbox;
@@ -19,12 +21,13 @@ pub mod secret;
 pub mod settings;
 pub mod stats;
 pub mod stdio;
-pub mod teardown;
 
+pub use bundle::{Bundle, BundleError};
 pub use error::{Classified, Error, Kind, Result};
 pub use exit::Exit;
 pub use id::Id;
 pub use request::{CreateContainer, ExecProcess, Resources, Role, RootfsMount, StdioPaths};
 pub use sandbox::{Backend, Container, Process, ProcessInfo, Sandbox};
 pub use secret::Secret;
-pub use stats::Stats;
+pub use settings::{Fault, Faults};
+pub use stats::{Interface, Stats};

@@ -12,22 +12,22 @@ use crate::error::{Classified, Kind};
 /// A state file that could not be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The file system refused.
+    /// A file operation failed.
     #[error("{verb} {path}")]
     Io {
         /// `writing` or `reading`.
         verb: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// The content is not what was written.
+    /// It is not the JSON that was written.
     #[error("{path} is damaged; remove the container to clear it")]
     Content {
         /// The file.
         path: PathBuf,
-        /// Where and why.
+        /// Position and cause.
         source: serde_json::Error,
     },
 }
@@ -43,18 +43,18 @@ impl Classified for RecordError {
 ///
 /// # Errors
 ///
-/// [`RecordError::Io`] names the file; the old content then still stands.
+/// [`RecordError::Io`] names the file, which then has its old content.
 pub fn store<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordError> {
     let failed = |source| RecordError::Io { verb: "writing", path: path.to_owned(), source };
     let bytes = serde_json::to_vec(value).map_err(|e| failed(e.into()))?;
     write_atomic(path, &bytes).map_err(failed)
 }
 
-/// Replaces `path`'s content in one step; the file has mode 0600.
+/// Replaces the content of `path` atomically; the file has mode 0600.
 ///
 /// # Errors
 ///
-/// What the file system answered; the old content then still stands.
+/// That of the file operation; `path` then has its old content.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -69,34 +69,35 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
-        // The half-made file is of no use to anyone; that it may not exist is fine.
+        // Best effort: it may not exist, and the next write truncates it.
         let _ = fs::remove_file(&beside);
     }
     written
 }
 
-/// Where in the directory `cache` what is known of `file` is kept: under another name once
-/// another file is in its place.
+/// The path in the directory `cache` for facts about `file`. It changes with the file's identity,
+/// size and modification time, so that facts about a replaced file are not found.
 ///
 /// # Errors
 ///
-/// When the file cannot be looked at.
-pub fn about(cache: &Path, prefix: &str, file: &Path) -> io::Result<PathBuf> {
+/// When the file's metadata cannot be read.
+pub fn cache_path(cache: &Path, prefix: &str, file: &Path) -> io::Result<PathBuf> {
     use std::os::unix::fs::MetadataExt;
     let meta = fs::metadata(file)?;
-    let (changed, nanos) = (meta.mtime(), meta.mtime_nsec());
+    let changed = meta.mtime();
+    let nanos = meta.mtime_nsec();
     let name =
         format!("{prefix}-{}-{}-{changed}.{nanos}-{}.json", meta.dev(), meta.ino(), meta.size());
     Ok(cache.join(name))
 }
 
-/// As [`store`], into a directory that is made if it is not there. What cannot be kept is found
-/// out again next time; the log says why.
-pub fn keep<T: Serialize>(path: &Path, value: &T) {
+/// As [`store`], for values that can be determined again: it creates the directory, and only logs
+/// an error.
+pub fn cache<T: Serialize>(path: &Path, value: &T) {
     let made = path.parent().map_or(Ok(()), fs::create_dir_all);
     let failed = |source| RecordError::Io { verb: "writing", path: path.to_owned(), source };
     if let Err(error) = made.map_err(failed).and_then(|()| store(path, value)) {
-        log::warn!("asked again next time: {}", crate::Error::from(error));
+        tracing::warn!("not cached: {}", crate::Error::from(error));
     }
 }
 
@@ -120,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn round_trips_and_tells_absent_from_damaged() {
+    fn round_trips_and_distinguishes_absent_from_damaged() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         assert_eq!(load::<Vec<u32>>(&path).unwrap(), None);
@@ -128,6 +129,10 @@ mod tests {
         assert_eq!(load::<Vec<u32>>(&path).unwrap(), Some(vec![1, 2]));
         fs::write(&path, "[1,").unwrap();
         assert!(matches!(load::<Vec<u32>>(&path), Err(RecordError::Content { .. })));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no file is left beside");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "the temporary file was not removed"
+        );
     }
 }

@@ -1,22 +1,22 @@
-//! Bytes that must not be shown: passwords, tokens, the values of a Kubernetes Secret.
+//! Bytes that must not appear in messages: passwords, tokens, the values of a Kubernetes Secret.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use zeroize::Zeroizing;
 
-/// Bytes without a `Display` and with a blank `Debug`, so that no message can carry them by
-/// accident; wiped on drop. There is no `Serialize`: what is handed on is handed on by name.
+/// Bytes that are zeroed on drop. No `Display`, no `Serialize`, and a `Debug` without content: they
+/// cannot get into a message by accident.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    /// Takes the bytes over; they are not copied.
+    /// Takes ownership of the bytes without copying them.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
         Self(Zeroizing::new(bytes.into()))
     }
 
-    /// The bytes, for the one place that hands them on.
+    /// The bytes, for the place that has to pass them on.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -26,7 +26,7 @@ impl Secret {
         std::str::from_utf8(&self.0).ok()
     }
 
-    /// Whether there is nothing in it.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -38,7 +38,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// From a string; an owned one is taken over.
+/// From a string; one that the deserializer owns is not copied.
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_string(Text)
@@ -68,13 +68,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_is_blank() {
+    fn debug_shows_no_content() {
         assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(..)");
         assert_eq!(format!("{:#?}", Some(Secret::new("hunter2"))), "Some(\n    Secret(..),\n)");
     }
 
     #[test]
-    fn a_string_becomes_one() {
+    fn deserializes_from_a_string() {
         for json in [r#""hunter2""#, r#""hunter\u0032""#] {
             let secret: Secret = serde_json::from_str(json).unwrap();
             assert_eq!(secret.expose_text(), Some("hunter2"));

@@ -1,4 +1,4 @@
-//! What can be wrong with a backend's settings.
+//! Faults in a backend's settings.
 
 use std::fmt::Display;
 
@@ -9,19 +9,22 @@ pub struct Fault {
     pub key: String,
     /// Its value.
     pub value: String,
-    /// Why not, and what to write instead.
+    /// Why not, and what is allowed.
     pub reason: String,
 }
 
-/// Faults, collected.
+/// Collects faults, so that all are reported at once.
 #[derive(Debug, Default)]
 pub struct Faults(Vec<Fault>);
 
 impl Faults {
-    /// Notes one.
+    /// Adds a fault.
     pub fn add(&mut self, key: &str, value: impl Display, reason: &str) {
-        let (key, value) = (key.to_owned(), value.to_string());
-        self.0.push(Fault { key, value, reason: reason.to_owned() });
+        self.0.push(Fault {
+            key: key.to_owned(),
+            value: value.to_string(),
+            reason: reason.to_owned(),
+        });
     }
 
     /// Checks that `program` is an absolute path or a bare name.
@@ -32,14 +35,14 @@ impl Faults {
         }
     }
 
-    /// Checks a time limit.
+    /// Checks that a time limit is between a second and an hour.
     pub fn check_seconds(&mut self, key: &str, seconds: u64) {
         if !(1..=3600).contains(&seconds) {
             self.add(key, seconds, "must be 1 to 3600 seconds");
         }
     }
 
-    /// All of them, in the order they were found.
+    /// The faults, in the order they were added.
     pub fn into_vec(self) -> Vec<Fault> {
         self.0
     }

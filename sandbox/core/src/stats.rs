@@ -1,7 +1,7 @@
-//! What a container uses, in the terms that both cgroup versions share.
+//! Resource usage of a container, as far as both cgroup versions report it.
 
-/// A moment's figures. A part that the backend or the host cannot tell is `None`; a limit that
-/// is not set is `None` as well.
+/// Current usage. `None` for a figure that the backend or the host does not provide, and for a limit
+/// that is not set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// CPU time used, in nanoseconds.
@@ -14,11 +14,11 @@ pub struct Stats {
     pub cpu_periods: Option<u64>,
     /// Periods in which the quota ran out.
     pub cpu_throttled_periods: Option<u64>,
-    /// Time the quota held tasks back, in nanoseconds.
+    /// Time tasks were throttled, in nanoseconds.
     pub cpu_throttled_ns: Option<u64>,
     /// Memory in use, in bytes, page cache included.
     pub memory_usage: Option<u64>,
-    /// The highest memory use seen, in bytes.
+    /// Peak memory use, in bytes.
     pub memory_peak: Option<u64>,
     /// The memory limit, in bytes.
     pub memory_limit: Option<u64>,
@@ -32,7 +32,7 @@ pub struct Stats {
     pub memory_pgfault: Option<u64>,
     /// Page faults that needed a disk read.
     pub memory_pgmajfault: Option<u64>,
-    /// Processes the kernel's out-of-memory killer ended.
+    /// Processes killed by the out-of-memory killer.
     pub oom_kills: Option<u64>,
     /// Processes and threads in use.
     pub pids: Option<u64>,

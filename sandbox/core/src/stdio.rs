@@ -1,7 +1,7 @@
 //! A process's streams.
 //!
 //! Without a terminal nothing is copied: the process gets the fifo (or file, or logger's pipe)
-//! itself, and this side only holds the ends that keep it usable while containerd is away. With a
+//! itself, and the shim only holds the ends that keep it usable while containerd restarts. With a
 //! terminal two tasks copy between the pseudo-terminal and the fifos.
 
 mod console;
@@ -13,10 +13,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
-pub use console::ConsoleSocket;
-
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use crate::error::{Classified, Kind};
@@ -26,6 +24,8 @@ use crate::request::StdioPaths;
 use fifo::OutputHold;
 use logger::Logger;
 use terminal::Terminal;
+
+pub use console::ConsoleSocket;
 
 /// Streams that could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -37,15 +37,15 @@ pub enum StdioError {
         stream: &'static str,
         /// The path or URI.
         path: String,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// A URI of a kind that nobody here speaks.
+    /// A URI with an unknown scheme.
     #[error("{stream} {uri} is not supported: use a fifo's path, file:// or binary://")]
     Scheme {
-        /// Which stream.
+        /// `stdin`, `stdout` or `stderr`.
         stream: &'static str,
-        /// What was given.
+        /// The URI.
         uri: String,
     },
     /// The logger of a `binary://` URI could not be started.
@@ -53,23 +53,23 @@ pub enum StdioError {
     Logger {
         /// The program.
         path: String,
-        /// Why.
+        /// Cause.
         source: HostError,
     },
-    /// The logger ended, or stayed silent, before it said that it is ready.
+    /// The logger exited, or did not signal that it is ready in time.
     #[error("the logger {path} did not become ready")]
     LoggerNotReady {
         /// The program.
         path: String,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
     /// A pseudo-terminal or its socket failed.
     #[error("{step} the terminal")]
     Terminal {
-        /// What was being done.
+        /// What failed, as a participle.
         step: &'static str,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
 }
@@ -85,7 +85,7 @@ impl Classified for StdioError {
     }
 }
 
-/// Whose streams they are; loggers are told.
+/// The container a stream belongs to, for loggers.
 #[derive(Debug, Clone)]
 pub struct Owner {
     /// containerd's namespace.
@@ -94,7 +94,7 @@ pub struct Owner {
     pub container: Id,
 }
 
-/// What the process gets as its fds 0, 1 and 2.
+/// The process's fds 0, 1 and 2.
 #[derive(Debug)]
 pub struct ProcessFds {
     /// Standard input.
@@ -105,10 +105,10 @@ pub struct ProcessFds {
     pub stderr: OwnedFd,
 }
 
-/// This side's share of a process's streams.
+/// The shim's ends of a process's streams.
 #[derive(Debug)]
 pub struct Streams {
-    /// A writer of the stdin fifo: the process reads no end-of-file while it stands.
+    /// A writer of the stdin fifo: while it is open the process reads no end-of-file.
     stdin: Mutex<Option<File>>,
     outputs: Vec<OutputHold>,
     loggers: Vec<Logger>,
@@ -119,7 +119,7 @@ pub struct Streams {
 ///
 /// # Errors
 ///
-/// [`StdioError`] names the stream and its path; what was opened before is closed again.
+/// [`StdioError`] names the stream and its path.
 pub async fn open(
     paths: &StdioPaths,
     owner: &Owner,
@@ -147,7 +147,7 @@ pub async fn open(
     Ok((ProcessFds { stdin, stdout, stderr }, streams))
 }
 
-/// Opens a new pseudo-terminal and connects it to `paths`; gives the process's side.
+/// Opens a new pseudo-terminal, connects it to `paths` and returns the process's side.
 ///
 /// # Errors
 ///
@@ -166,7 +166,7 @@ pub async fn open_terminal(
     Ok((pair.slave, attach_terminal(pair.master, paths, owner, host).await?))
 }
 
-/// Connects a pseudo-terminal's master, made by somebody else, to `paths`.
+/// Connects the master of an existing pseudo-terminal to `paths`.
 ///
 /// # Errors
 ///
@@ -194,11 +194,10 @@ pub async fn attach_terminal(
 
 impl Streams {
     fn new(stdin: Option<File>) -> Self {
-        let stdin = Mutex::new(stdin);
-        Self { stdin, outputs: Vec::new(), loggers: Vec::new(), terminal: None }
+        Self { stdin: Mutex::new(stdin), outputs: Vec::new(), loggers: Vec::new(), terminal: None }
     }
 
-    /// Opens one output and keeps what has to be held for it.
+    /// Opens one output, and keeps its hold or logger.
     async fn output(
         &mut self,
         stream: &'static str,
@@ -228,16 +227,16 @@ impl Streams {
         }
     }
 
-    /// Lets the process read end-of-file once the client's writer is closed too.
+    /// Closes the held writer: the process reads end-of-file once the client's is closed too.
     pub fn close_stdin(&self) {
-        self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.stdin.lock().take();
     }
 
-    /// Sets the terminal's size; without a terminal there is nothing to do.
+    /// Sets the terminal's size; does nothing without a terminal.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses the size.
+    /// When the ioctl fails.
     pub fn resize(&self, width: u16, height: u16) -> Result<(), StdioError> {
         match &self.terminal {
             Some(terminal) => terminal.resize(width, height),
@@ -245,8 +244,8 @@ impl Streams {
         }
     }
 
-    /// The signals that keys at the terminal ask for (interrupt, quit, suspend), from now on and
-    /// once. Who runs the process where the host's kernel does not see it has to deliver them.
+    /// The signals typed at the terminal (interrupt, quit, suspend) from now on; `None` on a second
+    /// call. A backend whose processes are not the host kernel's has to deliver them.
     pub fn typed_signals(&self) -> Option<mpsc::UnboundedReceiver<i32>> {
         self.terminal.as_ref()?.take_typed()
     }
@@ -256,9 +255,9 @@ impl Streams {
         self.terminal.is_some()
     }
 
-    /// Hands over what the ended process left: the terminal's last output is copied (for at
-    /// most two seconds; a stalled reader gets the rest later), held ends are closed so that
-    /// readers see end-of-file. A fifo that has no reader yet waits for one until this value is
+    /// Completes the streams of a process that has exited: copies the terminal's last output (for
+    /// at most two seconds; a stalled reader gets the rest later) and closes held ends, so that
+    /// readers see end-of-file. A fifo without a reader is held until it has one or this value is
     /// dropped.
     pub async fn finish(&self) {
         self.close_stdin();
@@ -284,7 +283,7 @@ fn null(stream: &'static str) -> Result<OwnedFd, StdioError> {
         .map_err(|source| StdioError::Open { stream, path: path.display().to_string(), source })
 }
 
-/// Opens a log file for appending, with its directory.
+/// Opens a log file for appending, and creates its directory.
 fn append(stream: &'static str, path: &Path) -> Result<OwnedFd, StdioError> {
     let open = || {
         if let Some(parent) = path.parent() {

@@ -4,10 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use sandbox_core::cgroup::CgroupError;
+use sandbox_core::cleanup::StillRunning;
 use sandbox_core::host::{HostError, MountError};
 use sandbox_core::record::RecordError;
 use sandbox_core::stdio::StdioError;
-use sandbox_core::teardown::StillRunning;
 use sandbox_core::{Classified, Kind, bundle::BundleError};
 
 use crate::netns::AddressError;

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
+use sandbox_core::mounts::MountTable;
 use serde_json::{Value, json};
 
 use crate::error::GvisorError;
@@ -50,21 +51,24 @@ pub(crate) fn protect(spec: &mut Value, rootfs: &Path, bundle: &Path) -> Result<
 }
 
 /// Makes read-only what `spec` wants read-only, and no more: what is mounted below a volume on the
-/// host, by `mountinfo`, becomes a volume of its own, unless it is to be read-only as well.
-pub(crate) fn spare_nested(spec: &mut Value, mountinfo: &str) {
-    let targets: Vec<&str> = mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).collect();
+/// host, by `table`, becomes a volume of its own, unless it is to be read-only as well.
+pub(crate) fn spare_nested(spec: &mut Value, table: &MountTable) {
     let mut more = Vec::new();
     for mount in spec["mounts"].as_array_mut().into_iter().flatten() {
         let all_the_way = replace_option(mount, "rro", "ro");
         if all_the_way || !has_option(mount, "ro") || !has_option(mount, "rbind") {
             continue;
         }
-        let (source, destination) = (text(mount, "source"), text(mount, "destination"));
-        for target in targets.iter().map(|target| unescape(target)) {
-            let below = target.strip_prefix(source.trim_end_matches('/'));
-            if let Some(below) = below.filter(|b| b.starts_with('/') && b.len() > 1) {
-                let path = format!("{}{below}", destination.trim_end_matches('/'));
-                more.push(bind(&path, Path::new(&target), "rw"));
+        let source = Path::new(text(mount, "source"));
+        if !source.is_absolute() {
+            continue;
+        }
+        let destination = Path::new(text(mount, "destination"));
+        for nested in table.below(source) {
+            let Ok(below) = nested.point.strip_prefix(source) else { continue };
+            if !below.as_os_str().is_empty() {
+                let path = destination.join(below);
+                more.push(bind(&path.to_string_lossy(), &nested.point, "rw"));
             }
         }
     }
@@ -154,15 +158,6 @@ fn blank(bundle: &Path) -> Result<PathBuf, GvisorError> {
     Ok(path)
 }
 
-/// The kernel writes blanks and backslashes in octal (proc_pid_mountinfo(5)).
-fn unescape(field: &str) -> String {
-    let mut out = field.to_owned();
-    for (code, sign) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        out = out.replace(code, sign);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
@@ -226,10 +221,13 @@ mod tests {
         assert_eq!(added, [("/data/sub", "bind", sub.as_str()), ("/data", "bind", whole.as_str())]);
     }
 
-    const TABLE: &str = "36 1 0:1 / / rw - overlay o rw\n\
+    fn table() -> MountTable {
+        let table = "36 1 0:1 / / rw - overlay o rw\n\
         37 36 0:2 / /vol rw - ext4 d rw\n\
         38 37 0:3 / /vol/a\\040b rw - tmpfs t rw\n\
         39 36 0:4 / /volume rw - tmpfs t rw\n";
+        MountTable::parse(table).unwrap()
+    }
 
     fn volume(options: &[&str]) -> Value {
         json!({"mounts": [
@@ -240,7 +238,7 @@ mod tests {
     #[test]
     fn what_is_mounted_below_a_read_only_volume_stays_writable() {
         let mut spec = volume(&["rbind", "ro"]);
-        spare_nested(&mut spec, TABLE);
+        spare_nested(&mut spec, &table());
         assert_eq!(mounts(&spec)[1..], [("/data/a b", "bind", "/vol/a b")]);
         assert_eq!(spec["mounts"][1]["options"], json!(["rbind", "rw"]));
     }
@@ -248,10 +246,10 @@ mod tests {
     #[test]
     fn read_only_all_the_way_is_what_runsc_does() {
         let mut spec = volume(&["rbind", "rro"]);
-        spare_nested(&mut spec, TABLE);
+        spare_nested(&mut spec, &table());
         assert_eq!(spec, volume(&["rbind", "ro"]));
         let mut writable = volume(&["rbind", "rw"]);
-        spare_nested(&mut writable, TABLE);
+        spare_nested(&mut writable, &table());
         assert_eq!(writable, volume(&["rbind", "rw"]));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sandbox_core::exit::ExitCell;
-use sandbox_core::host::{ExitWatch, ProcessMark};
+use sandbox_core::host::{ExitWatch, ProcessRef};
 use sandbox_netns::{Dial, PortForward};
 use tokio::task::JoinHandle;
 
@@ -23,7 +23,7 @@ const NETWORK: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub(crate) id: String,
-    pub(crate) process: ProcessMark,
+    pub(crate) process: ProcessRef,
     pub(crate) control: Control,
     pub(crate) shm: Option<String>,
     pub(crate) group: Group,
@@ -35,7 +35,7 @@ pub(crate) struct Pod {
     /// Its id, which is that of the container that made it.
     pub(crate) id: String,
     /// Its process.
-    pub(crate) process: ProcessMark,
+    pub(crate) process: ProcessRef,
     /// Its control server.
     pub(crate) control: Control,
     /// The directory behind the `/dev/shm` that its containers share.

@@ -125,7 +125,7 @@ pub(crate) fn find(wanted: &Path, path: &str) -> Result<PathBuf, ProbeError> {
 
 /// Asks the runsc at `binary`, or reads what it answered before from the directory `cache`.
 pub(crate) async fn ask(binary: &Path, cache: &Path, host: &dyn Host) -> Result<Probe, ProbeError> {
-    let key = record::about(cache, "runsc", binary)
+    let key = record::cache_path(cache, "runsc", binary)
         .map_err(|source| ProbeError::Unusable { path: binary.to_owned(), source })?;
     if let Ok(Some(known)) = record::load(&key) {
         return Ok(known);
@@ -142,7 +142,7 @@ pub(crate) async fn ask(binary: &Path, cache: &Path, host: &dyn Host) -> Result<
         probe.date =
             read.map_err(|source| ProbeError::Unusable { path: binary.to_owned(), source })?;
     }
-    record::keep(&key, &probe);
+    record::cache(&key, &probe);
     Ok(probe)
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sandbox_core::cgroup::Cgroup;
-use sandbox_core::host::{Host, ProcessMark};
-use sandbox_core::teardown::{self, Steps};
+use sandbox_core::cleanup::{self, Steps};
+use sandbox_core::host::{Host, ProcessRef};
 use sandbox_core::{Error, Kind};
 
 use crate::control::Control;
@@ -68,7 +68,7 @@ pub(crate) async fn container(
         let mut processes = record.processes.clone();
         processes.extend(files.gofer());
         processes.extend(strays(remains, &record.root));
-        steps.take(teardown::end(&processes, END).await);
+        steps.take(cleanup::kill_all(&processes, END).await);
         steps.take(file("removing the state of runsc in", &record.root, files.remove(root)));
         steps.take(file(
             "removing the filestore in",
@@ -123,7 +123,7 @@ async fn forget(control: &Control, id: &str) -> Result<(), GvisorError> {
 
 /// Processes of runsc for this container that no record names: a `create` that was cut short
 /// leaves them. They carry runsc's state directory and the container's id in their arguments.
-fn strays(remains: &Remains<'_>, root: &Path) -> Vec<ProcessMark> {
+fn strays(remains: &Remains<'_>, root: &Path) -> Vec<ProcessRef> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| *pid != std::process::id())
@@ -131,7 +131,7 @@ fn strays(remains: &Remains<'_>, root: &Path) -> Vec<ProcessMark> {
             let line = fs::read(PathBuf::from(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
             is_stray(&line, root, remains.id, remains.bundle)
         })
-        .filter_map(ProcessMark::of)
+        .filter_map(ProcessRef::of)
         .collect()
 }
 
@@ -180,7 +180,7 @@ mod tests {
         let record = Record {
             sandbox: "sb".into(),
             root: root.clone(),
-            processes: vec![ProcessMark { pid: std::process::id(), start_time: 1 }],
+            processes: vec![ProcessRef { pid: std::process::id(), start_time: 1 }],
             network: None,
             hooks: false,
             cgroup: None,

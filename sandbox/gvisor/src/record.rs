@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use sandbox_core::cgroup::Cgroup;
-use sandbox_core::host::ProcessMark;
+use sandbox_core::host::ProcessRef;
 use sandbox_core::record::{self, RecordError};
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub(crate) struct Record {
     /// Processes that live for it: the sandbox (in the record of the container that made it) and
     /// the container's gofer.
     #[serde(default)]
-    pub(crate) processes: Vec<ProcessMark>,
+    pub(crate) processes: Vec<ProcessRef>,
     /// What the Pod's interfaces have to get back.
     #[serde(default)]
     pub(crate) network: Option<SavedNetwork>,
@@ -114,9 +114,9 @@ impl StateFiles {
     }
 
     /// The container's gofer, if it has one that runs.
-    pub(crate) fn gofer(&self) -> Option<ProcessMark> {
+    pub(crate) fn gofer(&self) -> Option<ProcessRef> {
         let state = self.read()?;
-        ProcessMark::of(state.gofer).filter(|_| state.gofer != 0)
+        ProcessRef::of(state.gofer).filter(|_| state.gofer != 0)
     }
 
     fn read(&self) -> Option<State> {
@@ -163,7 +163,7 @@ mod tests {
         let record = Record {
             sandbox: "sb".into(),
             root: "/run/r".into(),
-            processes: ProcessMark::of(std::process::id()).into_iter().collect(),
+            processes: ProcessRef::of(std::process::id()).into_iter().collect(),
             network: None,
             hooks: true,
             cgroup: None,

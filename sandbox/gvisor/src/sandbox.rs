@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use async_trait::async_trait;
 use sandbox_core::bundle::Bundle;
 use sandbox_core::exit::ExitCell;
-use sandbox_core::host::{Host, ProcessMark};
+use sandbox_core::host::{Host, ProcessRef};
+use sandbox_core::mounts::{self, MountTable};
 use sandbox_core::stdio::{self, ConsoleSocket, Owner, ProcessFds, Streams};
 use sandbox_core::{Container, CreateContainer, Exit, Id, Result, Role, Sandbox, StdioPaths};
 
@@ -90,13 +91,17 @@ impl GvisorSandbox {
         let resources = given.linux().as_ref().and_then(|linux| linux.resources().clone());
         self.prepare(request, joins.as_deref()).await?;
 
+        let table = mount_table()?;
         let placement = match &joins {
             Some(pod) => Placement::Joins { sandbox: &pod.id, shm: pod.shm.as_deref() },
-            None => Placement::First { shm_size: spec::shm_source(&json).and_then(size_of) },
+            None => {
+                let shm = spec::shm_source(&json);
+                Placement::First { shm_size: shm.and_then(|path| size_of(path, &table)) }
+            }
         };
         let (allow, terminal) = (&self.config.allow_annotations, request.stdio.terminal);
         let mut edited = spec::edit(&json, id, placement, allow, terminal);
-        paths::spare_nested(&mut edited, &mountinfo());
+        paths::spare_nested(&mut edited, &table);
         paths::protect(&mut edited, &root_of(&request.bundle), request.bundle.path())?;
         request.bundle.replace(edited)?;
         if let Some(pod) = &joins {
@@ -222,7 +227,7 @@ impl GvisorSandbox {
         let pid = read_pid(bundle)?;
         // Watch before the mark is taken: an end in between is kept for the watcher.
         let exit = self.host.watch(pid)?;
-        let process = ProcessMark::of(pid)
+        let process = ProcessRef::of(pid)
             .ok_or_else(|| GvisorError::Stillborn { sandbox: id.to_owned(), pid })?;
         let files = StateFiles::new(self.runsc.root(), id, id);
         note_processes(bundle, [Some(process), files.gofer()])?;
@@ -320,9 +325,9 @@ fn root_of(bundle: &Bundle) -> PathBuf {
     bundle.path().join(given.unwrap_or(Path::new("rootfs")))
 }
 
-/// What is mounted on the host. Without `/proc` nothing is known to be.
-fn mountinfo() -> String {
-    std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default()
+fn mount_table() -> Result<MountTable, GvisorError> {
+    let path = mounts::CURRENT.into();
+    MountTable::current().map_err(|source| GvisorError::File { step: "reading", path, source })
 }
 
 fn cgroups_path(spec: &oci_spec::runtime::Spec) -> Option<&str> {
@@ -331,10 +336,9 @@ fn cgroups_path(spec: &oci_spec::runtime::Spec) -> Option<&str> {
 
 /// The size of the file system that is mounted at `path`, in bytes. A plain directory has none of
 /// its own.
-fn size_of(path: &str) -> Option<u64> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
-    let mounted = mounts.lines().any(|line| line.split(' ').nth(1) == Some(path));
-    let found = nix::sys::statvfs::statvfs(path).ok().filter(|_| mounted)?;
+fn size_of(path: &str, table: &MountTable) -> Option<u64> {
+    table.at(Path::new(path))?;
+    let found = nix::sys::statvfs::statvfs(path).ok()?;
     Some(found.blocks().saturating_mul(found.fragment_size()))
 }
 
@@ -360,7 +364,7 @@ fn read_pid(bundle: &Path) -> Result<u32, GvisorError> {
 /// Adds `marks` to the record in `bundle`.
 fn note_processes(
     bundle: &Path,
-    marks: impl IntoIterator<Item = Option<ProcessMark>>,
+    marks: impl IntoIterator<Item = Option<ProcessRef>>,
 ) -> Result<(), GvisorError> {
     if let Some(mut record) = Record::load(bundle)? {
         record.processes.extend(marks.into_iter().flatten());

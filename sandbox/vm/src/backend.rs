@@ -76,7 +76,7 @@ impl VmBackend {
         let programs = programs.into_iter().chain(&config.virtiofsd).map(PathBuf::as_path);
         let mut keep = driver::files(programs);
         keep.extend([config.guest.clone(), config.root.clone()]);
-        Ok(self.host.apart(&keep)?)
+        Ok(self.host.with_private_mounts(&keep)?)
     }
 
     /// The guest's kernel and initramfs, unchanged since they were built.

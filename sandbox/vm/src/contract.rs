@@ -13,6 +13,7 @@ use guest_image::{Agent, Digest, FORMAT, Guest, ImageFile, Kernel, MANIFEST, Man
 use sandbox_core::bundle::Bundle;
 use sandbox_core::contract::{self, Subject};
 use sandbox_core::host::{FakeHost, Host, RealHost};
+use sandbox_core::mounts::{Mount, MountTable};
 use sandbox_core::{
     Backend, CreateContainer, ExecProcess, Id, Kind, Result, Role, Sandbox, StdioPaths,
 };
@@ -95,7 +96,10 @@ impl Vm {
             image: Guest::open(&config.guest).unwrap(),
             config: Arc::new(config),
             namespace: Id::new("test").unwrap(),
-            host: self.host.apart(&[self.dir.path().to_owned(), "/usr".into()]).unwrap(),
+            host: self
+                .host
+                .with_private_mounts(&[self.dir.path().to_owned(), "/usr".into()])
+                .unwrap(),
             driver: Arc::new(self.driver.clone()),
             prepared: std::time::Duration::ZERO,
         }
@@ -106,8 +110,11 @@ impl Vm {
         let there = fs::read_dir(self.path("m")).into_iter().flatten().flatten();
         let left: Vec<_> = there.map(|e| e.file_name()).filter(|name| name != "known").collect();
         assert!(left.is_empty(), "machines left: {left:?}");
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "mounts left: {mounts}");
+        let table = MountTable::current().unwrap();
+        let dir = self.dir.path();
+        let ours = |mount: &Mount<'_>| mount.point.starts_with(dir) || mount.root.starts_with(dir);
+        let mounts: Vec<_> = table.iter().filter(ours).collect();
+        assert!(mounts.is_empty(), "mounts left: {mounts:?}");
     }
 }
 

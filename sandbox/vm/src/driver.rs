@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sandbox_core::host::ProcessMark;
+use sandbox_core::host::ProcessRef;
 use sandbox_core::{Exit, Result};
 
 pub use self::choose::{Choice, choose};
@@ -162,7 +162,7 @@ pub trait Vmm: Debug + Send + Sync {
     fn pid(&self) -> u32;
 
     /// Every process that lives for the machine, for the record.
-    fn processes(&self) -> Vec<ProcessMark>;
+    fn processes(&self) -> Vec<ProcessRef>;
 
     /// The hybrid vsock's unix socket: connect and say `CONNECT <port>\n` to reach the guest;
     /// the guest's port P of the host is the socket `<this>_P`.

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sandbox_core::cleanup::Steps;
 use sandbox_core::exit::ExitCell;
-use sandbox_core::host::ProcessMark;
-use sandbox_core::teardown::Steps;
+use sandbox_core::host::ProcessRef;
 use sandbox_core::{Error, Exit, Id};
 use sandbox_netns::PortForward;
 use tokio::sync::Notify;
@@ -44,7 +44,7 @@ impl Parts {
     }
 
     /// Every process that lives for the machine.
-    pub(crate) fn processes(&self) -> Vec<ProcessMark> {
+    pub(crate) fn processes(&self) -> Vec<ProcessRef> {
         let mut all = self.vmm.processes();
         all.extend(self.share.processes());
         all

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sandbox_core::cleanup::{self, Steps};
 use sandbox_core::host::Host;
-use sandbox_core::teardown::{self, Steps};
 use sandbox_core::{Error, Id};
 
 use crate::error::VmError;
@@ -45,7 +45,7 @@ pub(crate) async fn container(id: &Id, bundle: &Path, host: &Arc<dyn Host>) -> R
 }
 
 async fn machine(record: &Record, host: &Arc<dyn Host>, steps: &mut Steps<VmError>) {
-    steps.take(teardown::end(&record.processes, END).await);
+    steps.take(cleanup::kill_all(&record.processes, END).await);
     if let Some(network) = &record.network {
         steps.take(network::undo(network).await.map_err(Error::from));
     }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sandbox_core::host::ProcessMark;
+use sandbox_core::host::ProcessRef;
 use sandbox_core::record::{self, RecordError};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ pub(crate) struct Record {
     pub(crate) dir: PathBuf,
     /// Processes that live for the machine; in the record of the container that made it.
     #[serde(default)]
-    pub(crate) processes: Vec<ProcessMark>,
+    pub(crate) processes: Vec<ProcessRef>,
     /// What was done to the Pod's network, in the same record.
     #[serde(default)]
     pub(crate) network: Option<NetworkRecord>,

@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use sandbox_core::host::{ExitWatch, Host, HostError, MountError, ProcessMark};
+use sandbox_core::host::{ExitWatch, Host, HostError, MountError, ProcessRef};
 use sandbox_core::{Classified, Exit, Kind};
 
 use crate::bounded_log::BoundedLog;
@@ -69,7 +69,7 @@ const SOCKET_FD: i32 = 3;
 pub struct Share {
     served: PathBuf,
     socket: PathBuf,
-    mark: Option<ProcessMark>,
+    mark: Option<ProcessRef>,
     exit: ExitWatch,
     log: BoundedLog,
 }
@@ -167,7 +167,7 @@ impl Share {
             // Its own group, so that one signal reaches it and the child it forks.
             .new_session();
         let child = host.spawn(command)?;
-        let mark = ProcessMark::of(child.pid);
+        let mark = ProcessRef::of(child.pid);
         Ok(Self { served: tree.served().to_owned(), socket, mark, exit: child.exit, log })
     }
 
@@ -177,7 +177,7 @@ impl Share {
     }
 
     /// The processes that serve: virtiofsd and, once it has entered its sandbox, its child.
-    pub fn processes(&self) -> Vec<ProcessMark> {
+    pub fn processes(&self) -> Vec<ProcessRef> {
         self.mark.into_iter().flat_map(leftover::with_children).collect()
     }
 
@@ -197,7 +197,7 @@ impl Share {
     ///
     /// [`ShareError::Survives`] when a process is not gone in time.
     pub async fn stop(&self) -> Result<(), ShareError> {
-        if let Some(mark) = self.mark.filter(ProcessMark::alive) {
+        if let Some(mark) = self.mark.filter(ProcessRef::alive) {
             // Gone in this very moment, or killed: the wait below tells.
             let group = Pid::from_raw(i32::try_from(mark.pid).unwrap_or(i32::MAX));
             let _ = killpg(group, Signal::SIGKILL);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use sandbox_core::mounts::{Mount, MountTable};
 
 use super::containerd::Node;
 use super::place::Place;
@@ -108,7 +109,7 @@ pub(crate) fn processes(place: &Place) -> BTreeMap<i32, String> {
         let text = |name: &str| fs::read_to_string(proc.join(name)).unwrap_or_default();
         let speaks = place.is_in(&line)
             || place.is_in(&text("cgroup"))
-            || place.is_in(root_mount(&text("mountinfo")))
+            || place.is_in(&root_layers(pid.unsigned_abs()))
             || ["cwd", "root", "exe"].iter().any(|l| place.is_in(&link(l).to_string_lossy()));
         if pid != own && speaks && !is_bystander(&line) && !is_zombie(&proc) {
             found.insert(pid, format!("{pid} {}", line.trim()));
@@ -117,11 +118,15 @@ pub(crate) fn processes(place: &Place) -> BTreeMap<i32, String> {
     found
 }
 
-/// The line of `/proc/<pid>/mountinfo` that tells of the root file system: a container's names the
-/// layers that it is made of. Empty where there is none.
-fn root_mount(mountinfo: &str) -> &str {
-    let is_root = |line: &&str| line.split(' ').nth(4) == Some("/");
-    mountinfo.lines().find(is_root).unwrap_or_default()
+/// What the process's root file system is made of: the directory that is bound there, or the
+/// options of an overlay, which name its layers. Empty when the process has exited.
+fn root_layers(pid: u32) -> String {
+    MountTable::of(pid).map(|table| layers_of(&table)).unwrap_or_default()
+}
+
+fn layers_of(table: &MountTable) -> String {
+    let root = table.at(Path::new("/"));
+    root.map(|root| format!("{} {:?}", root.root.display(), root.options)).unwrap_or_default()
 }
 
 /// The test bed's own programs name the bed too.
@@ -138,9 +143,14 @@ fn is_zombie(proc: &Path) -> bool {
 
 /// Mount points of the bed in this mount namespace.
 pub(crate) fn mounts(place: &Place) -> BTreeSet<String> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
-    targets.filter(|target| place.is_in(target)).map(str::to_owned).collect()
+    points(place, MountTable::current())
+}
+
+/// The bed's mount points in a table; none where there is no table, as its process has exited.
+fn points(place: &Place, table: std::io::Result<MountTable>) -> BTreeSet<String> {
+    let Ok(table) = table else { return BTreeSet::new() };
+    let points = table.iter().map(|mount| mount.point.display().to_string());
+    points.filter(|point| place.is_in(point)).collect()
 }
 
 /// Mount points of the bed in the other mount namespaces that its processes have.
@@ -154,9 +164,8 @@ fn mounts_elsewhere(place: &Place) -> BTreeSet<String> {
             continue;
         }
         let name = here.map(|path| path.display().to_string()).unwrap_or_default();
-        let table = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-        let targets = table.lines().filter_map(|line| line.split(' ').nth(4));
-        found.extend(targets.filter(|t| place.is_in(t)).map(|target| format!("{name} {target}")));
+        let points = points(place, MountTable::of(pid.unsigned_abs()));
+        found.extend(points.into_iter().map(|point| format!("{name} {point}")));
     }
     found
 }
@@ -172,10 +181,9 @@ pub(crate) fn cgroups(place: &Place) -> Vec<PathBuf> {
 
 /// Mount points of cgroup hierarchies, v1 and v2.
 pub(crate) fn cgroup_roots() -> Vec<PathBuf> {
-    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    let groups = fields.filter(|f| f.get(2).is_some_and(|kind| kind.starts_with("cgroup")));
-    groups.filter_map(|f| Some(PathBuf::from(f.get(1)?))).collect()
+    let Ok(table) = MountTable::current() else { return Vec::new() };
+    let is_cgroup = |mount: &Mount<'_>| mount.kind == "cgroup" || mount.kind == "cgroup2";
+    table.iter().filter(is_cgroup).map(|mount| mount.point.into_owned()).collect()
 }
 
 fn collect_dirs(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -323,12 +331,13 @@ mod tests {
         let layers = place.lib().join("16/root/snapshots/1/fs");
         let root = format!("75 49 0:40 / / ro - overlay overlay rw,lowerdir={}", layers.display());
         let other = "76 75 0:43 / /proc rw - proc proc rw";
-        assert!(place.is_in(root_mount(&format!("{root}\n{other}\n"))));
+        let of = |table: &str| layers_of(&MountTable::parse(table).unwrap());
+        assert!(place.is_in(&of(&format!("{root}\n{other}\n"))));
         // A machine's own table names every bed that has mounts.
         let host =
             format!("49 1 254:0 / / rw - ext4 /dev/vda rw\n{}", root.replace(" / / ", " / /x "));
-        assert!(!place.is_in(root_mount(&host)));
-        assert_eq!(root_mount(""), "");
+        assert!(!place.is_in(&of(&host)));
+        assert_eq!(of(""), "");
     }
 
     #[test]

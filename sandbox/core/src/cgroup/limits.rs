@@ -3,20 +3,20 @@
 use super::{Cgroup, CgroupError, Version, write};
 use crate::error::{Classified, Kind};
 
-/// Limits to put on a group; what is `None` is left as it is.
+/// Limits to set on a group; `None` leaves a limit unchanged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes; -1 lifts the limit.
+    /// Bytes; -1 removes the limit.
     pub memory: Option<i64>,
-    /// Memory plus swap, in bytes; -1 lifts the limit.
+    /// Memory plus swap, in bytes; -1 removes the limit.
     pub memory_swap: Option<i64>,
     /// v1's CPU shares (2 to 262144).
     pub cpu_shares: Option<u64>,
-    /// Microseconds of CPU time per period; -1 lifts the limit.
+    /// Microseconds of CPU time per period; -1 removes the limit.
     pub cpu_quota: Option<i64>,
     /// The period, in microseconds.
     pub cpu_period: Option<u64>,
-    /// Processes and threads; -1 lifts the limit.
+    /// Processes and threads; -1 removes the limit.
     pub pids: Option<i64>,
 }
 
@@ -24,11 +24,11 @@ pub struct Limits {
 const PERIOD: u64 = 100_000;
 
 impl Cgroup {
-    /// Puts `limits` on the group.
+    /// Sets `limits`.
     ///
     /// # Errors
     ///
-    /// [`CgroupError::Io`] names value and file; limits before it are then in force.
+    /// [`CgroupError::Io`] names value and file; limits set before that stay in force.
     pub fn limit(&self, limits: &Limits) -> Result<(), CgroupError> {
         match self.version {
             Version::V1 => self.limit_v1(limits),
@@ -55,7 +55,7 @@ impl Cgroup {
         }
     }
 
-    /// Memory may never exceed memory plus swap, so the order depends on the direction.
+    /// The kernel refuses a memory limit above that of memory plus swap, so the order matters.
     fn limit_memory_v1(&self, limits: &Limits) -> Result<(), CgroupError> {
         let Some(memory) = limits.memory else { return Ok(()) };
         let directory = self.directory("memory");
@@ -64,7 +64,7 @@ impl Cgroup {
         let with_swap = limits.memory_swap.filter(|_| swap.exists());
         let Some(total) = with_swap else { return write(&plain, &memory.to_string()) };
         match write(&plain, &memory.to_string()) {
-            // Growing above the old total: the total has to grow first.
+            // Above the old total, which has to be raised first.
             Err(e) if e.kind() == Kind::InvalidArgument => {
                 write(&swap, &total.to_string())?;
                 write(&plain, &memory.to_string())

@@ -1,16 +1,16 @@
-//! `linux.cgroupsPath` to a path below the hierarchies.
+//! Resolves `linux.cgroupsPath` to a path below the hierarchies.
 
 use std::path::{Component, PathBuf};
 
 use super::CgroupError;
 
-/// The path below each hierarchy's root that `cgroups_path` stands for: itself, or for the
-/// systemd form `slice:prefix:name` the scope's place (`a-b.slice:p:n` is
-/// `a.slice/a-b.slice/p-n.scope`, systemd.slice(5)).
+/// The path below each hierarchy's root that `cgroups_path` names: itself, or for the systemd form
+/// `slice:prefix:name` that of the scope (`a-b.slice:p:n` is `a.slice/a-b.slice/p-n.scope`,
+/// systemd.slice(5)).
 ///
 /// # Errors
 ///
-/// [`CgroupError::Path`] when it is empty or would leave the hierarchy.
+/// [`CgroupError::Path`] when it is empty or would be outside the hierarchy.
 pub fn relative(cgroups_path: &str) -> Result<PathBuf, CgroupError> {
     let refused = |reason| CgroupError::Path { path: cgroups_path.to_owned(), reason };
     let path = match cgroups_path.split(':').collect::<Vec<_>>()[..] {

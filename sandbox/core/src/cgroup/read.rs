@@ -1,4 +1,4 @@
-//! What a group uses.
+//! Usage of a group.
 
 use std::fs;
 use std::path::Path;
@@ -9,12 +9,11 @@ use crate::stats::Stats;
 /// v1 shows "no limit" as the largest multiple of the page size that fits its counter.
 const UNLIMITED_V1: u64 = 0x7fff_ffff_ffff_f000;
 
-/// A file's text.
 pub(super) fn text(file: &Path) -> Result<String, CgroupError> {
     fs::read_to_string(file).map_err(CgroupError::io("reading", file))
 }
 
-/// A file with one number; `None` if it is absent or says `max`.
+/// A file with one number; `None` if it is absent or contains `max`.
 fn number(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
@@ -36,7 +35,7 @@ impl Table {
 }
 
 impl Cgroup {
-    /// What the group uses now. Figures that the kernel does not offer are `None`.
+    /// Current usage. Figures that the kernel does not provide are `None`.
     pub fn stats(&self) -> Stats {
         match self.version {
             Version::V1 => self.stats_v1(),
@@ -44,7 +43,7 @@ impl Cgroup {
         }
     }
 
-    /// How many of the group's processes the kernel's out-of-memory killer has ended.
+    /// How many processes of the group the out-of-memory killer has killed.
     pub fn oom_kills(&self) -> Option<u64> {
         let directory = self.directory("memory");
         let file = match self.version {
@@ -55,8 +54,10 @@ impl Cgroup {
     }
 
     fn stats_v1(&self) -> Stats {
-        let (memory, cpu) = (self.directory("memory"), self.directory("cpu"));
-        let (cpuacct, pids) = (self.directory("cpuacct"), self.directory("pids"));
+        let memory = self.directory("memory");
+        let cpu = self.directory("cpu");
+        let cpuacct = self.directory("cpuacct");
+        let pids = self.directory("pids");
         let stat = Table::read(&memory.join("memory.stat"));
         let throttling = Table::read(&cpu.join("cpu.stat"));
         Stats {

@@ -62,20 +62,21 @@ fn v2_limits_and_figures() {
     fs::write(at.join("memory.events"), "low 0\noom 1\noom_kill 2\n").unwrap();
     fs::write(at.join("cpu.stat"), "usage_usec 3\nuser_usec 1\n").unwrap();
     let stats = group.stats();
-    assert_eq!((stats.memory_usage, stats.memory_limit), (Some(100), Some(64 << 20)));
-    assert_eq!((stats.memory_inactive_file, stats.oom_kills), (Some(7), Some(2)));
-    assert_eq!((stats.cpu_total_ns, stats.pids_limit), (Some(3000), None));
+    assert_eq!(stats.memory_usage, Some(100));
+    assert_eq!(stats.memory_limit, Some(64 << 20));
+    assert_eq!(stats.memory_inactive_file, Some(7));
+    assert_eq!(stats.oom_kills, Some(2));
+    assert_eq!(stats.cpu_total_ns, Some(3000));
+    assert_eq!(stats.pids_limit, None);
 }
 
-/// Runs on the host's own hierarchies, whichever version they are.
+/// Uses the host's hierarchies, whichever version they are.
 #[tokio::test]
-async fn a_real_group_holds_limits_counts_and_goes_away() {
+#[ignore = "needs cgroup"]
+async fn a_real_group_enforces_limits_counts_usage_and_is_removed() {
     let name = format!("/bulkhead-test-{}", std::process::id());
     let group = Cgroup::new(&name).unwrap();
-    if let Err(error) = group.create() {
-        eprintln!("skipped: no cgroup can be made here: {}", crate::Error::from(error));
-        return;
-    }
+    group.create().unwrap();
     group.limit(&Limits { memory: Some(32 << 20), ..Limits::default() }).unwrap();
     let host = RealHost::new().unwrap();
     let directories: Vec<String> = group

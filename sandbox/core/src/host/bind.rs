@@ -1,8 +1,7 @@
-//! Bind mounts that are whole before anybody sees them: cloned, set up while detached, attached.
+//! Bind mounts that are complete when they appear: cloned, set up while detached, then attached.
 //!
-//! A bind made by mount(2) joins its source's peer group first and is changed later. Until then,
-//! and for ever if the change is forgotten, taking it down takes the source's own submounts with
-//! it.
+//! A bind made by mount(2) joins its source's peer group and is changed later. Until it is,
+//! unmounting it unmounts the source's own submounts as well.
 
 #![allow(unsafe_code, reason = "open_tree(2), mount_setattr(2) and move_mount(2) have no wrapper")]
 
@@ -17,44 +16,44 @@ use super::MountError;
 /// How a bind mount relates to its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bind {
-    /// Whether mounts below the source come along.
+    /// Whether to include mounts below the source.
     pub recursive: bool,
-    /// What of it is read-only.
+    /// Which of the mounts are read-only.
     pub read_only: ReadOnly,
-    /// Which mounts made later pass through.
+    /// Where later mounts propagate.
     pub propagation: Propagation,
 }
 
-/// What of a bind mount is read-only.
+/// Which mounts of a bind are read-only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadOnly {
-    /// Nothing that is not so in its source.
+    /// None but those that are in the source.
     No,
-    /// The mount itself; those below it stay as they are.
+    /// The mount itself, not those below it.
     Top,
-    /// Everything.
+    /// All.
     All,
 }
 
-/// Which mounts made later pass between a bind mount and others.
+/// Where mounts made later propagate (mount_namespaces(7)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Propagation {
-    /// None.
+    /// Nowhere.
     Private,
-    /// Those made below the source appear in it.
+    /// From the source to the bind.
     Slave,
-    /// Those made below it appear in its own copies.
+    /// From the bind to copies of it.
     Shared,
 }
 
 /// Binds `source` on the existing `target` of the same sort (directory or not).
 pub(super) fn bind(source: &Path, target: &Path, how: Bind) -> Result<(), MountError> {
     let bound = copy(source, how).and_then(|tree| attach(&tree, target));
-    bound.map_err(|error| refused(source, target, error))
+    bound.map_err(|error| failed(source, target, error))
 }
 
-/// The error of a bind mount that cannot be made.
-pub(super) fn refused(source: &Path, target: &Path, error: io::Error) -> MountError {
+/// The error of a bind mount that failed.
+pub(super) fn failed(source: &Path, target: &Path, error: io::Error) -> MountError {
     MountError::Mount {
         kind: "bind".into(),
         source_path: source.display().to_string(),
@@ -63,7 +62,7 @@ pub(super) fn refused(source: &Path, target: &Path, error: io::Error) -> MountEr
     }
 }
 
-/// A copy of what is mounted at `source`, which is nowhere yet.
+/// A detached copy of what is mounted at `source`, set up as `how` says.
 pub(super) fn copy(source: &Path, how: Bind) -> io::Result<OwnedFd> {
     let tree = clone(source, how.recursive)?;
     let deep = if how.recursive { libc::AT_RECURSIVE } else { 0 };
@@ -73,7 +72,7 @@ pub(super) fn copy(source: &Path, how: Bind) -> io::Result<OwnedFd> {
     };
     set(&tree, deep, 0, propagation)?;
     if how.propagation == Propagation::Shared {
-        // After leaving the source's peer group: a group of its own.
+        // After leaving the source's peer group, else it would stay in that one.
         set(&tree, deep, 0, libc::MS_SHARED)?;
     }
     match how.read_only {
@@ -84,7 +83,7 @@ pub(super) fn copy(source: &Path, how: Bind) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// Puts a mount that is nowhere on the existing `target`.
+/// Attaches a detached mount to the existing `target`.
 pub(super) fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     let target = path(target)?;
     // SAFETY: both strings end in NUL and live through the call, `tree` is open.
@@ -110,21 +109,18 @@ pub(super) fn clone(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let opened =
         unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, source.as_ptr(), flags) };
     let raw = i32::try_from(checked(opened)?).map_err(io::Error::other)?;
-    // SAFETY: the kernel just made this descriptor, nobody else owns it.
+    // SAFETY: the kernel has just returned this descriptor; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
 /// Sets attributes and propagation of a detached tree.
 pub(super) fn set(tree: &OwnedFd, deep: i32, attributes: u64, propagation: u64) -> io::Result<()> {
-    change(
-        tree,
-        deep,
-        &libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation, userns_fd: 0 },
-    )
+    let wanted = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation, userns_fd: 0 };
+    change(tree, deep, &wanted)
 }
 
-/// Lets files of a detached mount belong to whom they belong to in the user namespace `users`.
-pub(super) fn map(tree: &OwnedFd, users: &OwnedFd) -> io::Result<()> {
+/// Maps the owners of files in a detached mount as the user namespace `users` does.
+pub(super) fn map_owners(tree: &OwnedFd, users: &OwnedFd) -> io::Result<()> {
     let userns_fd = u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?;
     let attr_set = libc::MOUNT_ATTR_IDMAP;
     change(tree, 0, &libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd })
@@ -161,23 +157,19 @@ mod tests {
 
     use super::super::mount::unmount_all;
     use super::*;
+    use crate::mounts::MountTable;
 
     const PRIVATE: Bind =
         Bind { recursive: true, read_only: ReadOnly::No, propagation: Propagation::Private };
 
-    /// Optional fields of the mount table's line for `point`.
     fn propagation(point: &Path) -> String {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = table.lines().rfind(|l| l.split(' ').nth(4) == point.to_str()).unwrap();
-        line.split(" - ").next().unwrap().split(' ').skip(6).collect::<Vec<_>>().join(" ")
+        let table = MountTable::current().unwrap();
+        table.at(point).unwrap().propagation.to_str().unwrap().to_owned()
     }
 
     #[test]
-    fn binds_stand_apart_from_their_source() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: mounting needs root");
-            return;
-        }
+    #[ignore = "needs mount"]
+    fn binds_are_independent_of_their_source() {
         let dir = tempfile::tempdir().unwrap();
         let [base, source, target] = ["base", "base/source", "target"].map(|n| dir.path().join(n));
         fs::create_dir_all(source.join("sub")).unwrap();
@@ -191,15 +183,15 @@ mod tests {
         let top = Bind { read_only: ReadOnly::Top, ..PRIVATE };
         bind(&source, &target, top).unwrap();
         assert_eq!(propagation(&target), "");
-        let refused = fs::write(target.join("new"), "").unwrap_err();
-        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        let error = fs::write(target.join("new"), "").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS));
         fs::write(target.join("sub/new"), "").unwrap();
         unmount_all(&target).unwrap();
-        assert!(source.join("sub/inside").exists(), "the source lost its own mount");
+        assert!(source.join("sub/inside").exists(), "the source's own mount was unmounted");
 
         bind(&source, &target, Bind { read_only: ReadOnly::All, ..PRIVATE }).unwrap();
-        let refused = fs::write(target.join("sub/other"), "").unwrap_err();
-        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        let error = fs::write(target.join("sub/other"), "").unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EROFS));
         unmount_all(&target).unwrap();
 
         bind(&source, &target, Bind { propagation: Propagation::Slave, ..PRIVATE }).unwrap();
@@ -209,11 +201,8 @@ mod tests {
     }
 
     #[test]
-    fn files_are_bound_and_faults_named() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: mounting needs root");
-            return;
-        }
+    #[ignore = "needs mount"]
+    fn files_are_bound_and_errors_name_the_source() {
         let dir = tempfile::tempdir().unwrap();
         let [from, to, missing] = ["from", "to", "missing"].map(|name| dir.path().join(name));
         fs::write(&from, "from").unwrap();

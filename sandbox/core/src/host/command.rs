@@ -1,4 +1,4 @@
-//! A process to start, as a value.
+//! The description of a process to start.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -9,16 +9,16 @@ pub use nix::sys::resource::Resource;
 use super::confine::Paths;
 use crate::exit::Exit;
 
-/// Whom a process runs as, if not root.
+/// The user a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// The user's number, and its group's.
+    /// UID, and GID of the same number.
     pub id: u32,
-    /// Further groups.
+    /// Supplementary groups.
     pub groups: Vec<u32>,
 }
 
-/// A process to start. Its environment is empty but for what is given here and a `PATH`.
+/// A process to start. Its environment is a `PATH` and what [`Command::env`] adds.
 #[derive(Debug)]
 pub struct Command {
     pub(super) program: PathBuf,
@@ -34,7 +34,7 @@ pub struct Command {
     pub(super) without_privileges: bool,
     pub(super) limits: Vec<(Resource, u64)>,
     pub(super) paths: Option<Paths>,
-    /// The mount namespace it runs in: the host's, which starts it.
+    /// The mount namespace it runs in, if not this process's; set by the host that starts it.
     pub(super) mounts: Option<OwnedFd>,
     pub(super) user: Option<User>,
 }
@@ -89,28 +89,28 @@ impl Command {
         self
     }
 
-    /// Gives the process `fd` as its standard input. Without it, `/dev/null`.
+    /// Sets its standard input; the default is `/dev/null`.
     #[must_use]
     pub fn stdin(mut self, fd: OwnedFd) -> Self {
         self.stdio[0] = Some(fd);
         self
     }
 
-    /// Gives the process `fd` as its standard output.
+    /// Sets its standard output.
     #[must_use]
     pub fn stdout(mut self, fd: OwnedFd) -> Self {
         self.stdio[1] = Some(fd);
         self
     }
 
-    /// Gives the process `fd` as its standard error.
+    /// Sets its standard error.
     #[must_use]
     pub fn stderr(mut self, fd: OwnedFd) -> Self {
         self.stdio[2] = Some(fd);
         self
     }
 
-    /// Gives the process `fd` under the number `number` (3 or more).
+    /// Passes `fd` to it as descriptor `number` (3 or more).
     #[must_use]
     pub fn fd(mut self, number: i32, fd: OwnedFd) -> Self {
         self.fds.push((number, fd));
@@ -124,69 +124,69 @@ impl Command {
         self
     }
 
-    /// Lets the process outlive this one. By default it gets SIGKILL when this process dies.
+    /// Lets the process outlive this one; by default it gets SIGKILL when this process dies.
     #[must_use]
     pub fn outlives_parent(mut self) -> Self {
         self.dies_with_parent = false;
         self
     }
 
-    /// Makes the process the leader of a session of its own.
+    /// Makes the process a session leader.
     #[must_use]
     pub fn new_session(mut self) -> Self {
         self.new_session = true;
         self
     }
 
-    /// Runs the process in this network namespace. When it cannot be entered, nothing is run.
+    /// Runs the process in this network namespace; it does not start if that cannot be entered.
     #[must_use]
     pub fn netns(mut self, netns: OwnedFd) -> Self {
         self.netns = Some(netns);
         self
     }
 
-    /// Takes every capability from the process, and every way to get one back: its bounding and
-    /// inheritable sets are empty and it has `no_new_privs`. A process of root's is still the
-    /// owner of root's files. When something cannot be taken, nothing is run.
+    /// Starts the process without capabilities and without a way to gain any: its bounding and
+    /// inheritable sets are empty and `no_new_privs` is set. A process with UID 0 still owns root's
+    /// files. If any of this fails the process does not start.
     #[must_use]
     pub fn without_privileges(mut self) -> Self {
         self.without_privileges = true;
         self
     }
 
-    /// Runs the process as `user`, who is nobody else on the host. What it is given open it keeps.
+    /// Runs the process as `user`. Descriptors passed to it stay open.
     #[must_use]
     pub fn user(mut self, user: User) -> Self {
         self.user = Some(user);
         self
     }
 
-    /// Leaves the process nothing of the file system but `paths`, by any name. A kernel without
-    /// Landlock holds it to nothing: see [`super::can_confine`]. What it is given open it keeps.
+    /// Restricts its file system access to `paths` with Landlock. A kernel without Landlock does
+    /// not enforce it, see [`super::can_confine`]. Descriptors passed to it stay usable.
     #[must_use]
     pub fn confined(mut self, paths: Paths) -> Self {
         self.paths = Some(paths);
         self
     }
 
-    /// Bounds what the process may use of `resource`, for good (`setrlimit(2)`).
+    /// Sets the soft and the hard limit of `resource` (`setrlimit(2)`).
     #[must_use]
     pub fn limit(mut self, resource: Resource, most: u64) -> Self {
         self.limits.push((resource, most));
         self
     }
 
-    /// The program's path.
+    /// The program: a path or a name.
     pub fn program(&self) -> &std::path::Path {
         &self.program
     }
 
-    /// The arguments, for logs and tests; bytes that are no UTF-8 are replaced.
+    /// The arguments, for logs and tests; bytes that are not UTF-8 are replaced.
     pub fn arguments(&self) -> Vec<String> {
         self.args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect()
     }
 
-    /// Program name and first argument that is no flag: enough to tell calls apart in a message.
+    /// Program name and first argument that is not a flag, for messages.
     pub fn summary(&self) -> String {
         let name = self.program.file_name().unwrap_or(self.program.as_os_str()).to_string_lossy();
         match self.arguments().into_iter().find(|arg| !arg.starts_with('-')) {
@@ -196,10 +196,10 @@ impl Command {
     }
 }
 
-/// A finished process.
+/// Exit and output of a process.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// How it ended.
+    /// Its exit status and time.
     pub exit: Exit,
     /// The last 64 KiB of its standard output, if it was captured.
     pub stdout: Vec<u8>,
@@ -208,7 +208,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Whether it ended with status 0.
+    /// Whether it exited with status 0.
     pub fn success(&self) -> bool {
         self.exit.status == 0
     }

@@ -1,31 +1,32 @@
-//! A host that does nothing but remember, for tests of what a backend would do.
+//! A host that only records calls, for tests of what a backend would do.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Bind, Child, Command, ExitWatch, Host, HostError, Loan, MountError, Output};
+use super::{Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, OwnedBind};
 use crate::exit::Exit;
 use crate::request::RootfsMount;
 
-/// The answer to one [`Host::run`].
+/// The result of one [`Host::run`].
 #[derive(Debug)]
 pub enum Scripted {
-    /// It ends with this status and standard output.
+    /// It exits with this status and standard output.
     Ends(u32, Vec<u8>),
-    /// It never ends: the deadline runs out.
+    /// It does not exit before the deadline.
     Hangs,
     /// It cannot be started.
     Missing,
 }
 
-/// Remembers every command and mount; answers `run` from a script (status 0 and no output when
-/// the script is empty). Spawned and watched processes end when the test says so.
-/// A host apart from it is the same one.
+/// Records every command and mount; takes the results of `run` from a script (status 0 and no
+/// output when the script is empty). Spawned and watched processes exit on [`FakeHost::end`].
+/// [`Host::with_private_mounts`] returns the same host.
 #[derive(Debug, Default, Clone)]
 pub struct FakeHost(Arc<Mutex<State>>);
 
@@ -39,14 +40,10 @@ struct State {
 }
 
 impl FakeHost {
-    /// A host that answers `run` with `script`, in order.
+    /// A host whose calls of `run` have the results `script`, in order.
     pub fn new(script: impl IntoIterator<Item = Scripted>) -> Self {
         let state = State { script: script.into_iter().collect(), ..State::default() };
         Self(Arc::new(Mutex::new(state)))
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The arguments of every command so far, the program's file name first.
@@ -57,22 +54,22 @@ impl FakeHost {
             line.extend(command.arguments());
             line
         };
-        self.state().commands.iter().map(line).collect()
+        self.0.lock().commands.iter().map(line).collect()
     }
 
-    /// What is mounted now.
+    /// The current mount points.
     pub fn mounted(&self) -> Vec<PathBuf> {
-        self.state().mounted.clone()
+        self.0.lock().mounted.clone()
     }
 
-    /// Every bind mount so far: source, target and how.
+    /// Every bind mount so far: source, target and attributes.
     pub fn binds(&self) -> Vec<(PathBuf, PathBuf, Bind)> {
-        self.state().binds.clone()
+        self.0.lock().binds.clone()
     }
 
-    /// Ends a spawned or watched process.
+    /// Lets a spawned or watched process exit.
     pub fn end(&self, pid: u32, status: u32) {
-        for (_, sender) in self.state().exits.iter().filter(|(known, _)| *known == pid) {
+        for (_, sender) in self.0.lock().exits.iter().filter(|(known, _)| *known == pid) {
             sender.send_replace(Some(Exit::now(status)));
         }
     }
@@ -81,13 +78,14 @@ impl FakeHost {
 #[async_trait]
 impl Host for FakeHost {
     async fn run(&self, command: Command, deadline: Duration) -> Result<Output, HostError> {
-        let (program, summary) = (command.program().display().to_string(), command.summary());
-        let answer = {
-            let mut state = self.state();
+        let program = command.program().display().to_string();
+        let summary = command.summary();
+        let result = {
+            let mut state = self.0.lock();
             state.commands.push(command);
             state.script.pop_front()
         };
-        match answer.unwrap_or(Scripted::Ends(0, Vec::new())) {
+        match result.unwrap_or(Scripted::Ends(0, Vec::new())) {
             Scripted::Ends(status, stdout) => {
                 Ok(Output { exit: Exit::now(status), stdout, stderr: Vec::new() })
             }
@@ -102,7 +100,7 @@ impl Host for FakeHost {
     }
 
     fn spawn(&self, command: Command) -> Result<Child, HostError> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.commands.push(command);
         let pid = u32::try_from(state.exits.len()).unwrap_or(0) + 1000;
         let (sender, exit) = ExitWatch::pair();
@@ -112,33 +110,33 @@ impl Host for FakeHost {
 
     fn watch(&self, pid: u32) -> Result<ExitWatch, HostError> {
         let (sender, exit) = ExitWatch::pair();
-        self.state().exits.push((pid, sender));
+        self.0.lock().exits.push((pid, sender));
         Ok(exit)
     }
 
     fn mount(&self, _mount: &RootfsMount, target: &Path) -> Result<(), MountError> {
-        self.state().mounted.push(target.to_owned());
+        self.0.lock().mounted.push(target.to_owned());
         Ok(())
     }
 
     fn bind(&self, source: &Path, target: &Path, how: Bind) -> Result<(), MountError> {
-        let mut state = self.state();
+        let mut state = self.0.lock();
         state.mounted.push(target.to_owned());
         state.binds.push((source.to_owned(), target.to_owned(), how));
         Ok(())
     }
 
-    fn lend(&self, _source: &Path, target: &Path, _to: Loan) -> Result<(), MountError> {
-        self.state().mounted.push(target.to_owned());
+    fn bind_owned(&self, _source: &Path, target: &Path, _how: OwnedBind) -> Result<(), MountError> {
+        self.0.lock().mounted.push(target.to_owned());
         Ok(())
     }
 
     fn unmount_all(&self, target: &Path) -> Result<(), MountError> {
-        self.state().mounted.retain(|point| !point.starts_with(target));
+        self.0.lock().mounted.retain(|point| !point.starts_with(target));
         Ok(())
     }
 
-    fn apart(&self, _keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
+    fn with_private_mounts(&self, _keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
         Ok(Arc::new(self.clone()))
     }
 }
@@ -148,13 +146,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn remembers_and_answers() {
+    async fn records_calls_and_follows_the_script() {
         let host = FakeHost::new([Scripted::Ends(3, b"x".to_vec()), Scripted::Hangs]);
         let second = Duration::from_secs(1);
         let run = |verb: &str| host.run(Command::new("/bin/runsc").arg("--flag").arg(verb), second);
         assert_eq!(run("state").await.unwrap().exit.status, 3);
         let late = run("wait").await.unwrap_err().to_string();
-        assert_eq!(late, "runsc wait did not end within 1 s and was killed");
+        assert_eq!(late, "runsc wait did not exit within 1 s and was killed");
         assert_eq!(host.commands()[1], ["runsc", "--flag", "wait"]);
         let child = host.spawn(Command::new("sleep")).unwrap();
         host.end(child.pid, 9);

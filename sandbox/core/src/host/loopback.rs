@@ -1,4 +1,4 @@
-//! Loop devices (loop(4)), for images that a snapshotter wants mounted as if they were disks.
+//! Loop devices (loop(4)), for images that a snapshotter wants mounted.
 
 #![allow(unsafe_code, reason = "the loop driver's ioctls have no wrapper")]
 
@@ -15,7 +15,7 @@ const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 
-/// How often a device that was free may be another's when it is asked for.
+/// How often another process may take a free device first before the search fails.
 const TRIES: usize = 64;
 
 /// `struct loop_info64`.
@@ -45,7 +45,7 @@ struct Config {
     reserved: [u64; 8],
 }
 
-/// A loop device, open. It goes when it is neither open nor mounted.
+/// An open loop device. The kernel frees it when it is neither open nor mounted.
 #[derive(Debug)]
 pub(super) struct Loop {
     path: PathBuf,
@@ -53,8 +53,8 @@ pub(super) struct Loop {
 }
 
 impl Loop {
-    /// Makes one of the file `image`. Needs Linux 5.8.
-    pub(super) fn of(image: &Path, read_only: bool) -> io::Result<Self> {
+    /// Attaches the file `image`. Needs Linux 5.8.
+    pub(super) fn attach(image: &Path, read_only: bool) -> io::Result<Self> {
         let backing = OpenOptions::new().read(true).write(!read_only).open(image)?;
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
         let mut config = config(&backing, read_only)?;
@@ -74,7 +74,7 @@ impl Loop {
         Err(Errno::EBUSY.into())
     }
 
-    /// The device.
+    /// The device node.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

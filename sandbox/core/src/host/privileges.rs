@@ -1,6 +1,6 @@
-//! Giving up capabilities and root's name for good, between fork and exec: no allocation, no lock.
+//! Dropping capabilities and changing the user between fork and exec: no allocation, no lock.
 
-#![allow(unsafe_code, reason = "neither std nor nix knows capabilities")]
+#![allow(unsafe_code, reason = "neither std nor nix wraps capabilities")]
 
 use std::io;
 
@@ -24,15 +24,15 @@ struct Word {
 }
 
 /// Empties the calling thread's bounding and inheritable sets (and with the latter the ambient
-/// one) and sets `no_new_privs`. What it may do now it keeps until it execs, which leaves
-/// nothing, root's processes included (capabilities(7), "Transformation of capabilities").
-pub(super) fn give_up() -> io::Result<()> {
+/// one) and sets `no_new_privs`. The permitted set is emptied by exec, for UID 0 as well
+/// (capabilities(7), "Transformation of capabilities").
+pub(super) fn drop_capabilities() -> io::Result<()> {
     for capability in 0..=63_u64 {
         // SAFETY: prctl with PR_CAPBSET_DROP takes plain numbers and touches no memory of ours.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
             let error = io::Error::last_os_error();
             if error.raw_os_error() == Some(libc::EINVAL) && capability > 0 {
-                break; // One more than the kernel knows.
+                break; // Beyond the last capability of this kernel.
             }
             return Err(error);
         }
@@ -54,16 +54,17 @@ pub(super) fn give_up() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the calling thread, the only one of its process, `user`'s. The C library's own functions
-/// would tell the process's other threads, of which a forked child has none, and take a lock.
+/// Changes user and groups of the calling thread, the only one of its process. The C library's
+/// functions would take a lock to signal the other threads, which a forked child does not have.
 pub(super) fn become_user(user: &User) -> io::Result<()> {
-    let (groups, id) = (&user.groups, libc::c_ulong::from(user.id));
-    // SAFETY: the kernel reads `groups.len()` numbers, which are there.
+    let groups = &user.groups;
+    let id = libc::c_ulong::from(user.id);
+    // SAFETY: the kernel reads `groups.len()` numbers from a slice of that length.
     let set = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
     if set != 0 {
         return Err(io::Error::last_os_error());
     }
-    // The group first: a user that is not root may not change it.
+    // The group first: without UID 0 it can no longer be changed.
     for call in [libc::SYS_setresgid, libc::SYS_setresuid] {
         // SAFETY: both take plain numbers and touch no memory of ours.
         if unsafe { libc::syscall(call, id, id, id) } != 0 {

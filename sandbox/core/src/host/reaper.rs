@@ -1,38 +1,38 @@
-//! Collects the exit of every child, own or adopted, and hands it to whoever watches it.
+//! Collects the exits of all children, adopted orphans included, for their watchers.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::mark::raw;
+use super::process_ref::raw;
 use super::{Child, HostError};
 use crate::exit::Exit;
 
 /// How many exits of unwatched processes are kept for a watcher that comes late.
 const KEPT: usize = 256;
 
-/// A process's end, to be awaited any number of times.
+/// A process's exit; any number of callers can wait for it.
 #[derive(Debug, Clone)]
 pub struct ExitWatch(watch::Receiver<Option<Exit>>);
 
 impl ExitWatch {
-    /// A watch and the means to end it.
+    /// A watch and the sender that resolves it.
     pub fn pair() -> (watch::Sender<Option<Exit>>, Self) {
         let (sender, receiver) = watch::channel(None);
         (sender, Self(receiver))
     }
 
-    /// The exit, if it was seen already.
+    /// The exit, if it has been collected.
     pub fn seen(&self) -> Option<Exit> {
         *self.0.borrow()
     }
 
-    /// Waits for the exit. When the host stops watching first, the process counts as killed.
+    /// Waits for the exit. If the host is dropped first, the process counts as killed.
     pub async fn wait(&self) -> Exit {
         let mut receiver = self.0.clone();
         match receiver.wait_for(Option::is_some).await {
@@ -42,7 +42,7 @@ impl ExitWatch {
     }
 }
 
-/// Known children and the exits nobody asked for yet.
+/// Watched children, and exits that have no watcher yet.
 #[derive(Debug, Default)]
 pub(super) struct Reaper(Mutex<Table>);
 
@@ -53,25 +53,20 @@ struct Table {
 }
 
 impl Reaper {
-    fn table(&self) -> MutexGuard<'_, Table> {
-        // Every change to the table is one call that cannot panic half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Starts a process by `spawn` and watches it, with reaping held off in between.
+    /// Starts a process with `spawn` and watches it; it is not reaped in between.
     pub(super) fn adopt(
         &self,
         spawn: impl FnOnce() -> std::io::Result<std::process::Child>,
     ) -> std::io::Result<Child> {
-        let mut table = self.table();
+        let mut table = self.0.lock();
         let pid = spawn()?.id();
         table.unclaimed.retain(|(old, _)| *old != pid);
         Ok(Child { pid, exit: table.watch(pid) })
     }
 
-    /// Watches an adopted orphan, which may have ended already.
+    /// Watches an adopted orphan, which may have exited already.
     pub(super) fn watch(&self, pid: u32) -> Result<ExitWatch, HostError> {
-        let mut table = self.table();
+        let mut table = self.0.lock();
         if let Some(at) = table.unclaimed.iter().position(|(old, _)| *old == pid) {
             if let Some((_, exit)) = table.unclaimed.remove(at) {
                 let (sender, watch) = ExitWatch::pair();
@@ -86,17 +81,17 @@ impl Reaper {
         Ok(table.watch(pid))
     }
 
-    /// Collects every child that has ended.
+    /// Collects every child that has exited.
     pub(super) fn reap(&self) {
-        let mut table = self.table();
+        let mut table = self.0.lock();
         loop {
             match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {
-                Ok(WaitStatus::Exited(pid, code)) => table.ended(pid, code.unsigned_abs()),
+                Ok(WaitStatus::Exited(pid, code)) => table.exited(pid, code.unsigned_abs()),
                 Ok(WaitStatus::Signaled(pid, signal, _)) => {
-                    table.ended(pid, 128 + (signal as i32).unsigned_abs());
+                    table.exited(pid, 128 + (signal as i32).unsigned_abs());
                 }
                 Err(Errno::EINTR) => {}
-                // StillAlive: nobody else has ended. ECHILD: there are no children.
+                // StillAlive: no other child has exited. ECHILD: there are no children.
                 Ok(_) | Err(_) => return,
             }
         }
@@ -109,7 +104,7 @@ impl Table {
         ExitWatch(sender.subscribe())
     }
 
-    fn ended(&mut self, pid: Pid, status: u32) {
+    fn exited(&mut self, pid: Pid, status: u32) {
         let pid = pid.as_raw().unsigned_abs();
         let exit = Exit::now(status);
         match self.watched.remove(&pid) {

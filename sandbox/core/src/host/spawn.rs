@@ -1,4 +1,4 @@
-//! Starting a process with what std's `Command` cannot say: inherited fds, namespaces, fewer
+//! Starting a process with what std's `Command` lacks: inherited fds, namespaces, dropped
 //! privileges, death with the parent.
 
 #![allow(unsafe_code, reason = "pre_exec runs between fork and exec")]
@@ -24,8 +24,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Inherited fds are first moved above this number, so that placing one never overwrites another.
 const FD_FLOOR: RawFd = 64;
 
-/// The file that a command's program names: an absolute path, or a name looked up in the search
-/// path that commands get. `None` when there is no such executable file.
+/// See [`super::find_program`].
 pub(super) fn find(program: &Path) -> Option<PathBuf> {
     let executable = |path: &PathBuf| {
         path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
@@ -36,13 +35,13 @@ pub(super) fn find(program: &Path) -> Option<PathBuf> {
     PATH.split(':').map(|dir| Path::new(dir).join(program)).find(executable)
 }
 
-/// Starts `command`; streams it does not place are `/dev/null`.
+/// Starts `command`; streams that it does not set are `/dev/null`.
 pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
     let Command { program, args, env, cwd, stdio, fds, .. } = command;
     let Command { mask_proc_sys_net, dies_with_parent, new_session, .. } = command;
     let Command { netns, without_privileges, limits, paths, mounts, user, .. } = command;
     let mut confinement = paths.as_ref().map(confine::prepare).transpose()?;
-    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that starts processes")]
     let mut process = std::process::Command::new(&program);
     process.args(args).env_clear().env("PATH", PATH).envs(env);
     if let Some(cwd) = &cwd {
@@ -68,7 +67,7 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
             if let Some(mounts) = &mounts {
                 setns(mounts, CloneFlags::CLONE_NEWNS)?;
                 if let Some(cwd) = &cwd {
-                    // Where it was is another namespace's.
+                    // The inherited directory is in the other namespace.
                     chdir(cwd)?;
                 }
             }
@@ -78,7 +77,7 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
             if let Some(confinement) = confinement.take() {
                 confine::enforce(confinement)?;
             }
-            lessen(without_privileges, user.as_ref(), parent)?;
+            drop_privileges(without_privileges, user.as_ref(), parent)?;
             if new_session {
                 setsid()?;
             }
@@ -97,16 +96,20 @@ pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
     child
 }
 
-/// Takes from the calling process what it is not to have, and lets it die with `parent`.
-fn lessen(without_privileges: bool, user: Option<&User>, parent: Option<Pid>) -> io::Result<()> {
+/// Drops the calling process's privileges and has the kernel kill it when `parent` dies.
+fn drop_privileges(
+    without_privileges: bool,
+    user: Option<&User>,
+    parent: Option<Pid>,
+) -> io::Result<()> {
     if without_privileges {
-        privileges::give_up()?;
+        privileges::drop_capabilities()?;
     }
     if let Some(user) = user {
         privileges::become_user(user)?;
     }
     let Some(parent) = parent else { return Ok(()) };
-    // Last: a change of user takes it back.
+    // Last: a change of user resets it.
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
 }
@@ -118,14 +121,14 @@ fn lift(fds: Vec<(i32, OwnedFd)>) -> io::Result<Vec<(i32, OwnedFd)>> {
     fds.into_iter()
         .map(|(to, fd)| {
             let raw = fcntl(&fd, FcntlArg::F_DUPFD_CLOEXEC(FD_FLOOR))?;
-            // SAFETY: fcntl just made `raw`, nobody else owns it.
+            // SAFETY: fcntl has just returned `raw`; nothing else owns it.
             Ok((to, unsafe { OwnedFd::from_raw_fd(raw) }))
         })
         .collect()
 }
 
-/// Takes every free fd number up to `last`, so that the pipe on which std's child reports a
-/// failed exec is none of the numbers that get placed.
+/// Occupies every free fd number up to `last`, so that the pipe on which std's child reports a
+/// failed exec does not get one of the numbers that `dup2` overwrites.
 fn occupy(last: RawFd) -> io::Result<Vec<std::fs::File>> {
     let mut taken = Vec::new();
     if last == 0 {
@@ -144,7 +147,7 @@ fn occupy(last: RawFd) -> io::Result<Vec<std::fs::File>> {
 fn mask_net() -> nix::Result<()> {
     unshare(CloneFlags::CLONE_NEWNS)?;
     let none: Option<&str> = None;
-    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    #[expect(clippy::disallowed_methods, reason = "this module mounts")]
     let result = mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .and_then(|()| mount(Some("none"), "/proc/sys/net", Some("tmpfs"), MsFlags::empty(), none));
     result

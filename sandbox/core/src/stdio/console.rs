@@ -1,4 +1,4 @@
-//! The socket on which an OCI runtime hands over a pseudo-terminal's master
+//! The socket on which an OCI runtime passes a pseudo-terminal's master
 //! (`--console-socket`, runc's `docs/terminals.md`).
 
 use std::io::{self, IoSliceMut};
@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use super::StdioError;
 
-/// A listening console socket; its file goes away with it.
+/// A listening console socket; its file is removed on drop.
 #[derive(Debug)]
 pub struct ConsoleSocket {
     path: PathBuf,
@@ -23,7 +23,7 @@ impl ConsoleSocket {
     ///
     /// # Errors
     ///
-    /// When the socket cannot be made.
+    /// When the socket cannot be bound.
     pub fn bind(path: impl Into<PathBuf>) -> Result<Self, StdioError> {
         let path = path.into();
         let listener = UnixListener::bind(&path)
@@ -31,16 +31,16 @@ impl ConsoleSocket {
         Ok(Self { path, listener })
     }
 
-    /// Where the runtime connects.
+    /// The socket's path, for the runtime.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Waits for the master, at most `deadline`.
+    /// Waits for the master, for `deadline` at most.
     ///
     /// # Errors
     ///
-    /// When it does not come in time, or the peer sends something else.
+    /// When it is not received in time, or the peer sends something else.
     pub async fn receive(&self, deadline: Duration) -> Result<OwnedFd, StdioError> {
         let receive = async {
             let (stream, _) = self.listener.accept().await?;
@@ -62,7 +62,7 @@ impl ConsoleSocket {
 
 impl Drop for ConsoleSocket {
     fn drop(&mut self) {
-        // The bundle's removal would take it as well; a second removal harms nobody.
+        // Best effort: the socket is removed with the bundle otherwise.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -78,7 +78,7 @@ fn take_fd(stream: &UnixStream) -> io::Result<OwnedFd> {
         for control in message.cmsgs()? {
             if let ControlMessageOwned::ScmRights(fds) = control {
                 if let [fd] = fds[..] {
-                    // SAFETY: the kernel just installed `fd` for this message; nobody owns it yet.
+                    // SAFETY: the kernel has just installed `fd` for this message; nothing owns it yet.
                     return Ok(unsafe { OwnedFd::from_raw_fd(fd) });
                 }
             }

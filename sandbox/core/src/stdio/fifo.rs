@@ -1,24 +1,25 @@
-//! Fifos, opened so that neither side ever waits for the other and nothing in them is lost.
+//! Fifos, opened so that neither side waits for the other and no data is lost.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use super::StdioError;
 
-/// How often a fifo without a reader is looked at for one, at first and at most.
-const LINGER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// First and longest interval between two checks for a fifo's reader.
+const POLL_MIN: Duration = Duration::from_millis(1);
+const POLL_MAX: Duration = Duration::from_millis(50);
 
-/// Keeps the reading end of an output fifo: while containerd restarts, the process can go on
-/// writing until the pipe is full, and gets no SIGPIPE.
+/// Holds the reading end of an output fifo: while containerd restarts, the process can continue to
+/// write until the pipe is full, and gets no SIGPIPE.
 #[derive(Debug)]
 pub(super) struct OutputHold {
     path: PathBuf,
@@ -30,7 +31,7 @@ enum Hold {
     Reader {
         _open: File,
     },
-    /// The process has ended, its fifo has no reader yet.
+    /// The process has exited, its fifo has no reader yet.
     Lingering(JoinHandle<()>),
     Released,
 }
@@ -68,28 +69,28 @@ pub(super) fn output(
 }
 
 impl OutputHold {
-    /// Lets the reader see end-of-file. When nobody reads yet, the pipe is held until a reader has
-    /// come: containerd may be restarting, with output left in the pipe, or may only be about to
-    /// open its end, and that open waits for ever once the last writer is gone.
+    /// Lets the reader see end-of-file. Without a reader the pipe is held until it has one:
+    /// containerd may be restarting, with output left in the pipe, or may not have opened its end
+    /// yet, and that open would block forever without a writer.
     pub(super) fn release(&self) {
-        let mut hold = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hold = self.reader.lock();
         if !matches!(*hold, Hold::Reader { .. }) {
             return;
         }
         let reader = std::mem::replace(&mut *hold, Hold::Released);
-        // Opened while the reading end still stands, else the open would fail.
+        // Before the reading end is closed, else the open would fail.
         let writer = nonblocking(File::options().write(true), &self.path);
         drop(reader);
         let Ok(writer) = writer else {
-            // The fifo's name is gone: whoever removed it wants nothing more from it.
+            // The fifo was removed: no reader can open it any more.
             return;
         };
         if !has_reader(&writer) {
             *hold = Hold::Lingering(tokio::spawn(async move {
-                let mut pause = LINGER.0;
+                let mut pause = POLL_MIN;
                 while !has_reader(&writer) {
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LINGER.1);
+                    pause = (pause * 2).min(POLL_MAX);
                 }
             }));
         }
@@ -98,14 +99,14 @@ impl OutputHold {
 
 impl Drop for OutputHold {
     fn drop(&mut self) {
-        let hold = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let hold = self.reader.get_mut();
         if let Hold::Lingering(task) = hold {
             task.abort();
         }
     }
 }
 
-/// Whether anybody has the reading end open, told by the writing end.
+/// Whether any process has the reading end open.
 fn has_reader(writer: &File) -> bool {
     let mut fds = [PollFd::new(writer.as_fd(), PollFlags::POLLOUT)];
     match poll(&mut fds, PollTimeout::ZERO) {
@@ -122,14 +123,13 @@ fn nonblocking(options: &mut std::fs::OpenOptions, path: &Path) -> io::Result<Fi
     options.custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
 }
 
-/// Takes the non-blocking flag off again: the process expects an ordinary stream.
+/// Clears the non-blocking flag: the process expects an ordinary stream.
 fn blocking(file: &File) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
     fcntl(file, FcntlArg::F_SETFL(flags & !OFlag::O_NONBLOCK))?;
     Ok(())
 }
 
-/// Sets close-on-exec.
 pub(super) fn close_on_exec(fd: impl AsFd) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     Ok(())

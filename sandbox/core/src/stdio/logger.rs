@@ -1,4 +1,4 @@
-//! `binary://` loggers: a program that reads a container's output from fds 3 and 4 and says on
+//! `binary://` loggers: a program that reads a container's output from fds 3 and 4 and signals on
 //! fd 5 that it is ready (containerd's logging contract, `core/runtime/v2/README.md`).
 
 use std::io;
@@ -12,18 +12,18 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::{Owner, StdioError};
-use crate::host::{Child, Command, Host, ProcessMark};
+use crate::host::{Child, Command, Host, ProcessRef};
 
-/// How long a logger may take to become ready, and to end after the last output.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a logger may take to become ready, and to exit after the last output.
+const DEADLINE: Duration = Duration::from_secs(10);
 
-/// A running logger. It ends by itself at end-of-file.
+/// A running logger. It exits at end-of-file.
 #[derive(Debug)]
 pub(super) struct Logger {
     child: Child,
 }
 
-/// Starts the logger of `binary://{uri}`; gives the fds to write standard output and error to.
+/// Starts the logger of `binary://{uri}` and returns the fds for standard output and error.
 pub(super) async fn start(
     uri: &str,
     owner: &Owner,
@@ -31,11 +31,10 @@ pub(super) async fn start(
 ) -> Result<(Logger, [OwnedFd; 2]), StdioError> {
     let (path, args) = split(uri);
     let not_ready = |source| StdioError::LoggerNotReady { path: path.clone(), source };
-    let pipes = || -> io::Result<_> {
-        let make = || pipe2(OFlag::O_CLOEXEC);
-        Ok((make()?, make()?, make()?))
-    };
-    let ((out_r, out_w), (err_r, err_w), (ready_r, ready_w)) = pipes().map_err(not_ready)?;
+    let pipe = || pipe2(OFlag::O_CLOEXEC).map_err(io::Error::from);
+    let (out_r, out_w) = pipe().map_err(not_ready)?;
+    let (err_r, err_w) = pipe().map_err(not_ready)?;
+    let (ready_r, ready_w) = pipe().map_err(not_ready)?;
     let command = Command::new(&path)
         .args(args)
         .env("CONTAINER_ID", owner.container.as_str())
@@ -48,11 +47,11 @@ pub(super) async fn start(
         host.spawn(command).map_err(|source| StdioError::Logger { path: path.clone(), source })?;
     let logger = Logger { child };
     let mut ready = pipe::Receiver::from_owned_fd(ready_r).map_err(not_ready)?;
-    // A byte or end-of-file: both mean ready, unless the logger has ended.
+    // A byte or end-of-file: both mean ready, unless the logger has failed.
     let mut byte = [0];
-    match tokio::time::timeout(PATIENCE, ready.read(&mut byte)).await {
-        Ok(Ok(_)) if ended_badly(&logger).await => {
-            Err(not_ready(io::Error::other("it ended with an error")))
+    match tokio::time::timeout(DEADLINE, ready.read(&mut byte)).await {
+        Ok(Ok(_)) if has_failed(&logger).await => {
+            Err(not_ready(io::Error::other("it exited with an error")))
         }
         Ok(Ok(_)) => Ok((logger, [out_w, err_w])),
         Ok(Err(source)) => Err(not_ready(source)),
@@ -63,9 +62,9 @@ pub(super) async fn start(
     }
 }
 
-/// Whether the logger ended with an error instead of becoming ready. A program that closes its
-/// fd 5 by ending is given a moment to be reaped.
-async fn ended_badly(logger: &Logger) -> bool {
+/// Whether the logger exited with an error instead of becoming ready. Waits a moment, since its
+/// fd 5 is closed before it is reaped.
+async fn has_failed(logger: &Logger) -> bool {
     let moment = Duration::from_millis(20);
     match tokio::time::timeout(moment, logger.child.exit.wait()).await {
         Ok(exit) => exit.status != 0,
@@ -74,17 +73,20 @@ async fn ended_badly(logger: &Logger) -> bool {
 }
 
 impl Logger {
-    /// Waits until it has written what it read, for a bounded time, then ends it.
+    /// Waits until it has written what it read, for a bounded time, then kills it.
     pub(super) async fn finish(&self) {
-        if tokio::time::timeout(PATIENCE, self.child.exit.wait()).await.is_err() {
-            log::warn!("logger {} did not end at end-of-file; killing it", self.child.pid);
+        if tokio::time::timeout(DEADLINE, self.child.exit.wait()).await.is_err() {
+            tracing::warn!(
+                pid = self.child.pid,
+                "killing a logger that does not exit at end-of-file"
+            );
             self.kill();
         }
     }
 
     fn kill(&self) {
-        if let Some(mark) = ProcessMark::of(self.child.pid) {
-            mark.kill();
+        if let Some(process) = ProcessRef::of(self.child.pid) {
+            process.kill();
         }
     }
 }
@@ -114,9 +116,7 @@ mod tests {
     fn splits_uris() {
         assert_eq!(split("/usr/bin/log"), ("/usr/bin/log".into(), vec![]));
         let (path, args) = split("/a%20b?--id=x%2Fy&flag&k=a+b");
-        assert_eq!(
-            (path.as_str(), args),
-            ("/a b", ["--id", "x/y", "flag", "k", "a b"].map(String::from).to_vec())
-        );
+        assert_eq!(path, "/a b");
+        assert_eq!(args, ["--id", "x/y", "flag", "k", "a b"]);
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -14,27 +14,27 @@ use tokio::task::JoinHandle;
 
 use super::{StdioError, fifo};
 
-/// A terminal's lines are short; throughput is not what it is for.
+/// Enough for a terminal, which needs no throughput.
 const BUFFER: usize = 4096;
 
 /// How long [`Terminal::finish`] waits for the reader of the last output.
-const DRAIN: Duration = Duration::from_secs(2);
+pub(super) const DRAIN: Duration = Duration::from_secs(2);
 
-/// Signals that keys at the terminal ask for.
+/// Signals typed at the terminal.
 pub(super) type Typed = mpsc::UnboundedReceiver<i32>;
 
-/// Owns the master and both copying tasks.
+/// The master and the two tasks that copy.
 #[derive(Debug)]
 pub(super) struct Terminal {
     master: Arc<AsyncFd<File>>,
     input: Option<JoinHandle<()>>,
     output: Mutex<JoinHandle<()>>,
-    typed: std::sync::Mutex<Option<Typed>>,
+    typed: parking_lot::Mutex<Option<Typed>>,
 }
 
 impl Terminal {
-    /// Starts to copy `stdin` to the terminal and its output to `stdout`; without a `stdout`
-    /// the output is read and dropped, so that the process does not block.
+    /// Copies `stdin` to the terminal and its output to `stdout`. Without a `stdout` the output is
+    /// discarded, so that the process does not block.
     pub(super) fn new(
         master: OwnedFd,
         stdin: Option<OwnedFd>,
@@ -52,13 +52,13 @@ impl Terminal {
         };
         let sink = stdout.map(Sink::new).transpose()?;
         let output = Mutex::new(tokio::spawn(drain(Arc::clone(&master), sink)));
-        Ok(Self { master, input, output, typed: std::sync::Mutex::new(Some(typed)) })
+        Ok(Self { master, input, output, typed: parking_lot::Mutex::new(Some(typed)) })
     }
 
     #[allow(unsafe_code, reason = "TIOCSWINSZ has no safe wrapper")]
     pub(super) fn resize(&self, width: u16, height: u16) -> Result<(), StdioError> {
         let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCSWINSZ reads one winsize from the address given.
+        // SAFETY: TIOCSWINSZ reads one winsize from the pointer.
         let result =
             unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
         if result == 0 {
@@ -67,20 +67,20 @@ impl Terminal {
         Err(StdioError::Terminal { step: "resizing", source: io::Error::last_os_error() })
     }
 
-    /// The signals typed from now on; once.
+    /// The signals typed from now on; `None` on a second call.
     pub(super) fn take_typed(&self) -> Option<Typed> {
-        self.typed.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.typed.lock().take()
     }
 
-    /// Waits until the last output is copied, but not for ever: a stalled reader gets the rest
-    /// when it reads on, as long as this value lives.
+    /// Waits until the last output is copied, for [`DRAIN`] at most: a stalled reader gets the rest
+    /// later, as long as this value is not dropped.
     pub(super) async fn finish(&self) {
         if let Some(input) = &self.input {
             input.abort();
         }
         let mut output = self.output.lock().await;
         if !output.is_finished() {
-            // Timing out is no fault: the task goes on.
+            // A timeout is not an error: the task continues.
             let _ = tokio::time::timeout(DRAIN, &mut *output).await;
         }
     }
@@ -95,11 +95,11 @@ impl Drop for Terminal {
     }
 }
 
-/// Where input comes from: something epoll knows (a fifo) or a plain file.
+/// The input: a file that epoll supports, such as a fifo, or a regular one.
 #[derive(Debug)]
 struct Source(Ready);
 
-/// Where output goes.
+/// The output.
 #[derive(Debug)]
 struct Sink(Ready);
 
@@ -150,7 +150,7 @@ impl Sink {
 fn pollable(fd: OwnedFd) -> io::Result<AsyncFd<File>> {
     let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
     fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-    // SAFETY: the AsyncFd owns the file, which keeps its one fd for as long as it lives.
+    // SAFETY: the AsyncFd owns the file, whose fd does not change.
     unsafe { AsyncFd::register(File::from(fd)) }.map_err(io::Error::from)
 }
 
@@ -176,7 +176,7 @@ async fn write_all(fd: &AsyncFd<File>, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The signals that `keys` ask for under the terminal's present settings (termios(3): `ISIG`).
+/// The signals that `keys` generate with the terminal's current settings (termios(3): `ISIG`).
 fn signals_in(master: &File, keys: &[u8]) -> Vec<i32> {
     const DISABLED: u8 = 0;
     let Ok(settings) = tcgetattr(master) else { return Vec::new() };
@@ -195,7 +195,7 @@ fn signals_in(master: &File, keys: &[u8]) -> Vec<i32> {
     keys.iter().filter_map(signal).collect()
 }
 
-/// Copies what the client types to the terminal until the client's end is closed.
+/// Copies the client's input to the terminal until its end is closed.
 async fn feed(mut from: Source, master: Arc<AsyncFd<File>>, signals: mpsc::UnboundedSender<i32>) {
     let mut buffer = [0; BUFFER];
     loop {
@@ -205,7 +205,7 @@ async fn feed(mut from: Source, master: Arc<AsyncFd<File>>, signals: mpsc::Unbou
                 let typed = signals_in(master.get_ref(), &buffer[..read]);
                 let written = write_all(&master, &buffer[..read]).await;
                 for signal in typed {
-                    // Where nobody listens, the host's kernel delivers them.
+                    // Without a receiver the host's kernel delivers them.
                     let _ = signals.send(signal);
                 }
                 written
@@ -213,14 +213,14 @@ async fn feed(mut from: Source, master: Arc<AsyncFd<File>>, signals: mpsc::Unbou
             Err(e) => Err(e),
         };
         if let Err(error) = copied {
-            log::debug!("terminal input ended: {error}");
+            tracing::debug!("copying to the terminal failed: {error}");
             return;
         }
     }
 }
 
-/// Copies the terminal's output until its last user has closed it (EIO on Linux). A sink that
-/// fails is given up; the terminal is still read, so that the process does not block.
+/// Copies the terminal's output until its last user has closed it (EIO on Linux). After a failed
+/// write the terminal is still read, so that the process does not block.
 async fn drain(master: Arc<AsyncFd<File>>, mut to: Option<Sink>) {
     let mut buffer = [0; BUFFER];
     loop {
@@ -229,13 +229,13 @@ async fn drain(master: Arc<AsyncFd<File>>, mut to: Option<Sink>) {
             Ok(read) => read,
             Err(e) if e.raw_os_error() == Some(libc::EIO) => return,
             Err(error) => {
-                log::warn!("terminal output ended: {error}");
+                tracing::warn!("reading from the terminal failed: {error}");
                 return;
             }
         };
         let Some(sink) = &mut to else { continue };
         if let Err(error) = sink.write_all(&buffer[..read]).await {
-            log::warn!("terminal output is dropped from here: {error}");
+            tracing::warn!("discarding further output of the terminal: {error}");
             to = None;
         }
     }

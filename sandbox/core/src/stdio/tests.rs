@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::*;
 use crate::host::RealHost;
 
+/// Bound on waits; generous, for slow machines.
+const SOON: Duration = Duration::from_secs(20);
+
 struct Bed {
     dir: tempfile::TempDir,
     host: RealHost,
@@ -36,6 +39,14 @@ fn reader(path: &str) -> File {
     File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap()
 }
 
+/// Whether the pipe has no writer any more.
+fn at_end_of_file(pipe: &File) -> bool {
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(pipe), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).unwrap();
+    fds[0].revents().unwrap().contains(PollFlags::POLLHUP)
+}
+
 fn read_all(mut file: File) -> String {
     let mut text = String::new();
     file.read_to_string(&mut text).unwrap();
@@ -43,20 +54,21 @@ fn read_all(mut file: File) -> String {
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_after_the_exit_still_gets_the_output() {
+async fn a_reader_after_the_exit_gets_the_output() {
     let bed = Bed::new();
     let paths = StdioPaths { stdout: Some(bed.fifo("out")), ..StdioPaths::default() };
     let (fds, streams) = bed.open(&paths).await.unwrap();
     File::from(fds.stdout).write_all(b"last words").unwrap();
     streams.finish().await;
-    let late = reader(&bed.path("out"));
-    // The hold sees the reader and lets go, so that it reads an end-of-file.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(read_all(late), "last words");
+    // Blocks until end-of-file, so until the hold has seen the reader and closed its writer.
+    let path = bed.path("out");
+    let late = tokio::task::spawn_blocking(move || read_all(File::open(path).unwrap()));
+    let text = tokio::time::timeout(SOON, late).await;
+    assert_eq!(text.unwrap().unwrap(), "last words");
 }
 
 #[tokio::test]
-async fn a_reader_that_comes_after_a_silent_exit_is_not_left_waiting() {
+async fn a_reader_after_an_exit_without_output_sees_end_of_file() {
     let bed = Bed::new();
     let paths = StdioPaths { stdout: Some(bed.fifo("out")), ..StdioPaths::default() };
     let (fds, streams) = bed.open(&paths).await.unwrap();
@@ -66,12 +78,12 @@ async fn a_reader_that_comes_after_a_silent_exit_is_not_left_waiting() {
     let path = bed.path("out");
     let (done, late) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || done.send(read_all(File::open(path).unwrap())));
-    let text = tokio::time::timeout(Duration::from_secs(10), late).await;
+    let text = tokio::time::timeout(SOON, late).await;
     assert_eq!(text.unwrap().unwrap(), "");
 }
 
 #[tokio::test]
-async fn a_reader_that_is_there_sees_end_of_file_at_once() {
+async fn a_reader_sees_end_of_file_at_once() {
     let bed = Bed::new();
     let paths = StdioPaths { stdout: Some(bed.fifo("out")), ..StdioPaths::default() };
     let client = reader(&bed.path("out"));
@@ -89,11 +101,15 @@ async fn stdin_stays_open_until_it_is_closed() {
     let mut client = File::options().write(true).open(bed.path("in")).unwrap();
     client.write_all(b"typed").unwrap();
     drop(client);
-    let process = std::thread::spawn(move || read_all(File::from(fds.stdin)));
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(!process.is_finished(), "no end-of-file before CloseIO");
+    let mut process = File::from(fds.stdin);
+    let mut typed = [0; 5];
+    process.read_exact(&mut typed).unwrap();
+    assert_eq!(&typed, b"typed");
+    // Empty, but with a writer: poll reports neither data nor a hang-up.
+    assert!(!at_end_of_file(&process), "end-of-file before CloseIO");
     streams.close_stdin();
-    assert_eq!(process.join().unwrap(), "typed");
+    assert!(at_end_of_file(&process));
+    assert_eq!(read_all(process), "");
 }
 
 #[tokio::test]
@@ -132,7 +148,7 @@ async fn loggers_get_both_streams_and_the_owner() {
 }
 
 #[tokio::test]
-async fn faults_are_named() {
+async fn errors_name_the_path() {
     let bed = Bed::new();
     let open = async |uri: String| {
         let paths = StdioPaths { stdout: Some(uri), ..StdioPaths::default() };
@@ -170,11 +186,14 @@ async fn a_terminal_copies_both_ways_and_resizes() {
         .stderr(stderr);
     let child = bed.host.spawn(command).unwrap();
     let mut output = String::new();
-    while !output.contains("97") {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        // WouldBlock until the shell has written.
-        let _ = (&client).read_to_string(&mut output);
-    }
+    let size = async {
+        while !output.contains("97") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            // WouldBlock until the shell has written.
+            let _ = (&client).read_to_string(&mut output);
+        }
+    };
+    tokio::time::timeout(SOON, size).await.unwrap();
     let mut typed = streams.typed_signals().unwrap();
     typing.write_all(b"\x1c").unwrap();
     assert_eq!(typed.recv().await, Some(libc::SIGQUIT));
@@ -187,7 +206,7 @@ async fn a_terminal_copies_both_ways_and_resizes() {
 }
 
 #[tokio::test]
-async fn a_stalled_reader_delays_a_terminals_end_by_no_more_than_its_deadline() {
+async fn a_stalled_reader_delays_the_finish_of_a_terminal_by_no_more_than_its_deadline() {
     let bed = Bed::new();
     let paths =
         StdioPaths { stdout: Some(bed.fifo("out")), terminal: true, ..StdioPaths::default() };
@@ -195,25 +214,32 @@ async fn a_stalled_reader_delays_a_terminals_end_by_no_more_than_its_deadline() 
     let stdout = slave.try_clone().unwrap();
     drop(slave);
     let command = crate::host::Command::new("/bin/sh")
-        .args(["-c", "yes | head -c 80000; exit 4"])
+        .args(["-c", "yes | head -c 200000; exit 4"])
         .stdout(stdout);
     let child = bed.host.spawn(command).unwrap();
     // More than pipe and terminal hold together: the process blocks until it is killed.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    ProcessMarkOf(child.pid).kill();
-    let bounded = tokio::time::timeout(Duration::from_secs(20), async {
-        child.exit.wait().await;
-        streams.finish().await;
-    });
-    assert!(bounded.await.is_ok());
+    let client = reader(&bed.path("out"));
+    let full = async {
+        while !is_full(&client) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(SOON, full).await.unwrap();
+    assert!(crate::host::ProcessRef::of(child.pid).unwrap().kill());
+    assert_eq!(child.exit.wait().await.status, 137);
+    let started = std::time::Instant::now();
+    tokio::time::timeout(SOON, streams.finish()).await.unwrap();
+    assert!(started.elapsed() >= terminal::DRAIN, "output was left, so it waits for the reader");
 }
 
-struct ProcessMarkOf(u32);
-
-impl ProcessMarkOf {
-    fn kill(&self) {
-        if let Some(mark) = crate::host::ProcessMark::of(self.0) {
-            mark.kill();
-        }
-    }
+/// Whether a write to the pipe would block: it has room for less than one page.
+fn is_full(pipe: &File) -> bool {
+    let mut queued = 0;
+    // SAFETY: FIONREAD writes one int to the pointer.
+    let done = unsafe {
+        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(pipe), libc::FIONREAD, &raw mut queued)
+    };
+    assert_eq!(done, 0);
+    let size = nix::fcntl::fcntl(pipe, nix::fcntl::FcntlArg::F_GETPIPE_SZ).unwrap();
+    queued > size - 4096
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use sandbox_core::bundle::Bundle;
 use sandbox_core::host::RealHost;
+use sandbox_core::mounts::{Mount, MountTable};
 use sandbox_core::{
     Backend, Container, CreateContainer, ExecProcess, Exit, Id, Process, Role, Sandbox, StdioPaths,
 };
@@ -177,14 +178,17 @@ impl Bed {
         let state = self.dir.path().join("r/test");
         let left: Vec<_> = fs::read_dir(&state).into_iter().flatten().flatten().collect();
         assert!(left.is_empty(), "left in runsc's root: {left:?}");
+        let table = MountTable::current().unwrap();
+        let dir = self.dir.path();
+        let ours = |mount: &Mount<'_>| mount.point.starts_with(dir) || mount.root.starts_with(dir);
+        let mounts: Vec<_> = table.iter().filter(ours).collect();
+        assert!(mounts.is_empty(), "left mounted: {mounts:?}");
         let root = self.dir.path().to_str().unwrap().to_owned();
         for process in fs::read_dir("/proc").unwrap().flatten() {
             let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             assert!(!line.contains(&root) || line.contains("real-"), "left running: {line}");
         }
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        assert!(!mounts.contains(&root), "left mounted");
         for bundle in fs::read_dir(self.dir.path()).unwrap().flatten() {
             let store = bundle.path().join("rootfs");
             let names = fs::read_dir(store).into_iter().flatten().flatten();

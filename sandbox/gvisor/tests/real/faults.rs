@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use sandbox_core::host::ProcessMark;
+use sandbox_core::host::ProcessRef;
 use sandbox_core::{Backend, Kind, StdioPaths};
 
 use crate::bed::{Bed, ended};
@@ -40,7 +40,7 @@ async fn a_create_that_hangs_is_cut_and_leaves_nothing() {
     let sandbox = bed.sandbox().await;
     let error = sandbox.create(bed.alone("c", "sleep 1000")).await.unwrap_err();
     assert_eq!(error.kind(), Kind::DeadlineExceeded, "{error}");
-    assert!(error.to_string().contains("runsc create did not end within 3 s"), "{error}");
+    assert!(error.to_string().contains("runsc create did not exit within 3 s"), "{error}");
     bed.assert_clean();
 }
 
@@ -55,7 +55,7 @@ async fn a_sandbox_that_dies_takes_all_along() {
     let request = bed.exec_request("x", &["sleep", "1000"], StdioPaths::default());
     let exec = member.exec(request).await.unwrap();
     exec.start().await.unwrap();
-    ProcessMark::of(pause.init().pid()).unwrap().kill();
+    ProcessRef::of(pause.init().pid()).unwrap().kill();
     assert_eq!(sandbox.exited().await.status, 137);
     for process in [pause.init(), member.init(), waiting.init(), exec] {
         assert_eq!(ended(&*process).await.status, 137);
@@ -80,7 +80,7 @@ async fn everything_can_be_killed_under_a_strangers_hands() {
     let everything = processes(&[&root]);
     assert!(everything.len() >= 2, "{everything:?}");
     for pid in everything {
-        if let Some(mark) = ProcessMark::of(pid) {
+        if let Some(mark) = ProcessRef::of(pid) {
             mark.kill();
         }
     }

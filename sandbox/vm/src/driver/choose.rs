@@ -79,7 +79,7 @@ fn kvm_once(
         return Ok(());
     }
     probe()?;
-    record::keep(known, &boot);
+    record::cache(known, &boot);
     Ok(())
 }
 
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(kvm_once(&known, fails), fails(), "a failure is not kept");
         assert_eq!(kvm_once(&known, || Ok(())), Ok(()));
         assert_eq!(kvm_once(&known, unexpected), Ok(()));
-        record::keep(&known, &"another boot's".to_owned());
+        record::cache(&known, &"another boot's".to_owned());
         assert_eq!(kvm_once(&known, fails), fails(), "the host was booted since");
     }
 

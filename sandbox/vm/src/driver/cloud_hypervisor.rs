@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::sys::stat::Mode;
-use sandbox_core::host::{Command, ExitWatch, Host, ProcessMark};
+use sandbox_core::host::{Command, ExitWatch, Host, ProcessRef};
 use sandbox_core::{Exit, Result};
 use serde::Deserialize;
 use tokio::net::UnixStream;
@@ -248,7 +248,7 @@ impl Vmm for CloudHypervisorVmm {
         self.pid
     }
 
-    fn processes(&self) -> Vec<ProcessMark> {
+    fn processes(&self) -> Vec<ProcessRef> {
         self.crew.marks()
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandbox_core::Kind;
-use sandbox_core::host::{Command, Host, ProcessMark, RealHost, can_confine};
+use sandbox_core::host::{Command, Host, ProcessRef, RealHost, can_confine};
 use tokio::net::UnixListener;
 
 use self::recorder::{Recorder, recorder};
@@ -129,7 +129,7 @@ async fn lives_and_stops(driver: &dyn Driver, ground: &Ground) {
     let mut machine = ground.machine(dir.path());
     machine.netns = tap.as_ref().map(|tap| tap.netns.1.clone());
     let vmm = launched(driver, &machine).await;
-    assert!(vmm.processes().iter().all(ProcessMark::alive));
+    assert!(vmm.processes().iter().all(ProcessRef::alive));
     assert!(vmm.vsock().starts_with(dir.path()));
 
     let (first, second) = (disk(dir.path(), "1a", true), disk(dir.path(), "b2", false));
@@ -158,7 +158,7 @@ async fn lives_and_stops(driver: &dyn Driver, ground: &Ground) {
 
     let processes = vmm.processes();
     soon("stop", vmm.stop()).await.unwrap();
-    assert!(!processes.iter().any(ProcessMark::alive), "a process is left");
+    assert!(!processes.iter().any(ProcessRef::alive), "a process is left");
     soon("the end", vmm.exited()).await;
     soon("the second stop", vmm.stop()).await.unwrap();
     let late = Device::Disk(disk(dir.path(), "late", true));
@@ -244,7 +244,7 @@ async fn ends_whole(driver: &dyn Driver, ground: &Ground) {
         };
         assert!(mark.kill());
         soon("the end", vmm.exited()).await;
-        assert!(!processes.iter().any(ProcessMark::alive), "a process outlives the machine");
+        assert!(!processes.iter().any(ProcessRef::alive), "a process outlives the machine");
         victim += 1;
     }
 }
@@ -262,7 +262,7 @@ async fn leaves_nothing_when_given_up(driver: &dyn Driver, host: &Recorder, grou
         }
         let started = std::mem::take(&mut *host.1.lock().unwrap());
         soon("the end of what was started", async {
-            while started.iter().any(ProcessMark::alive) {
+            while started.iter().any(ProcessRef::alive) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::select_all;
 use sandbox_core::Exit;
 use sandbox_core::host::{
-    Command, ExitWatch, Host, Paths, ProcessMark, Resource, User, find_program,
+    Command, ExitWatch, Host, Paths, ProcessRef, Resource, User, find_program,
 };
 
 use super::Machine;
@@ -71,7 +71,7 @@ fn installed(program: PathBuf) -> Vec<PathBuf> {
 struct Member {
     program: &'static str,
     pid: u32,
-    mark: Option<ProcessMark>,
+    mark: Option<ProcessRef>,
     exit: ExitWatch,
     log: BoundedLog,
 }
@@ -167,7 +167,7 @@ impl Crew {
             command = command.netns(open(netns)?);
         }
         let child = self.host.spawn(command)?;
-        let mark = ProcessMark::of(child.pid);
+        let mark = ProcessRef::of(child.pid);
         self.members.push(Member { program, pid: child.pid, mark, exit: child.exit, log });
         Ok(child.pid)
     }
@@ -213,7 +213,7 @@ impl Crew {
     }
 
     /// Every process, for the record.
-    pub(super) fn marks(&self) -> Vec<ProcessMark> {
+    pub(super) fn marks(&self) -> Vec<ProcessRef> {
         self.members.iter().filter_map(|member| member.mark).collect()
     }
 

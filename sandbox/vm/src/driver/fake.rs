@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use sandbox_core::host::{ExitWatch, ProcessMark};
+use sandbox_core::host::{ExitWatch, ProcessRef};
 use sandbox_core::{Error, Exit, Kind, Result};
 use tokio::sync::watch;
 
@@ -209,7 +209,7 @@ impl Vmm for FakeVmm {
         u32::MAX
     }
 
-    fn processes(&self) -> Vec<ProcessMark> {
+    fn processes(&self) -> Vec<ProcessRef> {
         Vec::new()
     }
 

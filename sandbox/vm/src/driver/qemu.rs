@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sandbox_core::host::{Command, ExitWatch, Host, ProcessMark};
+use sandbox_core::host::{Command, ExitWatch, Host, ProcessRef};
 use sandbox_core::{Exit, Result};
 use serde_json::json;
 use tokio::net::UnixStream;
@@ -209,7 +209,7 @@ impl Vmm for QemuVmm {
         self.pid
     }
 
-    fn processes(&self) -> Vec<ProcessMark> {
+    fn processes(&self) -> Vec<ProcessRef> {
         self.crew.marks()
     }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sandbox_core::host::{Bind, Host, Loan, Propagation, ReadOnly};
+use sandbox_core::host::{Bind, Host, OwnedBind, Propagation, ReadOnly};
 
 use super::ShareError;
 use crate::driver::Disk;
@@ -35,7 +35,7 @@ pub(crate) fn lend(
     fs::File::create_new(&point).map_err(ShareError::io("making", &point))?;
     let lent = match user {
         Some(user) => {
-            host.lend(&disk.path, &point, Loan { owner: user, read_only: disk.read_only })
+            host.bind_owned(&disk.path, &point, OwnedBind { uid: user, read_only: disk.read_only })
         }
         None => host.bind(&disk.path, &point, PLAIN),
     };

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use sandbox_core::host::ProcessMark;
+use sandbox_core::host::ProcessRef;
 use tokio::time::{Instant, sleep};
 
 use super::ShareError;
@@ -15,20 +15,20 @@ use super::program::signatures;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// The process `mark` and its living children.
-pub(super) fn with_children(mark: ProcessMark) -> Vec<ProcessMark> {
+pub(super) fn with_children(mark: ProcessRef) -> Vec<ProcessRef> {
     let list = format!("/proc/{0}/task/{0}/children", mark.pid);
     // Gone, or a kernel without CONFIG_PROC_CHILDREN: `find` then still finds them.
     let children = fs::read_to_string(list).unwrap_or_default();
     let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
-    std::iter::once(mark).chain(children.filter_map(ProcessMark::of)).collect()
+    std::iter::once(mark).chain(children.filter_map(ProcessRef::of)).collect()
 }
 
 /// Every process that serves `directory`.
-pub(super) fn find(directory: &Path) -> Result<Vec<ProcessMark>, ShareError> {
+pub(super) fn find(directory: &Path) -> Result<Vec<ProcessRef>, ShareError> {
     let known = signatures(directory);
     let entries = fs::read_dir("/proc").map_err(ShareError::io("reading", Path::new("/proc")))?;
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    Ok(pids.filter(|pid| serves(*pid, &known)).filter_map(ProcessMark::of).collect())
+    Ok(pids.filter(|pid| serves(*pid, &known)).filter_map(ProcessRef::of).collect())
 }
 
 fn serves(pid: u32, known: &[String]) -> bool {

@@ -67,7 +67,7 @@ impl Virtiofsd {
             return Err(ShareError::Missing(looked.join(", ")));
         };
         let found = |dialect| Self { program: program.to_path_buf(), dialect };
-        let key = record::about(cache, "virtiofsd", program);
+        let key = record::cache_path(cache, "virtiofsd", program);
         let key = key.map_err(ShareError::io("reading", program))?;
         if let Ok(Some(dialect)) = record::load(&key) {
             return Ok(found(dialect));
@@ -85,7 +85,7 @@ impl Virtiofsd {
         }
         let text = [output.stdout, output.stderr].concat();
         let dialect = classify(&String::from_utf8_lossy(&text)).map_err(unfit)?;
-        record::keep(&key, &dialect);
+        record::cache(&key, &dialect);
         Ok(found(dialect))
     }
 

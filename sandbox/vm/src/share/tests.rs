@@ -44,9 +44,9 @@ impl Scratch {
     }
 
     fn mounted(&self) -> usize {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let root = self.dir.path().to_str().unwrap().to_owned() + "/";
-        table.lines().filter(|line| line.split(' ').nth(4).unwrap().starts_with(&root)).count()
+        let table = sandbox_core::mounts::MountTable::current().unwrap();
+        let root = self.dir.path();
+        table.below(root).filter(|mount| mount.point != root).count()
     }
 }
 
@@ -93,8 +93,8 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 /// The process that serves and what it sees as `/`, once it is in its sandbox: where the share
 /// holds `marker`. The Rust one has another child before, for a moment.
-async fn sandboxed(share: &Share, marker: &str) -> (ProcessMark, PathBuf) {
-    let root = |mark: ProcessMark| (mark, PathBuf::from(format!("/proc/{}/root", mark.pid)));
+async fn sandboxed(share: &Share, marker: &str) -> (ProcessRef, PathBuf) {
+    let root = |mark: ProcessRef| (mark, PathBuf::from(format!("/proc/{}/root", mark.pid)));
     let find = || {
         let children = share.processes().into_iter().skip(1).map(root);
         children.into_iter().find(|(_, root)| root.join(marker).exists())

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::statfs::{FsType, statfs};
+use sandbox_core::mounts::{self, Mount, MountTable};
 use sandbox_core::request::RootfsMount;
 use serde_json::Value;
 
@@ -102,14 +103,13 @@ impl Facts {
     }
 
     fn look(paths: Vec<PathBuf>, blocks: Vec<(u64, u64)>) -> Result<Self, PlanError> {
-        let table = Path::new("/proc/self/mountinfo");
-        let table = fs::read_to_string(table)
-            .map_err(|source| PlanError::Look { path: table.to_owned(), source })?;
+        let table = MountTable::current()
+            .map_err(|source| PlanError::Look { path: mounts::CURRENT.into(), source })?;
         let mut facts = Self::default();
         for path in paths.into_iter().filter(|path| path.is_absolute()) {
             let source = source(&path, &table)
                 .map_err(|source| PlanError::Look { path: path.clone(), source })?;
-            if Mounted::any_below(&path, &table) {
+            if any_below(&path, &table) {
                 facts.nesting.insert(path.clone());
             }
             facts.sources.insert(path, source);
@@ -133,14 +133,14 @@ impl Facts {
     }
 }
 
-fn source(path: &Path, table: &str) -> io::Result<Source> {
+fn source(path: &Path, table: &MountTable) -> io::Result<Source> {
     let meta = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Source::Missing),
         other => other?,
     };
     let sort = meta.file_type();
-    let mounted = Mounted::at(path, table);
-    Ok(if mounted.as_ref().is_some_and(|mount| mount.is_memory_part(table)) {
+    let mounted = table.at(path);
+    Ok(if mounted.as_ref().is_some_and(|mount| is_memory_part(mount, table)) {
         Source::MemoryPart
     } else if sort.is_dir() {
         directory(path, &meta, mounted)?
@@ -158,68 +158,34 @@ fn source(path: &Path, table: &str) -> io::Result<Source> {
     })
 }
 
-fn directory(path: &Path, meta: &Metadata, mounted: Option<Mounted<'_>>) -> io::Result<Source> {
+fn directory(path: &Path, meta: &Metadata, mounted: Option<Mount<'_>>) -> io::Result<Source> {
     let Some(mounted) = mounted else { return Ok(Source::Directory) };
     let stat = statfs(path)?;
     if stat.filesystem_type() == FsType(HUGETLBFS) {
         return Ok(Source::Huge);
     }
-    Ok(match (mounted.kind, mounted.root) {
-        ("tmpfs", "/") => Source::Tmpfs(Tmpfs {
-            size: stat.blocks() * u64::try_from(stat.block_size()).unwrap_or(0),
-            mode: meta.mode() & 0o7777,
-            uid: meta.uid(),
-            gid: meta.gid(),
-        }),
-        _ => Source::Directory,
-    })
+    if mounted.kind != "tmpfs" || mounted.root != Path::new("/") {
+        return Ok(Source::Directory);
+    }
+    Ok(Source::Tmpfs(Tmpfs {
+        size: stat.blocks() * u64::try_from(stat.block_size()).unwrap_or(0),
+        mode: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+    }))
 }
 
-/// As the kernel writes a path into the table.
-fn escaped(path: &Path) -> Option<String> {
-    let text = path.to_str()?.replace('\\', "\\134").replace(' ', "\\040");
-    Some(text.replace('\t', "\\011").replace('\n', "\\012"))
+/// Whether there is a mount below `path`.
+fn any_below(path: &Path, table: &MountTable) -> bool {
+    table.below(path).any(|mount| mount.point != path)
 }
 
-/// A line of a `mountinfo` table (proc_pid_mountinfo(5)).
-#[derive(Debug, PartialEq, Eq)]
-struct Mounted<'a> {
-    device: &'a str,
-    root: &'a str,
-    point: &'a str,
-    kind: &'a str,
-}
-
-impl<'a> Mounted<'a> {
-    fn read(line: &'a str) -> Option<Self> {
-        let (fields, rest) = line.split_once(" - ")?;
-        let mut fields = fields.split(' ').skip(2);
-        let (device, root, point) = (fields.next()?, fields.next()?, fields.next()?);
-        Some(Self { device, root, point, kind: rest.split(' ').next()? })
-    }
-
-    /// The last mount at `path`, which hides those before.
-    fn at(path: &Path, table: &'a str) -> Option<Self> {
-        let escaped = escaped(path)?;
-        table.lines().filter_map(Self::read).rfind(|mount| mount.point == escaped)
-    }
-
-    /// Whether there is a mount below `path`.
-    fn any_below(path: &Path, table: &'a str) -> bool {
-        let Some(escaped) = escaped(path) else { return false };
-        let start = format!("{}/", escaped.trim_end_matches('/'));
-        table.lines().filter_map(Self::read).any(|mount| mount.point.starts_with(&start))
-    }
-
-    /// Whether it shows a part of a tmpfs whose root is a memory emptyDir.
-    fn is_memory_part(&self, table: &str) -> bool {
-        let whole = |mount: Mounted<'_>| {
-            mount.device == self.device && mount.root == "/" && in_empty_dir(Path::new(mount.point))
-        };
-        self.kind == "tmpfs"
-            && self.root != "/"
-            && table.lines().filter_map(Mounted::read).any(whole)
-    }
+/// Whether `mount` shows a part of a tmpfs whose root is a memory emptyDir.
+fn is_memory_part(mount: &Mount<'_>, table: &MountTable) -> bool {
+    let whole = |other: Mount<'_>| {
+        other.device == mount.device && other.root == Path::new("/") && in_empty_dir(&other.point)
+    };
+    mount.kind == "tmpfs" && mount.root != Path::new("/") && table.iter().any(whole)
 }
 
 /// The node of a block device, by what the kernel calls it.
@@ -242,24 +208,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mount_table_is_read() {
+    fn parts_of_memory_volumes_and_mounts_below_a_path_are_found() {
         let table = "\
             30 1 0:40 / /v/kubernetes.io~empty-dir/a\\040b rw shared:3 - tmpfs tmpfs rw,size=1k\n\
             31 1 0:40 /sub /v/volume-subpaths/x rw - tmpfs tmpfs rw\n\
             34 1 0:50 / /v/kubernetes.io~secret/s rw - tmpfs tmpfs rw\n\
             35 1 0:50 /key /v/volume-subpaths/of-a-secret rw - tmpfs tmpfs rw\n\
-            32 1 8:1 / /v/disk rw master:1 - ext4 /dev/sda1 rw\n\
-            33 32 0:41 / /v/disk rw - tmpfs tmpfs rw\n";
-        let at = |path| Mounted::at(Path::new(path), table).map(|found| (found.kind, found.root));
-        assert_eq!(at("/v/kubernetes.io~empty-dir/a b"), Some(("tmpfs", "/")));
-        assert_eq!(at("/v/volume-subpaths/x"), Some(("tmpfs", "/sub")));
-        assert_eq!(at("/v/disk"), Some(("tmpfs", "/")), "the last one hides the first");
-        assert_eq!(at("/v"), None);
-        let part = |path| Mounted::at(Path::new(path), table).unwrap().is_memory_part(table);
+            32 1 8:1 / /v/disk rw master:1 - ext4 /dev/sda1 rw\n";
+        let table = &MountTable::parse(table).unwrap();
+        let part = |path| is_memory_part(&table.at(Path::new(path)).unwrap(), table);
         assert!(part("/v/volume-subpaths/x"));
         assert!(!part("/v/volume-subpaths/of-a-secret"));
         assert!(!part("/v/kubernetes.io~empty-dir/a b"));
-        let below = |path| Mounted::any_below(Path::new(path), table);
+        let below = |path| any_below(Path::new(path), table);
         assert!(below("/v") && below("/v/volume-subpaths/") && below("/"));
         assert!(!below("/v/disk") && !below("/v/volume"));
     }
@@ -294,10 +255,10 @@ mod tests {
 
     #[test]
     fn a_tmpfs_shows_its_size_and_owner() {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let table = MountTable::current().unwrap();
         let mounted = Path::new("/dev/shm");
-        match Mounted::at(mounted, &table) {
-            Some(Mounted { kind: "tmpfs", root: "/", .. }) => {
+        match table.at(mounted) {
+            Some(mount) if mount.kind == "tmpfs" && mount.root == Path::new("/") => {
                 let Source::Tmpfs(found) = source(mounted, &table).unwrap() else {
                     panic!("/dev/shm is the root of a tmpfs")
                 };

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sandbox_core::host::{
-    Bind, Child, Command, ExitWatch, Host, HostError, Loan, MountError, Output, ProcessMark,
+    Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, OwnedBind, ProcessRef,
     RealHost,
 };
 use sandbox_core::request::RootfsMount;
 
 /// A real host that remembers what it started.
 #[derive(Debug)]
-pub(super) struct Recorder(pub(super) RealHost, pub(super) Mutex<Vec<ProcessMark>>);
+pub(super) struct Recorder(pub(super) RealHost, pub(super) Mutex<Vec<ProcessRef>>);
 
 #[async_trait]
 impl Host for Recorder {
@@ -23,7 +23,7 @@ impl Host for Recorder {
 
     fn spawn(&self, command: Command) -> Result<Child, HostError> {
         let child = self.0.spawn(command)?;
-        self.1.lock().unwrap().extend(ProcessMark::of(child.pid));
+        self.1.lock().unwrap().extend(ProcessRef::of(child.pid));
         Ok(child)
     }
 
@@ -43,12 +43,12 @@ impl Host for Recorder {
         self.0.unmount_all(target)
     }
 
-    fn lend(&self, source: &Path, target: &Path, to: Loan) -> Result<(), MountError> {
-        self.0.lend(source, target, to)
+    fn bind_owned(&self, source: &Path, target: &Path, to: OwnedBind) -> Result<(), MountError> {
+        self.0.bind_owned(source, target, to)
     }
 
-    fn apart(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
-        self.0.apart(keep)
+    fn with_private_mounts(&self, keep: &[PathBuf]) -> Result<Arc<dyn Host>, HostError> {
+        self.0.with_private_mounts(keep)
     }
 }
 

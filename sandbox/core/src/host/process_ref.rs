@@ -1,4 +1,4 @@
-//! A process named so that it can be found again: by id and start time.
+//! A reference to a process that survives reuse of its id.
 
 use std::fs;
 
@@ -6,17 +6,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-/// A process id with the start time that tells its process from a later one with the same id.
+/// A process, by id and start time: a later process with the same id is another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessMark {
+pub struct ProcessRef {
     /// The process id.
     pub pid: u32,
     /// When it started, in clock ticks since boot: field 22 of `/proc/PID/stat` (proc(5)).
     pub start_time: u64,
 }
 
-impl ProcessMark {
-    /// Marks a living process; `None` if there is none.
+impl ProcessRef {
+    /// The process with this id; `None` if there is none or it is a zombie.
     pub fn of(pid: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         let fields: Vec<&str> = after_name(&stat)?.split_ascii_whitespace().collect();
@@ -26,12 +26,12 @@ impl ProcessMark {
         (!dead).then_some(Self { pid, start_time })
     }
 
-    /// Whether the marked process still runs (a zombie does not).
+    /// Whether it still runs (a zombie does not).
     pub fn alive(&self) -> bool {
         Self::of(self.pid) == Some(*self)
     }
 
-    /// Sends SIGKILL if it is still the marked process; tells whether it was.
+    /// Sends SIGKILL if it still runs, and returns whether it did.
     pub fn kill(&self) -> bool {
         self.alive() && kill(raw(self.pid), Signal::SIGKILL).is_ok()
     }
@@ -53,13 +53,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_itself_and_nobody_else() {
-        let own = ProcessMark::of(std::process::id()).unwrap();
+    fn identifies_this_process_and_no_other() {
+        let own = ProcessRef::of(std::process::id()).unwrap();
         assert!(own.alive());
-        let other = ProcessMark { start_time: own.start_time + 1, ..own };
+        let other = ProcessRef { start_time: own.start_time + 1, ..own };
         assert!(!other.alive());
         assert!(!other.kill());
-        assert_eq!(ProcessMark::of(u32::MAX), None);
+        assert_eq!(ProcessRef::of(u32::MAX), None);
     }
 
     #[test]
