@@ -16,6 +16,7 @@ mod log_fifo;
 mod metrics;
 mod options;
 mod pod;
+mod role;
 mod serve;
 mod service;
 mod start;

@@ -49,14 +49,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let (events, publisher) = Publisher::start(ttrpc, &namespace);
         let done = Arc::new(Notify::new());
         let service = Arc::new(Service {
-            pod: Pod::new(backend, pod_cgroup(&bundle)?),
-            tasks: Tasks::default(),
+            pod: Arc::new(Pod::new(backend, pod_cgroup(&bundle)?)),
+            tasks: Arc::new(Tasks::default()),
             events,
             version: cgroup::host_version(),
             done: Arc::clone(&done),
         });
         serve(&service, &done).await?;
-        // The queue ends when nobody can add to it any more.
+        // The queue ends with its last sender.
         drop(service);
         publisher.finish(LAST_EVENTS).await;
         Ok(())
@@ -98,9 +98,9 @@ async fn serve(service: &Arc<Service>, done: &Notify) -> Result<()> {
         _ = term.recv() => log::warn!("SIGTERM: ending the Pod"),
         _ = interrupt.recv() => log::warn!("SIGINT: ending the Pod"),
     }
-    // Nobody should find the socket of a shim that is about to end.
+    // The socket must not lead to a shim that is about to exit.
     let removed = path.map_or(Ok(()), |path| state::remove(&path));
-    let stopped = service.pod.stop().await;
+    let stopped = service.stop().await;
     // Connections that containerd holds open end with the process.
     let _ = tokio::time::timeout(LAST_ANSWERS, server.shutdown()).await;
     removed.and(stopped)

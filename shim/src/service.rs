@@ -24,42 +24,54 @@ use crate::tasks::Tasks;
 use crate::{convert, metrics};
 
 /// The service of one Pod.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Service {
-    pub(crate) pod: Pod,
-    pub(crate) tasks: Tasks,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) tasks: Arc<Tasks>,
     pub(crate) events: Events,
     /// Which metrics message the host's cgroups call for.
     pub(crate) version: Version,
-    /// Told when the shim may end.
+    /// Notified when the shim may exit.
     pub(crate) done: Arc<Notify>,
 }
 
+/// Runs a verb to its end, even when its caller goes away half-way: what it has begun is then
+/// finished or undone.
+async fn whole<T: Send + 'static>(
+    verb: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(verb).await {
+        Ok(result) => result,
+        // It panicked, which aborts a release.
+        Err(error) => Err(Error::new(Kind::Internal, error.to_string())),
+    }
+}
+
 impl Service {
-    async fn do_create(&self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
+    async fn do_create(self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
         // The id first: of two calls for one container the second must not touch its bundle.
         let slot = self.tasks.reserve(&Id::new(request.id.as_str())?)?;
-        let create = convert::create(request)?;
-        let (id, stdio) = (create.id.clone(), create.stdio.clone());
+        let (role, create) = convert::create(request)?;
+        let id = create.id.clone();
+        let stdio = create.stdio.clone();
         let bundle = create.bundle.path().to_owned();
-        let (rootfs, checkpoint) = (create.rootfs.clone(), create.checkpoint.clone());
-        let container = self.pod.create(create).await?;
-        let events = self.events.clone();
-        let task = Task::new(id.clone(), bundle.clone(), container, stdio.clone(), events);
-        let pid = task.pid();
+        let rootfs = create.rootfs.clone();
+        let checkpoint = create.checkpoint.clone();
+        let placed = self.pod.create(&role, create).await?;
+        let pid = placed.created.container.pid();
         self.events.send(Event::Created {
-            id,
+            id: id.clone(),
             bundle: bundle.display().to_string(),
             rootfs,
-            stdio,
+            stdio: stdio.clone(),
             checkpoint: checkpoint.map(|path| path.display().to_string()).unwrap_or_default(),
             pid,
         });
-        slot.fill(task);
+        slot.fill(Arc::new(Task::new(id, bundle, placed, stdio, self.events.clone())));
         Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() })
     }
 
-    async fn do_delete(&self, request: DeleteRequest) -> Result<DeleteResponse> {
+    async fn do_delete(self, request: DeleteRequest) -> Result<DeleteResponse> {
         let task = self.tasks.get(&request.id)?;
         if !request.exec_id.is_empty() {
             let (pid, exit) = task.delete_exec(&request.exec_id).await?;
@@ -70,19 +82,24 @@ impl Service {
         Ok(convert::deleted(pid, exit))
     }
 
+    /// Stops the Pod and releases all that its containers hold. Every step runs even if one fails.
+    pub(crate) async fn stop(&self) -> Result<()> {
+        let mut result = self.pod.stop().await;
+        for task in self.tasks.all() {
+            result = result.and(task.discard().await);
+        }
+        result.and(self.pod.vacate().await)
+    }
+
     async fn do_kill(&self, request: KillRequest) -> Result<()> {
         let signal = convert::signal(request.signal)?;
         let process = self.tasks.get(&request.id)?.process(&request.exec_id)?;
-        let what = match request.exec_id.as_str() {
-            "" => format!("container {}", request.id),
-            exec => format!("exec {exec} of container {}", request.id),
-        };
-        process.kill(&what, signal, request.all).await
+        process.kill(signal, request.all).await
     }
 
     async fn do_resize(&self, request: ResizePtyRequest) -> Result<()> {
-        let (width, height) = (convert::cells(request.width)?, convert::cells(request.height)?);
-        self.tasks.get(&request.id)?.process(&request.exec_id)?.resize(width, height).await
+        let size = convert::terminal_size(&request)?;
+        self.tasks.get(&request.id)?.process(&request.exec_id)?.resize(size).await
     }
 
     async fn do_close_io(&self, request: CloseIORequest) -> Result<()> {
@@ -140,7 +157,7 @@ impl TaskService for Service {
         req: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         let id = req.id.clone();
-        answer("create", &id, self.do_create(req).await)
+        answer("create", &id, whole(self.clone().do_create(req)).await)
     }
 
     async fn start(&self, _: &TtrpcContext, req: StartRequest) -> ttrpc::Result<StartResponse> {
@@ -151,7 +168,7 @@ impl TaskService for Service {
 
     async fn delete(&self, _: &TtrpcContext, req: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
         let id = req.id.clone();
-        answer("delete", &id, self.do_delete(req).await)
+        answer("delete", &id, whole(self.clone().do_delete(req)).await)
     }
 
     async fn pids(&self, _: &TtrpcContext, req: PidsRequest) -> ttrpc::Result<PidsResponse> {
@@ -185,8 +202,13 @@ impl TaskService for Service {
 
     async fn exec(&self, _: &TtrpcContext, req: ExecProcessRequest) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        let added = async { self.tasks.get(&id)?.exec(convert::exec(req)?).await };
-        empty(answer("exec", &id, added.await))
+        let added =
+            self.tasks.get(&id).map(|task| async move { task.exec(convert::exec(req)?).await });
+        let added = match added {
+            Ok(added) => whole(added).await,
+            Err(error) => Err(error),
+        };
+        empty(answer("exec", &id, added))
     }
 
     async fn resize_pty(&self, _: &TtrpcContext, req: ResizePtyRequest) -> ttrpc::Result<Empty> {

@@ -40,6 +40,7 @@ pub struct FakeBackend {
     pub journal: Journal,
     made: Arc<Mutex<Vec<Arc<FakeContainer>>>>,
     delay: Arc<Mutex<Duration>>,
+    launch_delay: Mutex<Duration>,
 }
 
 /// A sandbox that holds fake containers.
@@ -86,9 +87,14 @@ impl FakeBackend {
         self.made.lock().iter().rev().find(|container| container.name == id).cloned()
     }
 
-    /// How long every start takes from now on.
-    pub fn starts_take(&self, delay: Duration) {
+    /// How long every start and every delete takes from now on.
+    pub fn steps_take(&self, delay: Duration) {
         *self.delay.lock() = delay;
+    }
+
+    /// How long every launch takes from now on.
+    pub fn launches_take(&self, delay: Duration) {
+        *self.launch_delay.lock() = delay;
     }
 }
 
@@ -174,6 +180,8 @@ impl FakeSandbox {
 impl Backend for FakeBackend {
     async fn launch(&self, request: LaunchSandbox) -> Result<Launched> {
         self.journal.note(format!("launch {}", request.id));
+        let delay = *self.launch_delay.lock();
+        tokio::time::sleep(delay).await;
         let sandbox = Arc::new(FakeSandbox {
             journal: self.journal.clone(),
             made: Arc::clone(&self.made),
@@ -264,6 +272,8 @@ impl Container for FakeContainer {
     }
 
     async fn delete(&self) -> Result<()> {
+        let delay = *self.delay.lock();
+        tokio::time::sleep(delay).await;
         self.journal.note(format!("delete {}", self.name));
         Ok(())
     }
@@ -381,7 +391,7 @@ mod tests {
         for delay in [Duration::ZERO, Duration::from_millis(50)] {
             let dir = tempfile::tempdir().unwrap();
             let backend = Arc::new(FakeBackend::default());
-            backend.starts_take(delay);
+            backend.steps_take(delay);
             contract::holds(&Fake { dir, backend }).await;
         }
     }

@@ -368,15 +368,15 @@ impl Process {
         }
     }
 
-    /// Lets the process read end-of-file, now or when it starts.
+    /// Lets the process read end-of-file, now or when it starts. Fine when it has exited.
     ///
     /// # Errors
     ///
-    /// [`Kind::NotFound`] when it has exited; the backend's own error otherwise.
+    /// The backend's own.
     pub async fn close_stdin(&self) -> Result<()> {
-        match self.request(|early| early.stdin_closed = true)? {
-            Some(running) => running.close_stdin().await,
-            None => Ok(()),
+        match self.request(|early| early.stdin_closed = true) {
+            Ok(Some(running)) => running.close_stdin().await,
+            Ok(None) | Err(_) => Ok(()),
         }
     }
 

@@ -19,7 +19,7 @@ async fn process(dir: &std::path::Path, delay: Duration) -> (Arc<Process>, FakeB
         checkpoint: None,
     };
     let backend = FakeBackend::default();
-    backend.starts_take(delay);
+    backend.steps_take(delay);
     let request = LaunchSandbox::with_container(container, false);
     let Launched { sandbox, first } = backend.launch(request).await.unwrap();
     let exited = async move { sandbox.exited().await };
