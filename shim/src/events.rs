@@ -99,7 +99,7 @@ impl Events {
     /// Queues an event.
     pub(crate) fn send(&self, event: Event) {
         if let Err(error) = self.queue.try_send((SystemTime::now(), event)) {
-            log::error!("event lost, {QUEUE} wait already: {error}");
+            tracing::error!("event lost, {QUEUE} wait already: {error}");
         }
     }
 }
@@ -127,7 +127,7 @@ impl Publisher {
     /// Waits until all is sent, at most `patience`.
     pub(crate) async fn finish(mut self, patience: Duration) {
         if tokio::time::timeout(patience, &mut self.task).await.is_err() {
-            log::warn!("containerd is away; the last events are lost");
+            tracing::warn!("containerd is away; the last events are lost");
             self.task.abort();
         }
     }
@@ -147,7 +147,7 @@ async fn forward_all(
         let mut pause = RETRY.0;
         let request = request(at, &namespace, event);
         while let Err(error) = forward(&mut client, &address, &request).await {
-            log::debug!("event waits for containerd: {error}");
+            tracing::debug!("event waits for containerd: {error}");
             client = None;
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
@@ -169,7 +169,7 @@ async fn forward(
     match connected.forward(ttrpc::context::with_timeout(bound), request).await {
         // containerd has it, and does not want it: it will not want it later either.
         Err(ttrpc::Error::RpcStatus(status)) if !may_pass(status.code()) => {
-            log::warn!("containerd refused an event: {}", status.message());
+            tracing::warn!("containerd refused an event: {}", status.message());
             Ok(())
         }
         result => result.map(drop),

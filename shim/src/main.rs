@@ -12,7 +12,7 @@ mod convert;
 mod delete;
 mod events;
 mod info;
-mod log_fifo;
+mod logging;
 mod metrics;
 mod options;
 mod pod;

@@ -23,7 +23,7 @@ use crate::events::Publisher;
 use crate::pod::Pod;
 use crate::service::Service;
 use crate::tasks::Tasks;
-use crate::{log_fifo, state};
+use crate::{logging, state};
 
 /// The generated service's name, and the same messages under the name that containerd before 2.0
 /// uses.
@@ -40,7 +40,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (id, namespace) = (args.id()?, args.namespace()?);
     let bundle = state::working_directory()?;
-    log_fifo::init(&bundle, id.as_str(), args.debug);
+    logging::init(&bundle, &id, args.debug);
     let result = crate::runtime()?.block_on(async {
         let handler = state::load_handler(&bundle)?;
         let host: Arc<dyn Host> = Arc::new(RealHost::new()?);
@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Ok(())
     });
     if let Err(error) = &result {
-        log::error!("the shim ends: {error}");
+        tracing::error!("the shim ends: {error}");
     }
     result
 }
@@ -95,8 +95,8 @@ async fn serve(service: &Arc<Service>, done: &Notify) -> Result<()> {
     let mut interrupt = terminate(SignalKind::interrupt())?;
     tokio::select! {
         () = done.notified() => {}
-        _ = term.recv() => log::warn!("SIGTERM: ending the Pod"),
-        _ = interrupt.recv() => log::warn!("SIGINT: ending the Pod"),
+        _ = term.recv() => tracing::warn!("SIGTERM: ending the Pod"),
+        _ = interrupt.recv() => tracing::warn!("SIGINT: ending the Pod"),
     }
     // The socket must not lead to a shim that is about to exit.
     let removed = path.map_or(Ok(()), |path| state::remove(&path));

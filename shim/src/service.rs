@@ -16,6 +16,7 @@ use containerd_shim_protos::ttrpc::{self};
 use sandbox_core::cgroup::Version;
 use sandbox_core::{Error, Id, Kind, Result};
 use tokio::sync::Notify;
+use tracing::Instrument;
 
 use crate::events::{Event, Events};
 use crate::pod::Pod;
@@ -40,7 +41,7 @@ pub(crate) struct Service {
 async fn whole<T: Send + 'static>(
     verb: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    match tokio::spawn(verb).await {
+    match tokio::spawn(verb.in_current_span()).await {
         Ok(result) => result,
         // It panicked, which aborts a release.
         Err(error) => Err(Error::new(Kind::Internal, error.to_string())),
@@ -80,6 +81,11 @@ impl Service {
         let (pid, exit) = task.delete().await?;
         self.tasks.remove(&request.id);
         Ok(convert::deleted(pid, exit))
+    }
+
+    async fn do_exec(self, request: ExecProcessRequest) -> Result<()> {
+        let task = self.tasks.get(&request.id)?;
+        task.exec(convert::exec(request)?).await
     }
 
     /// Stops the Pod and releases all that its containers hold. Every step runs even if one fails.
@@ -129,26 +135,37 @@ impl Service {
     }
 }
 
-/// Logs a failed verb, and gives it its status code.
-fn answer<T>(verb: &str, id: &str, result: Result<T>) -> ttrpc::Result<T> {
-    result.map_err(|error: Error| {
-        // Absence is an everyday answer.
-        let level =
-            if error.kind() == Kind::NotFound { log::Level::Debug } else { log::Level::Warn };
-        log::log!(level, "{verb} {id}: {error:?}");
-        convert::status(&error)
-    })
-}
-
-fn empty<T>(result: ttrpc::Result<T>) -> ttrpc::Result<Empty> {
-    result.map(|_| Empty::default())
+/// Runs a call in a span of its own, which every line that it logs names; logs its failure, and
+/// returns its status code.
+async fn call<T>(
+    verb: &'static str,
+    container: &str,
+    exec: &str,
+    call: impl Future<Output = Result<T>>,
+) -> ttrpc::Result<T> {
+    let exec = (!exec.is_empty()).then_some(exec);
+    let span = tracing::info_span!("call", verb, container, exec);
+    async {
+        call.await.map_err(|error| {
+            let kind = error.kind();
+            // Absence is an everyday answer.
+            if kind == Kind::NotFound {
+                tracing::debug!(?kind, "{error}");
+            } else {
+                tracing::warn!(?kind, "{error}");
+            }
+            convert::status(&error)
+        })
+    }
+    .instrument(span)
+    .await
 }
 
 #[async_trait]
 impl TaskService for Service {
     async fn state(&self, _: &TtrpcContext, req: StateRequest) -> ttrpc::Result<StateResponse> {
-        let snapshot = self.tasks.get(&req.id).and_then(|task| task.snapshot(&req.exec_id));
-        answer("state", &req.id, snapshot.map(convert::state))
+        let snapshot = async { self.tasks.get(&req.id)?.snapshot(&req.exec_id) };
+        call("state", &req.id, &req.exec_id, snapshot).await.map(convert::state)
     }
 
     async fn create(
@@ -157,33 +174,34 @@ impl TaskService for Service {
         req: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         let id = req.id.clone();
-        answer("create", &id, whole(self.clone().do_create(req)).await)
+        call("create", &id, "", whole(self.clone().do_create(req))).await
     }
 
     async fn start(&self, _: &TtrpcContext, req: StartRequest) -> ttrpc::Result<StartResponse> {
         let started = async { self.tasks.get(&req.id)?.start(&req.exec_id).await };
-        let pid = answer("start", &req.id, started.await)?;
+        let pid = call("start", &req.id, &req.exec_id, started).await?;
         Ok(StartResponse { pid, ..StartResponse::default() })
     }
 
     async fn delete(&self, _: &TtrpcContext, req: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
         let id = req.id.clone();
-        answer("delete", &id, whole(self.clone().do_delete(req)).await)
+        let exec = req.exec_id.clone();
+        call("delete", &id, &exec, whole(self.clone().do_delete(req))).await
     }
 
     async fn pids(&self, _: &TtrpcContext, req: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let listed = async { self.tasks.get(&req.id)?.pids().await };
-        answer("pids", &req.id, listed.await.map(convert::pids))
+        call("pids", &req.id, "", listed).await.map(convert::pids)
     }
 
     async fn pause(&self, _: &TtrpcContext, req: PauseRequest) -> ttrpc::Result<Empty> {
         let paused = async { self.tasks.get(&req.id)?.pause().await };
-        empty(answer("pause", &req.id, paused.await))
+        call("pause", &req.id, "", paused).await.map(|()| Empty::default())
     }
 
     async fn resume(&self, _: &TtrpcContext, req: ResumeRequest) -> ttrpc::Result<Empty> {
         let resumed = async { self.tasks.get(&req.id)?.resume().await };
-        empty(answer("resume", &req.id, resumed.await))
+        call("resume", &req.id, "", resumed).await.map(|()| Empty::default())
     }
 
     async fn checkpoint(
@@ -192,33 +210,31 @@ impl TaskService for Service {
         req: CheckpointTaskRequest,
     ) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        empty(answer("checkpoint", &id, self.do_checkpoint(req).await))
+        call("checkpoint", &id, "", self.do_checkpoint(req)).await.map(|()| Empty::default())
     }
 
     async fn kill(&self, _: &TtrpcContext, req: KillRequest) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        empty(answer("kill", &id, self.do_kill(req).await))
+        let exec = req.exec_id.clone();
+        call("kill", &id, &exec, self.do_kill(req)).await.map(|()| Empty::default())
     }
 
     async fn exec(&self, _: &TtrpcContext, req: ExecProcessRequest) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        let added =
-            self.tasks.get(&id).map(|task| async move { task.exec(convert::exec(req)?).await });
-        let added = match added {
-            Ok(added) => whole(added).await,
-            Err(error) => Err(error),
-        };
-        empty(answer("exec", &id, added))
+        let exec = req.exec_id.clone();
+        call("exec", &id, &exec, whole(self.clone().do_exec(req))).await.map(|()| Empty::default())
     }
 
     async fn resize_pty(&self, _: &TtrpcContext, req: ResizePtyRequest) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        empty(answer("resize", &id, self.do_resize(req).await))
+        let exec = req.exec_id.clone();
+        call("resize", &id, &exec, self.do_resize(req)).await.map(|()| Empty::default())
     }
 
     async fn close_io(&self, _: &TtrpcContext, req: CloseIORequest) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        empty(answer("close stdin", &id, self.do_close_io(req).await))
+        let exec = req.exec_id.clone();
+        call("close stdin", &id, &exec, self.do_close_io(req)).await.map(|()| Empty::default())
     }
 
     async fn update(&self, _: &TtrpcContext, req: UpdateTaskRequest) -> ttrpc::Result<Empty> {
@@ -226,18 +242,17 @@ impl TaskService for Service {
             let resources = convert::resources(&req)?;
             self.tasks.get(&req.id)?.container().update(&resources).await
         };
-        empty(answer("update", &req.id, updated.await))
+        call("update", &req.id, "", updated).await.map(|()| Empty::default())
     }
 
     async fn wait(&self, _: &TtrpcContext, req: WaitRequest) -> ttrpc::Result<WaitResponse> {
-        let process = self.tasks.get(&req.id).and_then(|task| task.process(&req.exec_id));
-        let process = answer("wait", &req.id, process)?;
-        Ok(convert::waited(process.exited().await))
+        let exited = async { Ok(self.tasks.get(&req.id)?.process(&req.exec_id)?.exited().await) };
+        call("wait", &req.id, &req.exec_id, exited).await.map(convert::waited)
     }
 
     async fn stats(&self, _: &TtrpcContext, req: StatsRequest) -> ttrpc::Result<StatsResponse> {
         let id = req.id.clone();
-        answer("stats", &id, self.do_stats(req).await)
+        call("stats", &id, "", self.do_stats(req)).await
     }
 
     async fn connect(
@@ -249,7 +264,7 @@ impl TaskService for Service {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
-        // Asked after every deletion; the shim ends with its last container.
+        // Called after every deletion; the shim exits with its last container.
         if self.tasks.is_empty() {
             self.done.notify_one();
         }

@@ -69,7 +69,7 @@ fn read_ahead(handler: &Handler) {
         Ok(())
     };
     if let Err(error) = read() {
-        log::debug!("{} is not read ahead: {error}", path.display());
+        tracing::debug!("{} is not read ahead: {error}", path.display());
     }
 }
 

@@ -275,7 +275,7 @@ async fn report_container(id: Id, pid: u32, execs: Execs, events: Events, ended:
         .collect();
     let all = futures::future::join_all(started.iter().map(|exec| exec.exited()));
     if tokio::time::timeout(EXECS_EXIT, all).await.is_err() {
-        log::warn!("container {id}: execs outlive the container");
+        tracing::warn!("container {id}: execs outlive the container");
     }
     if ended.oom_killed {
         events.send(Event::Oom { id: id.clone() });

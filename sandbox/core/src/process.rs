@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use crate::error::{Error, Kind, Result};
 use crate::exit::{Ended, Exit};
@@ -246,7 +247,7 @@ impl Process {
     pub async fn start(self: &Arc<Self>, started: impl FnOnce() + Send + 'static) -> Result<()> {
         let (prepared, early) = self.begin()?;
         let process = Arc::clone(self);
-        let start = tokio::spawn(async move {
+        let start = async move {
             match prepared.start(early).await {
                 Ok(running) => {
                     started();
@@ -258,8 +259,8 @@ impl Process {
                     Err(error)
                 }
             }
-        });
-        match start.await {
+        };
+        match tokio::spawn(start.in_current_span()).await {
             Ok(result) => result,
             // It panicked, which aborts a release.
             Err(error) => {
@@ -305,7 +306,7 @@ impl Process {
             requests.push(running.signal(signal, all).await);
         }
         for error in requests.into_iter().filter_map(Result::err) {
-            log::debug!("{}, as requested during its start: {error}", self.name);
+            tracing::debug!("{}, as requested during its start: {error}", self.name);
         }
     }
 
