@@ -1,6 +1,5 @@
 //! The shim itself: serves the task service until the Pod is gone.
 
-use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -8,9 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io};
 
-use containerd_shim_protos::shim_async::create_task;
-use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
-use containerd_shim_protos::ttrpc::asynchronous::{Server, Service as Methods};
 use sandbox_core::bundle::Bundle;
 use sandbox_core::cgroup::{self, Cgroup};
 use sandbox_core::host::{Host, RealHost};
@@ -19,16 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::args::Args;
-use crate::events::Publisher;
 use crate::pod::Pod;
-use crate::service::Service;
 use crate::tasks::Tasks;
+use crate::wire::{Publisher, Service, server};
 use crate::{logging, state};
-
-/// The generated service's name, and the same messages under the name that containerd before 2.0
-/// uses.
-const TASK_V3: &str = "containerd.task.v3.Task";
-const TASK_V2: &str = "containerd.task.v2.Task";
 
 /// How long the last events may take when the shim ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
@@ -110,20 +100,4 @@ fn listener() -> io::Result<UnixListener> {
     let listener = UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-fn server(service: &Arc<Service>, listener: UnixListener) -> io::Result<Server> {
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    let mut v2 = methods(service);
-    if let Some(methods) = v2.remove(TASK_V3) {
-        v2.insert(TASK_V2.to_owned(), methods);
-    }
-    Ok(Server::new()
-        .add_listener(Listener::from(listener))
-        .register_service(methods(service))
-        .register_service(v2))
-}
-
-fn methods(service: &Arc<Service>) -> HashMap<String, Methods> {
-    create_task(Arc::clone(service) as _)
 }

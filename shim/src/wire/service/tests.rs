@@ -28,7 +28,7 @@ fn context() -> TtrpcContext {
 impl Bed {
     fn new() -> Self {
         let backend = Arc::new(FakeBackend::default());
-        let (events, receiver) = Events::pair();
+        let (events, receiver) = Events::queue();
         let service = Service {
             pod: Arc::new(Pod::new(Arc::clone(&backend) as _, None)),
             tasks: Arc::default(),

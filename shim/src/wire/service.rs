@@ -22,7 +22,7 @@ use crate::events::{Event, Events};
 use crate::pod::Pod;
 use crate::task::Task;
 use crate::tasks::Tasks;
-use crate::{convert, metrics};
+use crate::wire::{convert, metrics};
 
 /// The service of one Pod.
 #[derive(Debug, Clone)]

@@ -193,6 +193,17 @@ pub(crate) fn deleted(pid: u32, exit: Exit) -> DeleteResponse {
     }
 }
 
+/// The answer of the short call `delete`, encoded.
+///
+/// # Errors
+///
+/// [`Kind::Internal`] when it cannot be encoded.
+pub(crate) fn delete_response(exit: Exit) -> Result<Vec<u8>> {
+    let response = deleted(0, exit);
+    let failed = |e| Error::new(Kind::Internal, format!("answering containerd: {e}"));
+    response.write_to_bytes().map_err(failed)
+}
+
 /// Processes, for `Pids`.
 pub(crate) fn pids(processes: Vec<ProcessInfo>) -> PidsResponse {
     let wire = |process: ProcessInfo| WireProcess {
