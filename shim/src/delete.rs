@@ -4,13 +4,12 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use containerd_shim_protos::api::DeleteResponse;
-use containerd_shim_protos::protobuf::Message;
 use sandbox_core::host::{Host, RealHost};
 use sandbox_core::{Error, Exit, Kind, Result};
 
 use crate::args::Args;
-use crate::{convert, state};
+use crate::state;
+use crate::wire::delete_response;
 
 /// Purges the container and reports it as killed.
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -33,12 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         purged.and(vacated)
     })?;
     state::remove_dead_socket(&bundle)?;
-    let response = DeleteResponse {
-        exit_status: exit.status,
-        exited_at: convert::timestamp(exit.at),
-        ..DeleteResponse::default()
-    };
-    let encoding = |e| Error::new(Kind::Internal, format!("answering containerd: {e}"));
-    let bytes = response.write_to_bytes().map_err(|e| encoding(e.to_string()))?;
-    io::stdout().write_all(&bytes).map_err(|e| encoding(e.to_string()))
+    let response = delete_response(exit)?;
+    let failed = |e| Error::new(Kind::Internal, format!("answering containerd: {e}"));
+    io::stdout().write_all(&response).map_err(failed)
 }

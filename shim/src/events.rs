@@ -3,32 +3,13 @@
 //! They are queued, so that containerd may be away (restarted, upgraded) while containers go on:
 //! what happened meanwhile is sent once it is back.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use containerd_shim_protos::api::{ForwardRequest, Mount};
-use containerd_shim_protos::events::task::{
-    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO,
-    TaskOOM, TaskPaused, TaskResumed, TaskStart,
-};
-use containerd_shim_protos::protobuf::MessageDyn;
-use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use containerd_shim_protos::shim::event::Envelope;
-use containerd_shim_protos::shim_async::{Client, EventsClient};
-use containerd_shim_protos::{topics, ttrpc};
 use sandbox_core::{Exit, Id, RootfsMount, StdioPaths};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-
-use crate::convert;
 
 /// Events kept while containerd is away; what comes after them is dropped and logged.
 const QUEUE: usize = 4096;
-
-/// The bound on one call.
-const CALL: Duration = Duration::from_secs(5);
-
-/// How long to wait before the next try, at first and at most.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Something that happened to a task.
 #[derive(Debug)]
@@ -54,7 +35,7 @@ pub(crate) enum Event {
         exec: Id,
         pid: u32,
     },
-    /// The container's first process, or the named exec, has ended.
+    /// The container's first process, or the named exec, has exited.
     Exited {
         id: Id,
         exec: Option<Id>,
@@ -89,9 +70,8 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// A queue that a test reads itself.
-    #[cfg(test)]
-    pub(crate) fn pair() -> (Self, mpsc::Receiver<(SystemTime, Event)>) {
+    /// A queue and its other end.
+    pub(crate) fn queue() -> (Self, mpsc::Receiver<(SystemTime, Event)>) {
         let (queue, receiver) = mpsc::channel(QUEUE);
         (Self { queue }, receiver)
     }
@@ -99,201 +79,14 @@ impl Events {
     /// Queues an event.
     pub(crate) fn send(&self, event: Event) {
         if let Err(error) = self.queue.try_send((SystemTime::now(), event)) {
-            log::error!("event lost, {QUEUE} wait already: {error}");
+            tracing::error!("event lost, {QUEUE} wait already: {error}");
         }
     }
-}
-
-/// The task that empties the queue. It ends when every [`Events`] is gone and all is sent.
-#[derive(Debug)]
-pub(crate) struct Publisher {
-    task: JoinHandle<()>,
-}
-
-impl Publisher {
-    /// Starts to forward to containerd's ttrpc `address`; without one events go nowhere.
-    pub(crate) fn start(address: Option<String>, namespace: &Id) -> (Events, Self) {
-        let (queue, receiver) = mpsc::channel(QUEUE);
-        let namespace = namespace.to_string();
-        let task = tokio::spawn(async move {
-            match address {
-                Some(address) => forward_all(receiver, address, namespace).await,
-                None => discard_all(receiver).await,
-            }
-        });
-        (Events { queue }, Self { task })
-    }
-
-    /// Waits until all is sent, at most `patience`.
-    pub(crate) async fn finish(mut self, patience: Duration) {
-        if tokio::time::timeout(patience, &mut self.task).await.is_err() {
-            log::warn!("containerd is away; the last events are lost");
-            self.task.abort();
-        }
-    }
-}
-
-async fn discard_all(mut receiver: mpsc::Receiver<(SystemTime, Event)>) {
-    while receiver.recv().await.is_some() {}
-}
-
-async fn forward_all(
-    mut receiver: mpsc::Receiver<(SystemTime, Event)>,
-    address: String,
-    namespace: String,
-) {
-    let mut client = None;
-    while let Some((at, event)) = receiver.recv().await {
-        let mut pause = RETRY.0;
-        let request = request(at, &namespace, event);
-        while let Err(error) = forward(&mut client, &address, &request).await {
-            log::debug!("event waits for containerd: {error}");
-            client = None;
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(RETRY.1);
-        }
-    }
-}
-
-/// Sends one event, connecting first if need be.
-async fn forward(
-    client: &mut Option<EventsClient>,
-    address: &str,
-    request: &ForwardRequest,
-) -> ttrpc::Result<()> {
-    let connected = match client {
-        Some(connected) => connected,
-        None => client.insert(EventsClient::new(connect(address).await?)),
-    };
-    let bound = i64::try_from(CALL.as_nanos()).unwrap_or(i64::MAX);
-    match connected.forward(ttrpc::context::with_timeout(bound), request).await {
-        // containerd has it, and does not want it: it will not want it later either.
-        Err(ttrpc::Error::RpcStatus(status)) if !may_pass(status.code()) => {
-            log::warn!("containerd refused an event: {}", status.message());
-            Ok(())
-        }
-        result => result.map(drop),
-    }
-}
-
-/// Whether a call that ended so may go through later.
-fn may_pass(code: ttrpc::Code) -> bool {
-    matches!(code, ttrpc::Code::DEADLINE_EXCEEDED | ttrpc::Code::UNAVAILABLE)
-}
-
-async fn connect(address: &str) -> ttrpc::Result<Client> {
-    let uri = match address.contains("://") {
-        true => address.to_owned(),
-        false => format!("unix://{address}"),
-    };
-    Client::connect(&uri).await
-}
-
-fn request(at: SystemTime, namespace: &str, event: Event) -> ForwardRequest {
-    let (topic, message) = message(event);
-    let any = Any {
-        type_url: message.descriptor_dyn().full_name().to_owned(),
-        // Writing to memory cannot fail.
-        value: message.write_to_bytes_dyn().unwrap_or_default(),
-        ..Any::default()
-    };
-    let envelope = Envelope {
-        timestamp: convert::timestamp(at),
-        namespace: namespace.to_owned(),
-        topic: topic.to_owned(),
-        event: Some(any).into(),
-        ..Envelope::default()
-    };
-    ForwardRequest { envelope: Some(envelope).into(), ..ForwardRequest::default() }
-}
-
-/// An event's topic and message (containerd's `api/events/task.proto`).
-fn message(event: Event) -> (&'static str, Box<dyn MessageDyn>) {
-    let container_id = event.container().to_string();
-    match event {
-        Event::Created { bundle, rootfs, stdio, checkpoint, pid, .. } => (
-            topics::TASK_CREATE_EVENT_TOPIC,
-            Box::new(TaskCreate {
-                container_id,
-                bundle,
-                rootfs: rootfs.into_iter().map(mount).collect(),
-                io: Some(io(stdio)).into(),
-                checkpoint,
-                pid,
-                ..Default::default()
-            }),
-        ),
-        Event::Started { pid, .. } => (
-            topics::TASK_START_EVENT_TOPIC,
-            Box::new(TaskStart { container_id, pid, ..Default::default() }),
-        ),
-        Event::ExecAdded { exec, .. } => {
-            let exec_id = exec.into();
-            let added = TaskExecAdded { container_id, exec_id, ..Default::default() };
-            (topics::TASK_EXEC_ADDED_EVENT_TOPIC, Box::new(added))
-        }
-        Event::ExecStarted { exec, pid, .. } => {
-            let exec_id = exec.into();
-            let started = TaskExecStarted { container_id, exec_id, pid, ..Default::default() };
-            (topics::TASK_EXEC_STARTED_EVENT_TOPIC, Box::new(started))
-        }
-        Event::Oom { .. } => {
-            (topics::TASK_OOM_EVENT_TOPIC, Box::new(TaskOOM { container_id, ..Default::default() }))
-        }
-        Event::Paused { .. } => (
-            topics::TASK_PAUSED_EVENT_TOPIC,
-            Box::new(TaskPaused { container_id, ..Default::default() }),
-        ),
-        Event::Resumed { .. } => (
-            topics::TASK_RESUMED_EVENT_TOPIC,
-            Box::new(TaskResumed { container_id, ..Default::default() }),
-        ),
-        Event::Checkpointed { path: checkpoint, .. } => (
-            topics::TASK_CHECKPOINTED_EVENT_TOPIC,
-            Box::new(TaskCheckpointed { container_id, checkpoint, ..Default::default() }),
-        ),
-        Event::Exited { exec, pid, exit, .. } => ended(container_id, exec, pid, exit),
-        Event::Deleted { exec, pid, exit, .. } => removed(container_id, exec, pid, exit),
-    }
-}
-
-fn ended(
-    container_id: String,
-    exec: Option<Id>,
-    pid: u32,
-    exit: Exit,
-) -> (&'static str, Box<dyn MessageDyn>) {
-    let message = TaskExit {
-        // An exec's own id, or the container's for its first process.
-        id: exec.map_or_else(|| container_id.clone(), String::from),
-        container_id,
-        pid,
-        exit_status: exit.status,
-        exited_at: convert::timestamp(exit.at),
-        ..Default::default()
-    };
-    (topics::TASK_EXIT_EVENT_TOPIC, Box::new(message))
-}
-
-fn removed(
-    container_id: String,
-    exec: Option<Id>,
-    pid: u32,
-    exit: Exit,
-) -> (&'static str, Box<dyn MessageDyn>) {
-    let message = TaskDelete {
-        container_id,
-        id: exec.map(String::from).unwrap_or_default(),
-        pid,
-        exit_status: exit.status,
-        exited_at: convert::timestamp(exit.at),
-        ..Default::default()
-    };
-    (topics::TASK_DELETE_EVENT_TOPIC, Box::new(message))
 }
 
 impl Event {
-    fn container(&self) -> &Id {
+    /// The container that it happened to.
+    pub(crate) fn container(&self) -> &Id {
         match self {
             Self::Created { id, .. }
             | Self::Started { id, .. }
@@ -305,40 +98,6 @@ impl Event {
             | Self::Resumed { id }
             | Self::Checkpointed { id, .. }
             | Self::Deleted { id, .. } => id,
-        }
-    }
-}
-
-fn mount(mount: RootfsMount) -> Mount {
-    Mount { type_: mount.kind, source: mount.source, options: mount.options, ..Mount::default() }
-}
-
-fn io(stdio: StdioPaths) -> TaskIO {
-    TaskIO {
-        stdin: stdio.stdin.unwrap_or_default(),
-        stdout: stdio.stdout.unwrap_or_default(),
-        stderr: stdio.stderr.unwrap_or_default(),
-        terminal: stdio.terminal,
-        ..TaskIO::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use containerd_shim_protos::protobuf::Message;
-
-    #[test]
-    fn exits_name_the_exec_or_the_container() {
-        let id = Id::new("c").unwrap();
-        let exit = Exit::now(3);
-        for (exec, expected) in [(None, "c"), (Some(Id::new("e").unwrap()), "e")] {
-            let event = Event::Exited { id: id.clone(), exec, pid: 7, exit };
-            let request = request(SystemTime::now(), "ns", event);
-            assert_eq!(request.envelope.topic, "/tasks/exit");
-            assert_eq!(request.envelope.event.type_url, "containerd.events.TaskExit");
-            let message = TaskExit::parse_from_bytes(&request.envelope.event.value).unwrap();
-            assert_eq!((message.id.as_str(), message.exit_status), (expected, 3));
         }
     }
 }

@@ -7,21 +7,17 @@
 #![forbid(unsafe_code)]
 
 mod args;
-mod bootstrap;
-mod convert;
 mod delete;
 mod events;
-mod info;
-mod log_fifo;
-mod metrics;
-mod options;
+mod logging;
 mod pod;
+mod role;
 mod serve;
-mod service;
 mod start;
 mod state;
 mod task;
 mod tasks;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -38,7 +34,7 @@ fn main() -> ExitCode {
             println!("  Version:  {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        Action::Info => info::run(),
+        Action::Info => wire::info(),
         Action::Start => start::run(&args),
         Action::Delete => delete::run(&args),
         Action::Serve => serve::run(&args),

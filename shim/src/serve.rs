@@ -1,6 +1,5 @@
 //! The shim itself: serves the task service until the Pod is gone.
 
-use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -8,9 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io};
 
-use containerd_shim_protos::shim_async::create_task;
-use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
-use containerd_shim_protos::ttrpc::asynchronous::{Server, Service as Methods};
 use sandbox_core::bundle::Bundle;
 use sandbox_core::cgroup::{self, Cgroup};
 use sandbox_core::host::{Host, RealHost};
@@ -19,16 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::args::Args;
-use crate::events::Publisher;
 use crate::pod::Pod;
-use crate::service::Service;
 use crate::tasks::Tasks;
-use crate::{log_fifo, state};
-
-/// The generated service's name, and the same messages under the name that containerd before 2.0
-/// uses.
-const TASK_V3: &str = "containerd.task.v3.Task";
-const TASK_V2: &str = "containerd.task.v2.Task";
+use crate::wire::{Publisher, Service, server};
+use crate::{logging, state};
 
 /// How long the last events may take when the shim ends.
 const LAST_EVENTS: Duration = Duration::from_secs(3);
@@ -40,7 +30,7 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (id, namespace) = (args.id()?, args.namespace()?);
     let bundle = state::working_directory()?;
-    log_fifo::init(&bundle, id.as_str(), args.debug);
+    logging::init(&bundle, &id, args.debug);
     let result = crate::runtime()?.block_on(async {
         let handler = state::load_handler(&bundle)?;
         let host: Arc<dyn Host> = Arc::new(RealHost::new()?);
@@ -49,20 +39,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let (events, publisher) = Publisher::start(ttrpc, &namespace);
         let done = Arc::new(Notify::new());
         let service = Arc::new(Service {
-            pod: Pod::new(backend, pod_cgroup(&bundle)?),
-            tasks: Tasks::default(),
+            pod: Arc::new(Pod::new(backend, pod_cgroup(&bundle)?)),
+            tasks: Arc::new(Tasks::default()),
             events,
             version: cgroup::host_version(),
             done: Arc::clone(&done),
         });
         serve(&service, &done).await?;
-        // The queue ends when nobody can add to it any more.
+        // The queue ends with its last sender.
         drop(service);
         publisher.finish(LAST_EVENTS).await;
         Ok(())
     });
     if let Err(error) = &result {
-        log::error!("the shim ends: {error}");
+        tracing::error!("the shim ends: {error}");
     }
     result
 }
@@ -95,12 +85,12 @@ async fn serve(service: &Arc<Service>, done: &Notify) -> Result<()> {
     let mut interrupt = terminate(SignalKind::interrupt())?;
     tokio::select! {
         () = done.notified() => {}
-        _ = term.recv() => log::warn!("SIGTERM: ending the Pod"),
-        _ = interrupt.recv() => log::warn!("SIGINT: ending the Pod"),
+        _ = term.recv() => tracing::warn!("SIGTERM: ending the Pod"),
+        _ = interrupt.recv() => tracing::warn!("SIGINT: ending the Pod"),
     }
-    // Nobody should find the socket of a shim that is about to end.
+    // The socket must not lead to a shim that is about to exit.
     let removed = path.map_or(Ok(()), |path| state::remove(&path));
-    let stopped = service.pod.stop().await;
+    let stopped = service.stop().await;
     // Connections that containerd holds open end with the process.
     let _ = tokio::time::timeout(LAST_ANSWERS, server.shutdown()).await;
     removed.and(stopped)
@@ -110,20 +100,4 @@ fn listener() -> io::Result<UnixListener> {
     let listener = UnixListener::from(io::stdin().as_fd().try_clone_to_owned()?);
     listener.set_nonblocking(true)?;
     Ok(listener)
-}
-
-fn server(service: &Arc<Service>, listener: UnixListener) -> io::Result<Server> {
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    let mut v2 = methods(service);
-    if let Some(methods) = v2.remove(TASK_V3) {
-        v2.insert(TASK_V2.to_owned(), methods);
-    }
-    Ok(Server::new()
-        .add_listener(Listener::from(listener))
-        .register_service(methods(service))
-        .register_service(v2))
-}
-
-fn methods(service: &Arc<Service>) -> HashMap<String, Methods> {
-    create_task(Arc::clone(service) as _)
 }

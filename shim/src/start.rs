@@ -16,8 +16,8 @@ use sandbox_core::{Error, Id, Kind, Result};
 use sha2::{Digest, Sha256};
 
 use crate::args::Args;
-use crate::bootstrap::{INPUT_MAX, Input};
 use crate::state;
+use crate::wire::{INPUT_MAX, Input};
 
 /// Where shims' sockets are by convention.
 const SOCKETS: &str = "/run/containerd/s";
@@ -69,7 +69,7 @@ fn read_ahead(handler: &Handler) {
         Ok(())
     };
     if let Err(error) = read() {
-        log::debug!("{} is not read ahead: {error}", path.display());
+        tracing::debug!("{} is not read ahead: {error}", path.display());
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sandbox_core::{Error, Id, Kind, Result};
 
 use crate::task::Task;
@@ -21,14 +22,9 @@ pub(crate) struct Slot<'a> {
 }
 
 impl Tasks {
-    fn table(&self) -> MutexGuard<'_, HashMap<Id, Option<Arc<Task>>>> {
-        // Every change to the table is one call that cannot panic half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes an id.
     pub(crate) fn reserve(&self, id: &Id) -> Result<Slot<'_>> {
-        match self.table().entry(id.clone()) {
+        match self.0.lock().entry(id.clone()) {
             Entry::Occupied(_) => Err(Error::new(
                 Kind::AlreadyExists,
                 format!("container {id} already exists: delete it first"),
@@ -46,20 +42,25 @@ impl Tasks {
             .ok_or_else(|| Error::new(Kind::NotFound, format!("there is no container {id:?} here")))
     }
 
-    /// As [`Tasks::get`], for callers that take absence for an answer.
+    /// As [`Tasks::get`], for callers to whom absence is no error.
     pub(crate) fn find(&self, id: &str) -> Option<Arc<Task>> {
         let id = Id::new(id).ok()?;
-        self.table().get(&id).cloned().flatten()
+        self.0.lock().get(&id).cloned().flatten()
     }
 
     /// Forgets a task.
     pub(crate) fn remove(&self, id: &str) {
-        self.table().retain(|known, _| known.as_str() != id);
+        self.0.lock().retain(|known, _| known.as_str() != id);
+    }
+
+    /// Every task.
+    pub(crate) fn all(&self) -> Vec<Arc<Task>> {
+        self.0.lock().values().flatten().cloned().collect()
     }
 
     /// Whether no id is taken.
     pub(crate) fn is_empty(&self) -> bool {
-        self.table().is_empty()
+        self.0.lock().is_empty()
     }
 }
 
@@ -67,14 +68,14 @@ impl Slot<'_> {
     /// Puts the created task in its place.
     pub(crate) fn fill(mut self, task: Arc<Task>) {
         self.filled = true;
-        self.tasks.table().insert(self.id.clone(), Some(task));
+        self.tasks.0.lock().insert(self.id.clone(), Some(task));
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
         if !self.filled {
-            self.tasks.table().remove(&self.id);
+            self.tasks.0.lock().remove(&self.id);
         }
     }
 }

@@ -1,11 +1,11 @@
-//! How a process ended.
+//! How a process exited.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-/// A process's end: its status as a shell would show it and when it was seen.
+/// A process's exit: its status as a shell would show it and when it was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exit {
     /// The exit code, or 128 plus the signal's number.
@@ -32,7 +32,23 @@ impl Exit {
     }
 }
 
-/// An exit that somebody sets once and any number of others wait for.
+/// A process's exit with its cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Status and time.
+    pub exit: Exit,
+    /// Whether the kernel's out-of-memory killer ended it, or the sandbox around it.
+    pub oom_killed: bool,
+}
+
+impl Ended {
+    /// Killed by a SIGKILL, seen now.
+    pub fn killed() -> Self {
+        Self { exit: Exit::now(Exit::KILLED), oom_killed: false }
+    }
+}
+
+/// An exit that is set once and awaited any number of times.
 #[derive(Debug, Clone, Default)]
 pub struct ExitCell(Arc<watch::Sender<Option<Exit>>>);
 

@@ -1,45 +1,46 @@
-//! A backend without a sandbox, for tests of what stands above one: its processes end when the
-//! test says so, and it remembers what was asked of it.
+//! A backend without a sandbox, for tests of what stands above one: its processes exit when the
+//! test says so, and it remembers what was requested of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::error::{Error, Kind, Result};
 use crate::host::ExitWatch;
-use crate::request::{CreateContainer, ExecProcess, Resources, Role};
-use crate::sandbox::{Backend, Container, Process, ProcessInfo, Sandbox};
+use crate::process::{Early, Prepared, Running, TerminalSize};
+use crate::request::{CreateContainer, ExecProcess, LaunchSandbox, Resources};
+use crate::sandbox::{Backend, Container, Created, Launched, ProcessInfo, Sandbox};
 use crate::stats::Stats;
-use crate::{Exit, Id};
+use crate::{Ended, Exit, Id};
 
-/// What was asked of a fake, in order: `create c1`, `start c1`, `signal c1 9`, ...
+/// What was requested of a fake, in order: `create c1`, `start c1`, `signal c1 9`, ...
 #[derive(Debug, Default, Clone)]
 pub struct Journal(Arc<Mutex<Vec<String>>>);
 
 impl Journal {
-    fn entries(&self) -> MutexGuard<'_, Vec<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn note(&self, entry: String) {
-        self.entries().push(entry);
+        self.0.lock().push(entry);
     }
 
     /// Everything so far.
     pub fn read(&self) -> Vec<String> {
-        self.entries().clone()
+        self.0.lock().clone()
     }
 }
 
-/// Makes fake sandboxes.
+/// Launches fake sandboxes.
 #[derive(Debug, Default)]
 pub struct FakeBackend {
-    /// What was asked of it and of all that it made.
+    /// What was requested of it and of all that it made.
     pub journal: Journal,
     made: Arc<Mutex<Vec<Arc<FakeContainer>>>>,
+    delay: Arc<Mutex<Duration>>,
+    launch_delay: Mutex<Duration>,
 }
 
 /// A sandbox that holds fake containers.
@@ -47,78 +48,89 @@ pub struct FakeBackend {
 pub struct FakeSandbox {
     journal: Journal,
     made: Arc<Mutex<Vec<Arc<FakeContainer>>>>,
+    own: Mutex<Vec<Arc<FakeContainer>>>,
+    delay: Arc<Mutex<Duration>>,
     exit: (watch::Sender<Option<Exit>>, ExitWatch),
 }
 
-/// A container whose processes end on demand.
+/// A container whose processes exit on demand.
 #[derive(Debug)]
 pub struct FakeContainer {
     name: String,
     journal: Journal,
     init: Arc<FakeProcess>,
     execs: Mutex<Vec<Arc<FakeProcess>>>,
-    oom: Mutex<bool>,
+    delay: Arc<Mutex<Duration>>,
 }
 
-/// A process that ends on demand.
+/// A process that exits on demand.
 #[derive(Debug)]
 pub struct FakeProcess {
     name: String,
     journal: Journal,
-    started: AtomicBool,
+    oom_killed: AtomicBool,
     exit: (watch::Sender<Option<Exit>>, ExitWatch),
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// A process that was not started.
+#[derive(Debug)]
+struct FakePrepared {
+    process: Arc<FakeProcess>,
+    /// Its container's first process.
+    init: Arc<FakeProcess>,
+    delay: Duration,
 }
 
 impl FakeBackend {
-    /// The container with this id.
+    /// The container with this id, the youngest if there were several.
     pub fn container(&self, id: &str) -> Option<Arc<FakeContainer>> {
-        locked(&self.made).iter().rev().find(|container| container.name == id).cloned()
+        self.made.lock().iter().rev().find(|container| container.name == id).cloned()
+    }
+
+    /// How long every start and every delete takes from now on.
+    pub fn steps_take(&self, delay: Duration) {
+        *self.delay.lock() = delay;
+    }
+
+    /// How long every launch takes from now on.
+    pub fn launches_take(&self, delay: Duration) {
+        *self.launch_delay.lock() = delay;
     }
 }
 
 impl FakeContainer {
-    /// Ends the first process.
+    /// Has the first process exit.
     pub fn end(&self, status: u32) {
         self.init.end(status);
     }
 
-    /// Ends an exec.
+    /// Has an exec exit.
     pub fn end_exec(&self, id: &str, status: u32) {
-        for exec in locked(&self.execs).iter().filter(|exec| exec.name.ends_with(id)) {
+        for exec in self.execs.lock().iter().filter(|exec| exec.name.ends_with(id)) {
             exec.end(status);
         }
     }
 
-    /// Ends everything as the out-of-memory killer does.
+    /// Has the first process exit as by the out-of-memory killer.
     pub fn run_out_of_memory(&self) {
-        *locked(&self.oom) = true;
+        self.init.oom_killed.store(true, Ordering::SeqCst);
         self.end(Exit::KILLED);
+    }
+
+    fn prepare(&self, process: &Arc<FakeProcess>) -> Box<dyn Prepared> {
+        let process = Arc::clone(process);
+        let init = Arc::clone(&self.init);
+        Box::new(FakePrepared { process, init, delay: *self.delay.lock() })
     }
 }
 
 impl FakeProcess {
     fn new(name: String, journal: &Journal) -> Arc<Self> {
-        let (journal, started) = (journal.clone(), AtomicBool::new(false));
-        Arc::new(Self { name, journal, started, exit: ExitWatch::pair() })
+        let oom_killed = AtomicBool::new(false);
+        Arc::new(Self { name, journal: journal.clone(), oom_killed, exit: ExitWatch::pair() })
     }
 
-    /// Fails unless the process runs.
-    fn check_runs(&self) -> Result<()> {
-        if self.exit.1.seen().is_some() {
-            return Err(Error::new(Kind::NotFound, format!("{} has ended", self.name)));
-        }
-        if !self.started.load(Ordering::SeqCst) {
-            let message = format!("{} has not been started", self.name);
-            return Err(Error::new(Kind::FailedPrecondition, message));
-        }
-        Ok(())
-    }
-
-    /// Ends it; the first end counts.
+    /// Has it exit; the first exit counts.
     fn end(&self, status: u32) {
         self.exit.0.send_if_modified(|exit| {
             let first = exit.is_none();
@@ -128,33 +140,9 @@ impl FakeProcess {
     }
 }
 
-#[async_trait]
-impl Backend for FakeBackend {
-    async fn open(&self) -> Result<Arc<dyn Sandbox>> {
-        self.journal.note("open".to_owned());
-        Ok(Arc::new(FakeSandbox {
-            journal: self.journal.clone(),
-            made: Arc::clone(&self.made),
-            exit: ExitWatch::pair(),
-        }))
-    }
-
-    async fn purge(&self, id: &Id, _bundle: &Path) -> Result<()> {
-        self.journal.note(format!("purge {id}"));
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Sandbox for FakeSandbox {
-    async fn create(&self, request: CreateContainer) -> Result<Arc<dyn Container>> {
+impl FakeSandbox {
+    fn make(&self, request: &CreateContainer) -> Result<Created> {
         let name = request.id.to_string();
-        if let Role::Member { sandbox } = &request.role {
-            if !locked(&self.made).iter().any(|made| made.name == sandbox.as_str()) {
-                let message = format!("{name} belongs to sandbox {sandbox}, which is not here");
-                return Err(Error::new(Kind::FailedPrecondition, message));
-            }
-        }
         self.journal.note(format!("create {name}"));
         if !request.bundle.rootfs().exists() {
             let message = format!("{} is not there", request.bundle.rootfs().display());
@@ -165,30 +153,75 @@ impl Sandbox for FakeSandbox {
             name,
             journal: self.journal.clone(),
             execs: Mutex::default(),
-            oom: Mutex::new(false),
+            delay: Arc::clone(&self.delay),
         });
-        locked(&self.made).push(Arc::clone(&container));
-        if request.role == Role::Sandbox {
-            // The sandbox goes with the container that made it.
-            let (init, made) = (Arc::clone(&container.init), Arc::clone(&self.made));
-            let ended = self.exit.0.clone();
+        self.made.lock().push(Arc::clone(&container));
+        self.own.lock().push(Arc::clone(&container));
+        let init = container.prepare(&container.init);
+        Ok(Created { container, init })
+    }
+
+    fn end(&self) {
+        for container in self.own.lock().iter() {
+            for exec in container.execs.lock().iter() {
+                exec.end(Exit::KILLED);
+            }
+            container.end(Exit::KILLED);
+        }
+        self.exit.0.send_if_modified(|exit| {
+            let first = exit.is_none();
+            exit.get_or_insert_with(|| Exit::now(Exit::KILLED));
+            first
+        });
+    }
+}
+
+#[async_trait]
+impl Backend for FakeBackend {
+    async fn launch(&self, request: LaunchSandbox) -> Result<Launched> {
+        self.journal.note(format!("launch {}", request.id));
+        let delay = *self.launch_delay.lock();
+        tokio::time::sleep(delay).await;
+        let sandbox = Arc::new(FakeSandbox {
+            journal: self.journal.clone(),
+            made: Arc::clone(&self.made),
+            own: Mutex::default(),
+            delay: Arc::clone(&self.delay),
+            exit: ExitWatch::pair(),
+        });
+        let Some(first) = request.first else { return Ok(Launched { sandbox, first: None }) };
+        let created = sandbox.make(&first.container)?;
+        if first.pause {
+            // The sandbox goes with its pause container.
+            let init = Arc::clone(&sandbox.own.lock()[0].init);
+            let dying = Arc::clone(&sandbox);
             tokio::spawn(async move {
-                let exit = init.wait().await;
-                for container in locked(&made).iter() {
-                    container.end(Exit::KILLED);
-                }
-                ended.send_replace(Some(exit));
+                init.exit.1.wait().await;
+                dying.end();
             });
         }
-        Ok(container)
+        Ok(Launched { sandbox, first: Some(created) })
+    }
+
+    async fn purge(&self, id: &Id, _bundle: &Path) -> Result<()> {
+        self.journal.note(format!("purge {id}"));
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Sandbox for FakeSandbox {
+    async fn create(&self, request: CreateContainer) -> Result<Created> {
+        if self.exit.1.seen().is_some() {
+            let message = format!("the sandbox of {} has exited", request.id);
+            return Err(Error::new(Kind::FailedPrecondition, message));
+        }
+        self.make(&request)
     }
 
     async fn stop(&self) -> Result<()> {
         self.journal.note("stop".to_owned());
-        for container in locked(&self.made).iter() {
-            container.end(Exit::KILLED);
-        }
-        self.exit.0.send_replace(Some(Exit::now(Exit::KILLED)));
+        self.end();
         Ok(())
     }
 
@@ -199,15 +232,14 @@ impl Sandbox for FakeSandbox {
 
 #[async_trait]
 impl Container for FakeContainer {
-    fn init(&self) -> Arc<dyn Process> {
-        Arc::clone(&self.init) as _
+    fn pid(&self) -> u32 {
+        4242
     }
 
-    async fn exec(&self, request: ExecProcess) -> Result<Arc<dyn Process>> {
-        self.init.check_runs()?;
+    async fn exec(&self, request: ExecProcess) -> Result<Box<dyn Prepared>> {
         let exec = FakeProcess::new(format!("{}/{}", self.name, request.id), &self.journal);
-        locked(&self.execs).push(Arc::clone(&exec));
-        Ok(exec)
+        self.execs.lock().push(Arc::clone(&exec));
+        Ok(self.prepare(&exec))
     }
 
     async fn update(&self, resources: &Resources) -> Result<()> {
@@ -240,50 +272,60 @@ impl Container for FakeContainer {
     }
 
     async fn delete(&self) -> Result<()> {
+        let delay = *self.delay.lock();
+        tokio::time::sleep(delay).await;
         self.journal.note(format!("delete {}", self.name));
         Ok(())
-    }
-
-    async fn oom_killed(&self) -> bool {
-        *locked(&self.oom)
     }
 }
 
 #[async_trait]
-impl Process for FakeProcess {
-    fn pid(&self) -> u32 {
-        4242
-    }
-
-    async fn start(&self) -> Result<()> {
-        if self.started.swap(true, Ordering::SeqCst) {
-            let message = format!("{} was already started", self.name);
+impl Prepared for FakePrepared {
+    async fn start(self: Box<Self>, early: Early) -> Result<Arc<dyn Running>> {
+        tokio::time::sleep(self.delay).await;
+        let process = self.process;
+        if self.init.exit.1.seen().is_some() {
+            let message = format!("{}: its container has exited", process.name);
             return Err(Error::new(Kind::FailedPrecondition, message));
         }
-        self.journal.note(format!("start {}", self.name));
-        Ok(())
+        process.journal.note(format!("start {}", process.name));
+        if let Some(size) = early.size {
+            process.resize(size).await?;
+        }
+        if early.stdin_closed {
+            process.close_stdin().await?;
+        }
+        Ok(process)
     }
 
+    async fn abandon(self: Box<Self>) {
+        self.process.journal.note(format!("abandon {}", self.process.name));
+        self.process.end(Exit::KILLED);
+    }
+}
+
+#[async_trait]
+impl Running for FakeProcess {
     /// SIGKILL and SIGTERM end it, as they end most programs.
     async fn signal(&self, signal: i32, all: bool) -> Result<()> {
-        self.check_runs()?;
-        self.journal.note(format!(
-            "signal {} {signal}{}",
-            self.name,
-            if all { " all" } else { "" }
-        ));
+        if self.exit.1.seen().is_some() {
+            return Err(Error::new(Kind::NotFound, format!("{} has exited", self.name)));
+        }
+        let all = if all { " all" } else { "" };
+        self.journal.note(format!("signal {} {signal}{all}", self.name));
         if matches!(signal, libc::SIGKILL | libc::SIGTERM) {
             self.end(128 + signal.unsigned_abs());
         }
         Ok(())
     }
 
-    async fn wait(&self) -> Exit {
-        self.exit.1.wait().await
+    async fn wait(&self) -> Ended {
+        let exit = self.exit.1.wait().await;
+        Ended { exit, oom_killed: self.oom_killed.load(Ordering::SeqCst) }
     }
 
-    async fn resize(&self, width: u16, height: u16) -> Result<()> {
-        self.journal.note(format!("resize {} {width}x{height}", self.name));
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        self.journal.note(format!("resize {} {}x{}", self.name, size.width, size.height));
         Ok(())
     }
 
@@ -313,13 +355,12 @@ mod tests {
             Arc::clone(&self.backend) as _
         }
 
-        fn container(&self, id: &str, role: Role) -> CreateContainer {
+        fn container(&self, id: &str) -> CreateContainer {
             let bundle = self.dir.path().join(id);
             fs::create_dir_all(bundle.join("rootfs")).unwrap();
             fs::write(bundle.join("config.json"), "{\"ociVersion\":\"1.1.0\"}").unwrap();
             CreateContainer {
                 id: Id::new(id).unwrap(),
-                role,
                 bundle: Bundle::load(bundle).unwrap(),
                 rootfs: Vec::new(),
                 stdio: StdioPaths::default(),
@@ -347,7 +388,11 @@ mod tests {
 
     #[tokio::test]
     async fn keeps_what_every_backend_promises() {
-        let dir = tempfile::tempdir().unwrap();
-        contract::holds(&Fake { dir, backend: Arc::default() }).await;
+        for delay in [Duration::ZERO, Duration::from_millis(50)] {
+            let dir = tempfile::tempdir().unwrap();
+            let backend = Arc::new(FakeBackend::default());
+            backend.steps_take(delay);
+            contract::holds(&Fake { dir, backend }).await;
+        }
     }
 }

@@ -1,46 +1,91 @@
 //! What containerd asks of a sandbox, in this project's own terms.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process as ProcessSpec, Spec};
 
 use crate::bundle::Bundle;
-use crate::id::{Id, Invalid};
+use crate::id::Id;
 
-/// CRI's mark of a container's part in its Pod.
+/// The annotation in which CRI says what part a container plays in its Pod.
 pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
-/// CRI's name of the Pod's sandbox container.
+/// The annotation in which CRI names the Pod's sandbox.
 pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
-/// The group that containerd's own clients ask for when no CRI is there.
+/// The label by which containerd's own clients put containers into one shim.
 pub const GROUP: &str = "io.containerd.runc.v2.group";
 
-/// The part a container plays in its Pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Role {
-    /// The Pod's sandbox ("pause") container: it makes the sandbox.
-    Sandbox,
-    /// A container that joins the sandbox of the named Pod.
-    Member {
-        /// The sandbox container's id.
-        sandbox: Id,
-    },
-    /// No Pod at all (`ctr run`, nerdctl, BuildKit): a sandbox of its own.
-    Standalone,
+/// A sandbox to launch. On the classic road all of it comes from the first container's
+/// configuration ([`LaunchSandbox::with_container`]), on containerd's sandbox service from
+/// CreateSandbox.
+#[derive(Debug)]
+pub struct LaunchSandbox {
+    /// Its id.
+    pub id: Id,
+    /// The directory that keeps its records, for a clean-up after a crash.
+    pub bundle: PathBuf,
+    /// The Pod's network.
+    pub network: NetworkNamespace,
+    /// The Pod's cgroup, as `linux.cgroupsPath` of the OCI runtime specification names it.
+    pub cgroups_path: Option<String>,
+    /// The Pod's annotations: CRI's sizes, and what the handler's file lets a Pod set.
+    pub annotations: HashMap<String, String>,
+    /// Limits of the whole where no annotation has them.
+    pub resources: Option<Resources>,
+    /// Made together with the sandbox.
+    pub first: Option<First>,
 }
 
-impl Role {
-    /// Reads the role from the annotations that CRI sets.
-    ///
-    /// # Errors
-    ///
-    /// [`Invalid`] when the sandbox id is no id.
-    pub fn of(spec: &Spec) -> Result<Self, Invalid> {
-        let annotation =
-            |key| spec.annotations().as_ref().and_then(|all| all.get(key)).map(String::as_str);
-        match (annotation(CONTAINER_TYPE), annotation(SANDBOX_ID)) {
-            (Some("container"), Some(sandbox)) => Ok(Self::Member { sandbox: Id::new(sandbox)? }),
-            (Some("sandbox"), _) => Ok(Self::Sandbox),
-            _ => Ok(Self::Standalone),
+/// A sandbox's first container.
+#[derive(Debug)]
+pub struct First {
+    /// The container.
+    pub container: CreateContainer,
+    /// CRI's pause container: it stands for the Pod, has no workload whose limits count, and the
+    /// sandbox exits with it.
+    pub pause: bool,
+}
+
+/// The network namespace that a configuration names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkNamespace {
+    /// One that exists: a Pod's.
+    Path(PathBuf),
+    /// A new and empty one.
+    New,
+    /// The host's.
+    Host,
+}
+
+impl NetworkNamespace {
+    /// The one that `spec` names.
+    pub fn of(spec: &Spec) -> Self {
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let network = namespaces
+            .and_then(|all| all.iter().find(|ns| ns.typ() == LinuxNamespaceType::Network));
+        match network.map(|namespace| namespace.path()) {
+            None => Self::Host,
+            Some(Some(path)) if !path.as_os_str().is_empty() => Self::Path(path.clone()),
+            Some(_) => Self::New,
+        }
+    }
+}
+
+impl LaunchSandbox {
+    /// A sandbox for `container`, which names it and says what it needs.
+    pub fn with_container(container: CreateContainer, pause: bool) -> Self {
+        let spec = container.bundle.spec();
+        let linux = spec.linux().as_ref();
+        let cgroup = linux.and_then(|linux| linux.cgroups_path().as_ref());
+        let cgroup = cgroup.and_then(|path| path.to_str()).filter(|path| !path.is_empty());
+        Self {
+            id: container.id.clone(),
+            bundle: container.bundle.path().to_owned(),
+            network: NetworkNamespace::of(spec),
+            cgroups_path: cgroup.map(str::to_owned),
+            annotations: spec.annotations().clone().unwrap_or_default(),
+            resources: linux.and_then(|linux| linux.resources().clone()),
+            first: Some(First { container, pause }),
         }
     }
 }
@@ -74,8 +119,6 @@ pub struct StdioPaths {
 pub struct CreateContainer {
     /// Its id.
     pub id: Id,
-    /// Its part in the Pod.
-    pub role: Role,
     /// Its bundle, config.json read.
     pub bundle: Bundle,
     /// Mounts to put on the bundle's `rootfs`, in order.
@@ -91,7 +134,7 @@ pub struct CreateContainer {
 pub struct ExecProcess {
     /// Its id, unique within the container.
     pub id: Id,
-    /// What to run, as whom.
+    /// The program, its arguments and its user.
     pub spec: ProcessSpec,
     /// Its streams.
     pub stdio: StdioPaths,

@@ -9,42 +9,67 @@ use async_trait::async_trait;
 
 use crate::error::Result;
 use crate::exit::Exit;
-use crate::request::{CreateContainer, ExecProcess, Resources};
+use crate::process::Prepared;
+use crate::request::{CreateContainer, ExecProcess, LaunchSandbox, Resources};
 use crate::stats::Stats;
 
-/// One wall: makes sandboxes of its kind.
+/// Launches sandboxes of one kind.
 #[async_trait]
 pub trait Backend: Debug + Send + Sync {
-    /// A new, still empty sandbox. No process runs before its first container is created.
-    async fn open(&self) -> Result<Arc<dyn Sandbox>>;
+    /// Launches a sandbox, with its first container where the request brings one.
+    ///
+    /// Returns a sandbox that runs. When it fails, no process, mount or record of the sandbox or
+    /// its first container is left.
+    async fn launch(&self, request: LaunchSandbox) -> Result<Launched>;
 
-    /// Removes whatever a container of this backend left, knowing its bundle and id alone: the
+    /// Removes what a container of this backend left behind, knowing its bundle and id alone: the
     /// shim that made it may be gone. Idempotent; runs every step even if one fails.
     async fn purge(&self, id: &crate::Id, bundle: &Path) -> Result<()>;
 }
 
-/// A Pod's sandbox.
+/// A sandbox that runs.
+#[derive(Debug)]
+pub struct Launched {
+    /// The sandbox.
+    pub sandbox: Arc<dyn Sandbox>,
+    /// Its first container, if the request brought one.
+    pub first: Option<Created>,
+}
+
+/// A container that was made and whose first process was not started.
+#[derive(Debug)]
+pub struct Created {
+    /// The container.
+    pub container: Arc<dyn Container>,
+    /// Its first process.
+    pub init: Box<dyn Prepared>,
+}
+
+/// A Pod's sandbox. It runs until it is stopped or its own process exits.
 #[async_trait]
 pub trait Sandbox: Debug + Send + Sync {
-    /// Makes a container in the sandbox; the first one starts the sandbox itself. When it
-    /// fails, nothing of the container (and, for the first, of the sandbox) is left.
-    async fn create(&self, request: CreateContainer) -> Result<Arc<dyn Container>>;
+    /// Makes a container in the sandbox. When it fails, nothing of the container is left, and the
+    /// sandbox runs on.
+    async fn create(&self, request: CreateContainer) -> Result<Created>;
 
-    /// Kills everything in the sandbox and releases what it holds. Idempotent.
+    /// Kills everything in the sandbox and releases what the sandbox itself holds. What its
+    /// containers hold is released by [`Container::delete`]. Idempotent.
     async fn stop(&self) -> Result<()>;
 
-    /// Resolves when the sandbox's own process has ended, at once if it already has.
+    /// Resolves when the sandbox's own process has exited, at once if it already has.
     async fn exited(&self) -> Exit;
 }
 
 /// A container.
 #[async_trait]
 pub trait Container: Debug + Send + Sync {
-    /// Its first process.
-    fn init(&self) -> Arc<dyn Process>;
+    /// The host's process that stands for its processes: their own where the host sees them, else
+    /// the sandbox's.
+    fn pid(&self) -> u32;
 
-    /// Prepares another process; [`Process::start`] runs it.
-    async fn exec(&self, request: ExecProcess) -> Result<Arc<dyn Process>>;
+    /// Prepares another process. Its container runs; what is wrong with the request is refused
+    /// here rather than when the process is started.
+    async fn exec(&self, request: ExecProcess) -> Result<Box<dyn Prepared>>;
 
     /// Changes its limits.
     async fn update(&self, resources: &Resources) -> Result<()>;
@@ -58,41 +83,16 @@ pub trait Container: Debug + Send + Sync {
     /// Thaws its processes.
     async fn resume(&self) -> Result<()>;
 
-    /// Its processes.
+    /// Its processes; never empty.
     async fn pids(&self) -> Result<Vec<ProcessInfo>>;
 
-    /// Writes its state to `image`, a directory; with `exit` it ends afterwards.
+    /// Writes its state to `image`, a directory; with `exit` it exits afterwards.
     async fn checkpoint(&self, image: PathBuf, exit: bool) -> Result<()>;
 
-    /// Releases what the ended container holds: runtime state, mounts, cgroup. Idempotent.
+    /// Releases what the container holds: runtime state, mounts, cgroup. Its first process has
+    /// exited. The container that the sandbox was launched with takes the sandbox along.
+    /// Idempotent.
     async fn delete(&self) -> Result<()>;
-
-    /// Whether the kernel's out-of-memory killer ended it (or the sandbox around it).
-    async fn oom_killed(&self) -> bool;
-}
-
-/// A process of a container: its first one or an exec.
-#[async_trait]
-pub trait Process: Debug + Send + Sync {
-    /// The host's process id that stands for it: its own where the host sees it, else that of
-    /// the sandbox around it.
-    fn pid(&self) -> u32;
-
-    /// Runs it. Only once.
-    async fn start(&self) -> Result<()>;
-
-    /// Sends `signal` to it, or to every process of its container with `all`.
-    async fn signal(&self, signal: i32, all: bool) -> Result<()>;
-
-    /// Resolves when it has ended and its output has been handed over, at once if it already has.
-    /// Any number of callers.
-    async fn wait(&self) -> Exit;
-
-    /// Sets its terminal's size in character cells.
-    async fn resize(&self, width: u16, height: u16) -> Result<()>;
-
-    /// Lets it read end-of-file.
-    async fn close_stdin(&self) -> Result<()>;
 }
 
 /// A process as `Pids` lists it.

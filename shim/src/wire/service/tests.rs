@@ -28,10 +28,10 @@ fn context() -> TtrpcContext {
 impl Bed {
     fn new() -> Self {
         let backend = Arc::new(FakeBackend::default());
-        let (events, receiver) = Events::pair();
+        let (events, receiver) = Events::queue();
         let service = Service {
-            pod: Pod::new(Arc::clone(&backend) as _, None),
-            tasks: Tasks::default(),
+            pod: Arc::new(Pod::new(Arc::clone(&backend) as _, None)),
+            tasks: Arc::default(),
             events,
             version: Version::V2,
             done: Arc::default(),
@@ -48,6 +48,12 @@ impl Bed {
 
     async fn create(&self, id: &str) -> ttrpc::Result<CreateTaskResponse> {
         let bundle = self.bundle("b", "{\"ociVersion\":\"1.1.0\"}");
+        let req = CreateTaskRequest { id: id.into(), bundle, ..Default::default() };
+        self.service.create(&context(), req).await
+    }
+
+    async fn create_second(&self, id: &str) -> ttrpc::Result<CreateTaskResponse> {
+        let bundle = self.bundle("second", "{\"ociVersion\":\"1.1.0\"}");
         let req = CreateTaskRequest { id: id.into(), bundle, ..Default::default() };
         self.service.create(&context(), req).await
     }
@@ -241,4 +247,53 @@ async fn the_shim_ends_with_its_last_container() {
     bed.delete("c", "").await.unwrap();
     bed.service.shutdown(&context(), ShutdownRequest::default()).await.unwrap();
     assert!(tokio::time::timeout(soon, bed.service.done.notified()).await.is_ok());
+}
+
+/// A kill acts on a process whose start is under way, and the order of events holds.
+#[tokio::test]
+async fn a_kill_during_a_start_is_not_lost() {
+    let mut bed = Bed::new();
+    bed.create("c").await.unwrap();
+    bed.backend.steps_take(std::time::Duration::from_millis(200));
+    bed.create_second("d").await.unwrap();
+    let kill = async {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        assert_eq!(bed.status("d").await, "CREATED");
+        bed.kill("d", "", 9).await.unwrap();
+    };
+    let (started, ()) = tokio::join!(bed.start("d", ""), kill);
+    started.unwrap();
+    assert_eq!(bed.wait("d", "").await.unwrap().exit_status, 137);
+    let asked = bed.backend.journal.read();
+    assert_eq!(asked.iter().filter(|entry| *entry == "signal d 9").count(), 1, "{asked:?}");
+    bed.delete("d", "").await.unwrap();
+    assert_eq!(bed.told(), ["Created", "Created", "Started", "Exited init 137", "Deleted"]);
+}
+
+/// Deletes at the same time release a container once.
+#[tokio::test]
+async fn a_container_is_deleted_once() {
+    let mut bed = Bed::new();
+    bed.create("c").await.unwrap();
+    bed.start("c", "").await.unwrap();
+    bed.backend.container("c").unwrap().end(0);
+    bed.wait("c", "").await.unwrap();
+    bed.backend.steps_take(std::time::Duration::from_millis(20));
+    let (one, two) = tokio::join!(bed.delete("c", ""), bed.delete("c", ""));
+    assert_eq!((one.unwrap().exit_status, two.unwrap().exit_status), (0, 0));
+    let deletes = bed.backend.journal.read();
+    assert_eq!(deletes.iter().filter(|entry| *entry == "delete c").count(), 1);
+    assert_eq!(bed.told(), ["Created", "Started", "Exited init 0", "Deleted"]);
+}
+
+/// A Pod that is stopped from outside leaves nothing of its containers.
+#[tokio::test]
+async fn a_stop_releases_every_container() {
+    let bed = Bed::new();
+    bed.create("c").await.unwrap();
+    bed.start("c", "").await.unwrap();
+    bed.service.stop().await.unwrap();
+    assert_eq!(bed.wait("c", "").await.unwrap().exit_status, 137);
+    let journal = bed.backend.journal.read();
+    assert_eq!(journal[journal.len() - 2..], ["stop", "delete c"]);
 }

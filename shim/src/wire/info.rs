@@ -9,8 +9,8 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::types::introspection::{RuntimeInfo, RuntimeVersion};
 use sandbox_core::{Error, Kind, Result};
 
-use crate::bootstrap::INPUT_MAX;
-use crate::options::config_source;
+use crate::wire::bootstrap::INPUT_MAX;
+use crate::wire::options::config_source;
 
 /// The type containerd gives the features document, which is JSON inside.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";

@@ -16,50 +16,63 @@ use containerd_shim_protos::ttrpc::{self};
 use sandbox_core::cgroup::Version;
 use sandbox_core::{Error, Id, Kind, Result};
 use tokio::sync::Notify;
+use tracing::Instrument;
 
 use crate::events::{Event, Events};
 use crate::pod::Pod;
 use crate::task::Task;
 use crate::tasks::Tasks;
-use crate::{convert, metrics};
+use crate::wire::{convert, metrics};
 
 /// The service of one Pod.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Service {
-    pub(crate) pod: Pod,
-    pub(crate) tasks: Tasks,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) tasks: Arc<Tasks>,
     pub(crate) events: Events,
     /// Which metrics message the host's cgroups call for.
     pub(crate) version: Version,
-    /// Told when the shim may end.
+    /// Notified when the shim may exit.
     pub(crate) done: Arc<Notify>,
 }
 
+/// Runs a verb to its end, even when its caller goes away half-way: what it has begun is then
+/// finished or undone.
+async fn whole<T: Send + 'static>(
+    verb: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(verb.in_current_span()).await {
+        Ok(result) => result,
+        // It panicked, which aborts a release.
+        Err(error) => Err(Error::new(Kind::Internal, error.to_string())),
+    }
+}
+
 impl Service {
-    async fn do_create(&self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
+    async fn do_create(self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
         // The id first: of two calls for one container the second must not touch its bundle.
         let slot = self.tasks.reserve(&Id::new(request.id.as_str())?)?;
-        let create = convert::create(request)?;
-        let (id, stdio) = (create.id.clone(), create.stdio.clone());
+        let (role, create) = convert::create(request)?;
+        let id = create.id.clone();
+        let stdio = create.stdio.clone();
         let bundle = create.bundle.path().to_owned();
-        let (rootfs, checkpoint) = (create.rootfs.clone(), create.checkpoint.clone());
-        let container = self.pod.create(create).await?;
-        let events = self.events.clone();
-        let task = Task::new(id.clone(), bundle.clone(), container, stdio.clone(), events);
-        let pid = task.pid();
+        let rootfs = create.rootfs.clone();
+        let checkpoint = create.checkpoint.clone();
+        let placed = self.pod.create(&role, create).await?;
+        let pid = placed.created.container.pid();
         self.events.send(Event::Created {
-            id,
+            id: id.clone(),
             bundle: bundle.display().to_string(),
             rootfs,
-            stdio,
+            stdio: stdio.clone(),
             checkpoint: checkpoint.map(|path| path.display().to_string()).unwrap_or_default(),
             pid,
         });
-        slot.fill(task);
+        slot.fill(Arc::new(Task::new(id, bundle, placed, stdio, self.events.clone())));
         Ok(CreateTaskResponse { pid, ..CreateTaskResponse::default() })
     }
 
-    async fn do_delete(&self, request: DeleteRequest) -> Result<DeleteResponse> {
+    async fn do_delete(self, request: DeleteRequest) -> Result<DeleteResponse> {
         let task = self.tasks.get(&request.id)?;
         if !request.exec_id.is_empty() {
             let (pid, exit) = task.delete_exec(&request.exec_id).await?;
@@ -70,19 +83,29 @@ impl Service {
         Ok(convert::deleted(pid, exit))
     }
 
+    async fn do_exec(self, request: ExecProcessRequest) -> Result<()> {
+        let task = self.tasks.get(&request.id)?;
+        task.exec(convert::exec(request)?).await
+    }
+
+    /// Stops the Pod and releases all that its containers hold. Every step runs even if one fails.
+    pub(crate) async fn stop(&self) -> Result<()> {
+        let mut result = self.pod.stop().await;
+        for task in self.tasks.all() {
+            result = result.and(task.discard().await);
+        }
+        result.and(self.pod.vacate().await)
+    }
+
     async fn do_kill(&self, request: KillRequest) -> Result<()> {
         let signal = convert::signal(request.signal)?;
         let process = self.tasks.get(&request.id)?.process(&request.exec_id)?;
-        let what = match request.exec_id.as_str() {
-            "" => format!("container {}", request.id),
-            exec => format!("exec {exec} of container {}", request.id),
-        };
-        process.kill(&what, signal, request.all).await
+        process.kill(signal, request.all).await
     }
 
     async fn do_resize(&self, request: ResizePtyRequest) -> Result<()> {
-        let (width, height) = (convert::cells(request.width)?, convert::cells(request.height)?);
-        self.tasks.get(&request.id)?.process(&request.exec_id)?.resize(width, height).await
+        let size = convert::terminal_size(&request)?;
+        self.tasks.get(&request.id)?.process(&request.exec_id)?.resize(size).await
     }
 
     async fn do_close_io(&self, request: CloseIORequest) -> Result<()> {
@@ -112,26 +135,37 @@ impl Service {
     }
 }
 
-/// Logs a failed verb, and gives it its status code.
-fn answer<T>(verb: &str, id: &str, result: Result<T>) -> ttrpc::Result<T> {
-    result.map_err(|error: Error| {
-        // Absence is an everyday answer.
-        let level =
-            if error.kind() == Kind::NotFound { log::Level::Debug } else { log::Level::Warn };
-        log::log!(level, "{verb} {id}: {error:?}");
-        convert::status(&error)
-    })
-}
-
-fn empty<T>(result: ttrpc::Result<T>) -> ttrpc::Result<Empty> {
-    result.map(|_| Empty::default())
+/// Runs a call in a span of its own, which every line that it logs names; logs its failure, and
+/// returns its status code.
+async fn call<T>(
+    verb: &'static str,
+    container: &str,
+    exec: &str,
+    call: impl Future<Output = Result<T>>,
+) -> ttrpc::Result<T> {
+    let exec = (!exec.is_empty()).then_some(exec);
+    let span = tracing::info_span!("call", verb, container, exec);
+    async {
+        call.await.map_err(|error| {
+            let kind = error.kind();
+            // Absence is an everyday answer.
+            if kind == Kind::NotFound {
+                tracing::debug!(?kind, "{error}");
+            } else {
+                tracing::warn!(?kind, "{error}");
+            }
+            convert::status(&error)
+        })
+    }
+    .instrument(span)
+    .await
 }
 
 #[async_trait]
 impl TaskService for Service {
     async fn state(&self, _: &TtrpcContext, req: StateRequest) -> ttrpc::Result<StateResponse> {
-        let snapshot = self.tasks.get(&req.id).and_then(|task| task.snapshot(&req.exec_id));
-        answer("state", &req.id, snapshot.map(convert::state))
+        let snapshot = async { self.tasks.get(&req.id)?.snapshot(&req.exec_id) };
+        call("state", &req.id, &req.exec_id, snapshot).await.map(convert::state)
     }
 
     async fn create(
@@ -140,33 +174,34 @@ impl TaskService for Service {
         req: CreateTaskRequest,
     ) -> ttrpc::Result<CreateTaskResponse> {
         let id = req.id.clone();
-        answer("create", &id, self.do_create(req).await)
+        call("create", &id, "", whole(self.clone().do_create(req))).await
     }
 
     async fn start(&self, _: &TtrpcContext, req: StartRequest) -> ttrpc::Result<StartResponse> {
         let started = async { self.tasks.get(&req.id)?.start(&req.exec_id).await };
-        let pid = answer("start", &req.id, started.await)?;
+        let pid = call("start", &req.id, &req.exec_id, started).await?;
         Ok(StartResponse { pid, ..StartResponse::default() })
     }
 
     async fn delete(&self, _: &TtrpcContext, req: DeleteRequest) -> ttrpc::Result<DeleteResponse> {
         let id = req.id.clone();
-        answer("delete", &id, self.do_delete(req).await)
+        let exec = req.exec_id.clone();
+        call("delete", &id, &exec, whole(self.clone().do_delete(req))).await
     }
 
     async fn pids(&self, _: &TtrpcContext, req: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let listed = async { self.tasks.get(&req.id)?.pids().await };
-        answer("pids", &req.id, listed.await.map(convert::pids))
+        call("pids", &req.id, "", listed).await.map(convert::pids)
     }
 
     async fn pause(&self, _: &TtrpcContext, req: PauseRequest) -> ttrpc::Result<Empty> {
         let paused = async { self.tasks.get(&req.id)?.pause().await };
-        empty(answer("pause", &req.id, paused.await))
+        call("pause", &req.id, "", paused).await.map(|()| Empty::default())
     }
 
     async fn resume(&self, _: &TtrpcContext, req: ResumeRequest) -> ttrpc::Result<Empty> {
         let resumed = async { self.tasks.get(&req.id)?.resume().await };
-        empty(answer("resume", &req.id, resumed.await))
+        call("resume", &req.id, "", resumed).await.map(|()| Empty::default())
     }
 
     async fn checkpoint(
@@ -175,28 +210,31 @@ impl TaskService for Service {
         req: CheckpointTaskRequest,
     ) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        empty(answer("checkpoint", &id, self.do_checkpoint(req).await))
+        call("checkpoint", &id, "", self.do_checkpoint(req)).await.map(|()| Empty::default())
     }
 
     async fn kill(&self, _: &TtrpcContext, req: KillRequest) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        empty(answer("kill", &id, self.do_kill(req).await))
+        let exec = req.exec_id.clone();
+        call("kill", &id, &exec, self.do_kill(req)).await.map(|()| Empty::default())
     }
 
     async fn exec(&self, _: &TtrpcContext, req: ExecProcessRequest) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        let added = async { self.tasks.get(&id)?.exec(convert::exec(req)?).await };
-        empty(answer("exec", &id, added.await))
+        let exec = req.exec_id.clone();
+        call("exec", &id, &exec, whole(self.clone().do_exec(req))).await.map(|()| Empty::default())
     }
 
     async fn resize_pty(&self, _: &TtrpcContext, req: ResizePtyRequest) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        empty(answer("resize", &id, self.do_resize(req).await))
+        let exec = req.exec_id.clone();
+        call("resize", &id, &exec, self.do_resize(req)).await.map(|()| Empty::default())
     }
 
     async fn close_io(&self, _: &TtrpcContext, req: CloseIORequest) -> ttrpc::Result<Empty> {
         let id = req.id.clone();
-        empty(answer("close stdin", &id, self.do_close_io(req).await))
+        let exec = req.exec_id.clone();
+        call("close stdin", &id, &exec, self.do_close_io(req)).await.map(|()| Empty::default())
     }
 
     async fn update(&self, _: &TtrpcContext, req: UpdateTaskRequest) -> ttrpc::Result<Empty> {
@@ -204,18 +242,17 @@ impl TaskService for Service {
             let resources = convert::resources(&req)?;
             self.tasks.get(&req.id)?.container().update(&resources).await
         };
-        empty(answer("update", &req.id, updated.await))
+        call("update", &req.id, "", updated).await.map(|()| Empty::default())
     }
 
     async fn wait(&self, _: &TtrpcContext, req: WaitRequest) -> ttrpc::Result<WaitResponse> {
-        let process = self.tasks.get(&req.id).and_then(|task| task.process(&req.exec_id));
-        let process = answer("wait", &req.id, process)?;
-        Ok(convert::waited(process.exited().await))
+        let exited = async { Ok(self.tasks.get(&req.id)?.process(&req.exec_id)?.exited().await) };
+        call("wait", &req.id, &req.exec_id, exited).await.map(convert::waited)
     }
 
     async fn stats(&self, _: &TtrpcContext, req: StatsRequest) -> ttrpc::Result<StatsResponse> {
         let id = req.id.clone();
-        answer("stats", &id, self.do_stats(req).await)
+        call("stats", &id, "", self.do_stats(req)).await
     }
 
     async fn connect(
@@ -227,7 +264,7 @@ impl TaskService for Service {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
-        // Asked after every deletion; the shim ends with its last container.
+        // Called after every deletion; the shim exits with its last container.
         if self.tasks.is_empty() {
             self.done.notify_one();
         }

@@ -13,7 +13,7 @@ use sandbox_core::{Error, Id, Kind, Result};
 
 use bulkhead_runtimeclass::ConfigSource;
 
-use crate::options::{self, config_source};
+use crate::wire::options::{self, config_source};
 
 /// The task service's version that answers name. Version 2 is what every containerd speaks, and
 /// the one with which it cleans up after each container of a Pod.

@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use containerd_shim_protos::api::{
     CheckpointTaskRequest, CreateTaskRequest, DeleteResponse, ExecProcessRequest, Mount,
-    PidsResponse, ProcessInfo as WireProcess, StateResponse, Status, UpdateTaskRequest,
-    WaitResponse,
+    PidsResponse, ProcessInfo as WireProcess, ResizePtyRequest, StateResponse, Status,
+    UpdateTaskRequest, WaitResponse,
 };
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
@@ -15,11 +15,12 @@ use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::ttrpc;
 use sandbox_core::bundle::Bundle;
 use sandbox_core::{
-    CreateContainer, Error, ExecProcess, Exit, Id, Kind, ProcessInfo, Resources, Result, Role,
-    RootfsMount, StdioPaths,
+    CreateContainer, Error, ExecProcess, Exit, Id, Kind, Phase, ProcessInfo, Resources, Result,
+    RootfsMount, StdioPaths, TerminalSize,
 };
 
-use crate::task::{Phase, Snapshot};
+use crate::role::Role;
+use crate::task::Snapshot;
 
 /// An error as the caller gets it.
 pub(crate) fn status(error: &Error) -> ttrpc::Error {
@@ -49,20 +50,20 @@ pub(crate) fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
     })
 }
 
-/// A container to create. Reads its bundle.
-pub(crate) fn create(request: CreateTaskRequest) -> Result<CreateContainer> {
+/// A container to create, and its part in the Pod. Reads its bundle.
+pub(crate) fn create(request: CreateTaskRequest) -> Result<(Role, CreateContainer)> {
     let id = Id::new(request.id)?;
     let bundle = Bundle::load(request.bundle)?;
     let role = Role::of(bundle.spec())?;
     let filled = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
-    Ok(CreateContainer {
+    let create = CreateContainer {
         id,
-        role,
         bundle,
         rootfs: request.rootfs.into_iter().map(rootfs).collect(),
         stdio: stdio(request.stdin, request.stdout, request.stderr, request.terminal),
         checkpoint: filled(&request.checkpoint),
-    })
+    };
+    Ok((role, create))
 }
 
 fn rootfs(mount: Mount) -> RootfsMount {
@@ -124,14 +125,15 @@ fn checkpoint_exits(bytes: &[u8]) -> containerd_shim_protos::protobuf::Result<bo
     CheckpointOptions::parse_from_bytes(bytes).map(|options| options.exit)
 }
 
-/// A window's side as the kernel has it.
-pub(crate) fn cells(count: u32) -> Result<u16> {
-    u16::try_from(count).map_err(|_| {
-        Error::new(
-            Kind::InvalidArgument,
-            format!("a terminal has at most 65535 cells, not {count}"),
-        )
-    })
+/// A terminal's size, within what the kernel can hold.
+pub(crate) fn terminal_size(request: &ResizePtyRequest) -> Result<TerminalSize> {
+    let cells = |count: u32| {
+        u16::try_from(count).map_err(|_| {
+            let message = format!("a terminal has at most 65535 cells in a row, not {count}");
+            Error::new(Kind::InvalidArgument, message)
+        })
+    };
+    Ok(TerminalSize { width: cells(request.width)?, height: cells(request.height)? })
 }
 
 /// A signal's number.
@@ -148,7 +150,7 @@ pub(crate) fn signal(number: u32) -> Result<i32> {
 /// What is known of a process, for `State`.
 pub(crate) fn state(snapshot: Snapshot) -> StateResponse {
     let status = match snapshot.phase {
-        Phase::Created => Status::CREATED,
+        Phase::Created | Phase::Starting => Status::CREATED,
         Phase::Running => Status::RUNNING,
         Phase::Paused => Status::PAUSED,
         Phase::Exited(_) => Status::STOPPED,
@@ -191,6 +193,17 @@ pub(crate) fn deleted(pid: u32, exit: Exit) -> DeleteResponse {
     }
 }
 
+/// The answer of the short call `delete`, encoded.
+///
+/// # Errors
+///
+/// [`Kind::Internal`] when it cannot be encoded.
+pub(crate) fn delete_response(exit: Exit) -> Result<Vec<u8>> {
+    let response = deleted(0, exit);
+    let failed = |e| Error::new(Kind::Internal, format!("answering containerd: {e}"));
+    response.write_to_bytes().map_err(failed)
+}
+
 /// Processes, for `Pids`.
 pub(crate) fn pids(processes: Vec<ProcessInfo>) -> PidsResponse {
     let wire = |process: ProcessInfo| WireProcess {
@@ -217,9 +230,11 @@ mod tests {
 
     #[test]
     fn bounds_are_checked() {
-        assert_eq!(cells(80).unwrap(), 80);
+        let mut size = ResizePtyRequest { width: 80, height: 24, ..Default::default() };
+        assert_eq!(terminal_size(&size).unwrap(), TerminalSize { width: 80, height: 24 });
+        size.width = 70_000;
         assert_eq!(signal(9).unwrap(), 9);
-        for error in [cells(70_000).unwrap_err(), signal(65).unwrap_err()] {
+        for error in [terminal_size(&size).unwrap_err(), signal(65).unwrap_err()] {
             assert_eq!(error.kind(), Kind::InvalidArgument);
         }
     }
