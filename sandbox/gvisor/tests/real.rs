@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-//! The backend on a real runsc, which `BULKHEAD_RUNSC` names when the tests are built and run, as
-//! root. Without one every test is ignored and says why.
+//! The backend on a real runsc, which `BULKHEAD_RUNSC` names, as root.
 
 #[path = "real/bed.rs"]
 mod bed;
