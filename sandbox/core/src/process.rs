@@ -103,7 +103,11 @@ enum State {
     Paused(Arc<dyn Running>),
     /// It will never run. What was prepared is released before the exit is reported.
     Abandoned(Option<Box<dyn Prepared>>),
-    Exited(Exit),
+    /// What ran is kept until the process is deleted: its output may still wait for a reader.
+    Exited {
+        exit: Exit,
+        _ran: Option<Arc<dyn Running>>,
+    },
 }
 
 /// What arrives while a start is under way: carried out when it is done.
@@ -120,14 +124,16 @@ impl State {
             Self::Starting(_) => Phase::Starting,
             Self::Running(_) => Phase::Running,
             Self::Paused(_) => Phase::Paused,
-            Self::Exited(exit) => Phase::Exited(*exit),
+            Self::Exited { exit, .. } => Phase::Exited(*exit),
         }
     }
 
     fn running(&self) -> Option<Arc<dyn Running>> {
         match self {
             Self::Running(process) | Self::Paused(process) => Some(Arc::clone(process)),
-            Self::Created(..) | Self::Starting(_) | Self::Abandoned(_) | Self::Exited(_) => None,
+            Self::Created(..) | Self::Starting(_) | Self::Abandoned(_) | Self::Exited { .. } => {
+                None
+            }
         }
     }
 
@@ -178,7 +184,8 @@ impl Process {
         tokio::spawn(async move {
             let ended = followed.ended(sandbox).await;
             report(ended).await;
-            followed.state.send_replace(State::Exited(ended.exit));
+            let ran = followed.state.borrow().running();
+            followed.state.send_replace(State::Exited { exit: ended.exit, _ran: ran });
         });
         process
     }
@@ -230,8 +237,8 @@ impl Process {
     /// Waits for the exit that was reported.
     pub async fn exited(&self) -> Exit {
         let mut state = self.state.subscribe();
-        match state.wait_for(|state| matches!(state, State::Exited(_))).await.as_deref() {
-            Ok(State::Exited(exit)) => *exit,
+        match state.wait_for(|state| matches!(state, State::Exited { .. })).await.as_deref() {
+            Ok(State::Exited { exit, .. }) => *exit,
             // `self` holds the sender, so it cannot be closed.
             _ => Exit::now(Exit::KILLED),
         }
@@ -283,7 +290,7 @@ impl Process {
                 State::Starting(Pending { killer, signals: Vec::new(), early })
             });
             refusal = match state {
-                State::Exited(_) | State::Abandoned(_) => "has exited",
+                State::Exited { .. } | State::Abandoned(_) => "has exited",
                 _ => "has been started already",
             };
             left.is_some()
@@ -339,7 +346,7 @@ impl Process {
                 State::Running(running) | State::Paused(running) => {
                     Act::Signal(Arc::clone(running))
                 }
-                State::Abandoned(_) | State::Exited(_) => Act::Gone,
+                State::Abandoned(_) | State::Exited { .. } => Act::Gone,
             };
             false
         });
@@ -391,7 +398,7 @@ impl Process {
                 State::Running(running) | State::Paused(running) => {
                     result = Ok(Some(Arc::clone(running)));
                 }
-                State::Abandoned(_) | State::Exited(_) => {
+                State::Abandoned(_) | State::Exited { .. } => {
                     let message = format!("{}: process already finished", self.name);
                     result = Err(Error::new(Kind::NotFound, message));
                 }
@@ -440,7 +447,7 @@ impl Process {
             !matches!(state, State::Created(..) | State::Starting(_) | State::Abandoned(_))
         };
         match state.wait_for(decided).await.as_deref() {
-            Ok(State::Exited(exit)) => Ok(*exit),
+            Ok(State::Exited { exit, .. }) => Ok(*exit),
             _ => Err(self.precondition("is still running: kill it first")),
         }
     }

@@ -5,24 +5,26 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sandbox_core::host::Host;
-use sandbox_core::{Backend, Id, Result, Sandbox};
+use sandbox_core::{Backend, Id, LaunchSandbox, Launched, NetworkNamespace, Result};
 use tokio::sync::OnceCell;
 
-use crate::config::GvisorConfig;
+use crate::config::{GvisorConfig, Network};
 use crate::control::Control;
+use crate::error::GvisorError;
 use crate::probe::ProbeError;
 use crate::purge::{self, Remains};
 use crate::record::{Record, StateFiles};
 use crate::runsc::Runsc;
-use crate::sandbox::GvisorSandbox;
+use crate::runtime::Runtime;
+use crate::sandbox::{self, Launch};
 
-/// Makes gVisor sandboxes.
+/// Launches gVisor sandboxes.
 #[derive(Debug)]
 pub struct GvisorBackend {
     config: Arc<GvisorConfig>,
     namespace: Id,
     host: Arc<dyn Host>,
-    runsc: OnceCell<Arc<Runsc>>,
+    runsc: OnceCell<Runsc>,
 }
 
 impl GvisorBackend {
@@ -36,27 +38,43 @@ impl GvisorBackend {
         self.config.root.join(self.namespace.as_str())
     }
 
-    async fn runsc(&self) -> Result<&Arc<Runsc>, ProbeError> {
-        let find = || async {
-            let (config, host) = (Arc::clone(&self.config), Arc::clone(&self.host));
-            Runsc::find(config, self.root(), host).await.map(Arc::new)
-        };
+    async fn runsc(&self) -> Result<&Runsc, ProbeError> {
+        let find = || Runsc::find(Arc::clone(&self.config), self.root(), Arc::clone(&self.host));
         self.runsc.get_or_try_init(find).await
+    }
+
+    /// Where the packets of a Pod in the namespace `wanted` go.
+    fn network(&self, wanted: &NetworkNamespace) -> Result<Network, GvisorError> {
+        match (self.config.network, wanted) {
+            (Network::Sandbox, NetworkNamespace::Host) if self.config.allow_host_network => {
+                Ok(Network::Host)
+            }
+            (Network::Sandbox, NetworkNamespace::Host) => Err(GvisorError::HostNetwork),
+            (network, _) => Ok(network),
+        }
     }
 }
 
 #[async_trait]
 impl Backend for GvisorBackend {
-    async fn open(&self) -> Result<Arc<dyn Sandbox>> {
-        let runsc = Arc::clone(self.runsc().await?);
-        let (config, host) = (Arc::clone(&self.config), Arc::clone(&self.host));
-        Ok(Arc::new(GvisorSandbox::new(config, self.namespace.clone(), host, runsc)))
+    async fn launch(&self, request: LaunchSandbox) -> Result<Launched> {
+        let LaunchSandbox { network, cgroups_path, first, .. } = request;
+        let first = first.ok_or(GvisorError::NoFirst)?;
+        let runsc = self.runsc().await?;
+        let runtime = Runtime {
+            config: Arc::clone(&self.config),
+            namespace: self.namespace.clone(),
+            host: Arc::clone(&self.host),
+            runsc: runsc.with_network(self.network(&network)?),
+        };
+        Ok(sandbox::launch(runtime, Launch { first, network, cgroups_path }).await?)
     }
 
     async fn purge(&self, id: &Id, bundle: &Path) -> Result<()> {
-        let (id, root) = (id.as_str(), self.root());
+        let id = id.as_str();
+        let root = self.root();
         let record = Record::load(bundle).ok().flatten();
-        // runsc itself is needed for hooks alone; without it the rest still goes.
+        // runsc itself is needed for hooks alone; without it the rest is removed all the same.
         let runsc = match record.as_ref().filter(|record| record.hooks) {
             Some(_) => self.runsc().await.ok(),
             None => None,
@@ -66,7 +84,7 @@ impl Backend for GvisorBackend {
             let files = StateFiles::new(&root, &sandbox, id);
             Control::new(files.socket(), self.config.timeouts.call())
         });
-        let remains = Remains { id, bundle, root: &root, runsc: runsc.map(|runsc| &**runsc) };
+        let remains = Remains { id, bundle, root: &root, runsc };
         Ok(purge::container(&remains, control.as_ref(), &*self.host).await?)
     }
 }

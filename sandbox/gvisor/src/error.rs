@@ -38,36 +38,31 @@ pub(crate) enum GvisorError {
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error(transparent)]
-    Immortal(#[from] StillRunning),
+    StillRunning(#[from] StillRunning),
     #[error("{step} {path}")]
     File { step: &'static str, path: PathBuf, source: io::Error },
     #[error("container {0} is already known to runsc; delete it first")]
     Exists(String),
-    #[error("container {id} belongs to sandbox {sandbox}, which does not run here")]
-    NoSandbox { id: String, sandbox: String },
-    #[error("sandbox {0} has already been made")]
-    SandboxExists(String),
-    #[error("sandbox {0} has ended")]
-    SandboxEnded(String),
+    #[error(
+        "a gVisor sandbox starts with its first container; containerd's sandbox service is not \
+         served yet"
+    )]
+    NoFirst,
+    #[error("sandbox {0} has exited")]
+    SandboxExited(String),
     #[error("sandbox {0} is paused, and with it all its containers; resume it first")]
     Paused(String),
-    #[error("process {pid} of sandbox {sandbox} did not end within {seconds} s of SIGKILL")]
-    StillRunning { sandbox: String, pid: u32, seconds: u64 },
-    #[error("sandbox {sandbox} (process {pid}) ended while it was made")]
-    Stillborn { sandbox: String, pid: u32 },
+    #[error("process {pid} of sandbox {sandbox} did not exit within {seconds} s of SIGKILL")]
+    SandboxStays { sandbox: String, pid: u32, seconds: u64 },
+    #[error("sandbox {sandbox} (process {pid}) exited while it was created")]
+    ExitedEarly { sandbox: String, pid: u32 },
     #[error(
         "the Pod uses the host's network, which gVisor's own network stack cannot join; set \
          allow_host_network = true in the handler's file to give such a Pod the host's stack"
     )]
     HostNetwork,
-    #[error("{what} was already started")]
-    Started { what: String },
-    #[error("{what} has not been started")]
-    NotStarted { what: String },
-    #[error("{what} has already ended")]
-    Ended { what: String },
-    #[error("container {0} still runs")]
-    Running(String),
+    #[error("{what}: process already finished")]
+    Finished { what: String },
     #[error("process.args is empty; there is nothing to run")]
     NoArgs,
     #[error("process.cwd {0:?} is not an absolute path")]
@@ -91,22 +86,17 @@ impl Classified for GvisorError {
             Self::Record(error) => error.kind(),
             Self::Network(error) => error.kind(),
             Self::Cgroup(error) => error.kind(),
-            Self::Immortal(error) => error.kind(),
+            Self::StillRunning(error) => error.kind(),
             Self::File { .. } => Kind::Internal,
-            Self::Exists(_) | Self::SandboxExists(_) => Kind::AlreadyExists,
-            Self::Stillborn { .. } => Kind::Unavailable,
-            Self::StillRunning { .. } => Kind::DeadlineExceeded,
-            Self::Ended { .. } => Kind::NotFound,
+            Self::Exists(_) => Kind::AlreadyExists,
+            Self::ExitedEarly { .. } => Kind::Unavailable,
+            Self::SandboxStays { .. } => Kind::DeadlineExceeded,
+            Self::Finished { .. } => Kind::NotFound,
             Self::HostNetwork | Self::NoArgs | Self::Cwd(_) | Self::Rootfs { .. } => {
                 Kind::InvalidArgument
             }
-            Self::PartialCheckpoint { .. } => Kind::Unimplemented,
-            Self::NoSandbox { .. }
-            | Self::SandboxEnded(_)
-            | Self::Paused(_)
-            | Self::Started { .. }
-            | Self::NotStarted { .. }
-            | Self::Running(_) => Kind::FailedPrecondition,
+            Self::NoFirst | Self::PartialCheckpoint { .. } => Kind::Unimplemented,
+            Self::SandboxExited(_) | Self::Paused(_) => Kind::FailedPrecondition,
         }
     }
 }

@@ -1,59 +1,37 @@
-//! A process added to a running container.
+//! A process to add to a running container.
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use oci_spec::runtime::{LinuxCapabilities, Process as ProcessSpec};
-use sandbox_core::exit::ExitCell;
-use sandbox_core::host::Host;
 use sandbox_core::stdio::{self, Owner, Streams};
-use sandbox_core::{ExecProcess, Exit, Process, Result, StdioPaths};
-use tokio::task::JoinHandle;
+use sandbox_core::{Early, Prepared, Result, Running, StdioPaths, TerminalSize};
 
 use crate::capability;
-use crate::control::{Capabilities, ExecArgs, Target};
+use crate::control::{Capabilities, ExecArgs};
 use crate::error::GvisorError;
-use crate::init::{Init, forward_typed, tell_size, told};
+use crate::execs::Execs;
 use crate::pod::Pod;
+use crate::process::{Part, StartedProcess};
+use crate::runtime::Runtime;
 
-/// The container an exec belongs to.
-#[derive(Debug, Clone)]
-pub(crate) struct Home {
-    pub(crate) pod: Arc<Pod>,
-    pub(crate) init: Arc<Init>,
+/// An exec that was not started.
+#[derive(Debug)]
+pub(crate) struct PreparedExec {
+    pub(crate) id: String,
+    pub(crate) args: ExecArgs,
+    pub(crate) paths: StdioPaths,
+    /// The size that its configuration has for its terminal.
+    pub(crate) size: Option<TerminalSize>,
     pub(crate) owner: Owner,
-    pub(crate) host: Arc<dyn Host>,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) runtime: Arc<Runtime>,
+    /// Those of its container.
+    pub(crate) execs: Execs,
 }
 
-#[derive(Debug)]
-enum State {
-    Created,
-    Starting,
-    Running { pid: i32, streams: Arc<Streams>, following: JoinHandle<()> },
-}
-
-/// An exec.
-#[derive(Debug)]
-pub(crate) struct Exec {
-    id: String,
-    home: Home,
-    args: ExecArgs,
-    paths: StdioPaths,
-    size: Mutex<Option<(u16, u16)>>,
-    state: Mutex<State>,
-    exit: ExitCell,
-}
-
-impl Drop for Exec {
-    fn drop(&mut self) {
-        if let State::Running { following, .. } = &*self.state() {
-            following.abort();
-        }
-    }
-}
-
-/// What an exec is given by its container where its own configuration says nothing.
+/// What an exec inherits from its container where its own configuration has nothing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Defaults {
     pub(crate) env: Vec<String>,
@@ -107,148 +85,51 @@ pub(crate) fn arguments(
     })
 }
 
-impl Exec {
-    /// Prepares `request`, which is to run `args`.
-    pub(crate) fn new(request: ExecProcess, home: Home, args: ExecArgs) -> Self {
-        let cells = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
-        let size = request.spec.console_size().map(|b| (cells(b.width()), cells(b.height())));
-        Self {
-            id: request.id.to_string(),
-            home,
-            args,
-            paths: request.stdio,
-            size: Mutex::new(size.filter(|(w, h)| *w > 0 && *h > 0)),
-            state: Mutex::new(State::Created),
-            exit: ExitCell::new(),
-        }
-    }
+/// The terminal's size that `spec` has, if any.
+pub(crate) fn console_size(spec: &ProcessSpec) -> Option<TerminalSize> {
+    let size = spec.console_size()?;
+    let cells = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+    let size = TerminalSize { width: cells(size.width()), height: cells(size.height()) };
+    (size.width > 0 && size.height > 0).then_some(size)
+}
 
-    /// Its name for the client.
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// The sandbox's number for it, while it runs.
-    pub(crate) fn guest_pid(&self) -> Option<i32> {
-        match &*self.state() {
-            State::Running { pid, .. } if self.exit.get().is_none() => Some(*pid),
-            _ => None,
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // No change of state can panic half-way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn what(&self) -> String {
-        format!("exec {} of container {}", self.id, self.args.cid)
-    }
-
-    /// The streams and the sandbox's number of the running process.
-    fn running(&self) -> Result<(i32, Arc<Streams>), GvisorError> {
-        if self.exit.get().is_some() {
-            return Err(GvisorError::Ended { what: self.what() });
-        }
-        match &*self.state() {
-            State::Running { pid, streams, .. } => Ok((*pid, Arc::clone(streams))),
-            State::Created | State::Starting => Err(GvisorError::NotStarted { what: self.what() }),
-        }
-    }
-
-    async fn run(&self) -> Result<State, GvisorError> {
-        self.home.init.check_runs()?;
-        self.home.pod.check_runs()?;
-        let Home { owner, host, pod, .. } = &self.home;
-        let (pid, streams) = if self.args.terminal {
-            let (slave, streams) = stdio::open_terminal(&self.paths, owner, &**host).await?;
-            let size = *self.size.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((width, height)) = size {
-                streams.resize(width, height)?;
+impl PreparedExec {
+    /// Runs it; returns the sandbox's process id.
+    async fn run(&self, early: Early) -> Result<(i32, Streams), GvisorError> {
+        self.pod.check_runs()?;
+        let host = &*self.runtime.host;
+        let control = &self.pod.control;
+        if self.args.terminal {
+            let (slave, streams) = stdio::open_terminal(&self.paths, &self.owner, host).await?;
+            if let Some(size) = early.size.or(self.size) {
+                streams.resize(size.width, size.height)?;
             }
-            (pod.control.execute(&self.args, [slave.as_fd(); 3]).await?, streams)
-        } else {
-            let (fds, streams) = stdio::open(&self.paths, owner, &**host).await?;
-            let stdio = [fds.stdin.as_fd(), fds.stdout.as_fd(), fds.stderr.as_fd()];
-            (pod.control.execute(&self.args, stdio).await?, streams)
-        };
-        forward_typed(&streams, &pod.control, &self.args.cid, pid);
-        let streams = Arc::new(streams);
-        let following = tokio::spawn({
-            let (control, ended) = (pod.control.clone(), pod.ended.clone());
-            let (streams, exit) = (Arc::clone(&streams), self.exit.clone());
-            let cid = self.args.cid.clone();
-            async move {
-                let end = tokio::select! {
-                    biased;
-                    exit = told(|| control.wait_pid(cid.clone(), pid)) => exit,
-                    _ = ended.wait() => Exit::now(Exit::KILLED),
-                };
-                streams.finish().await;
-                exit.set(end);
-            }
-        });
-        Ok(State::Running { pid, streams, following })
+            let pid = control.execute(&self.args, [slave.as_fd(); 3]).await?;
+            return Ok((pid, streams));
+        }
+        let (fds, streams) = stdio::open(&self.paths, &self.owner, host).await?;
+        let stdio = [fds.stdin.as_fd(), fds.stdout.as_fd(), fds.stderr.as_fd()];
+        let pid = control.execute(&self.args, stdio).await?;
+        Ok((pid, streams))
     }
 }
 
 #[async_trait]
-impl Process for Exec {
-    fn pid(&self) -> u32 {
-        self.home.pod.process.pid
-    }
-
-    async fn start(&self) -> Result<()> {
-        {
-            let mut state = self.state();
-            if !matches!(*state, State::Created) {
-                return Err(GvisorError::Started { what: self.what() }.into());
-            }
-            *state = State::Starting;
+impl Prepared for PreparedExec {
+    async fn start(self: Box<Self>, early: Early) -> Result<Arc<dyn Running>> {
+        let (pid, streams) = self.run(early).await?;
+        if early.stdin_closed {
+            // The process has the reading end, and with it what was written before.
+            streams.close_stdin();
         }
-        let (state, result) = match self.run().await {
-            Ok(running) => (running, Ok(())),
-            Err(error) => (State::Created, Err(error.into())),
-        };
-        *self.state() = state;
-        result
+        let Self { id, args, pod, execs, .. } = *self;
+        let entry = u32::try_from(pid).ok().map(|number| execs.enter(number, id));
+        let part = Part::Exec(pid);
+        Ok(StartedProcess::follow(pod, args.cid, part, Arc::new(streams), entry))
     }
 
-    async fn signal(&self, signal: i32, _all: bool) -> Result<()> {
-        let (pid, _) = self.running()?;
-        let target = Target::Process(pid);
-        Ok(self.home.pod.control.signal(&self.args.cid, signal, target).await?)
-    }
-
-    async fn wait(&self) -> Exit {
-        self.exit.wait().await
-    }
-
-    async fn resize(&self, width: u16, height: u16) -> Result<()> {
-        match self.running() {
-            Ok((pid, streams)) => {
-                streams.resize(width, height).map_err(GvisorError::from)?;
-                tell_size(&self.home.pod.control, &self.args.cid, pid).await;
-            }
-            // It is set when the terminal is made.
-            Err(GvisorError::NotStarted { .. }) => {
-                let mut size = self.size.lock().unwrap_or_else(PoisonError::into_inner);
-                *size = Some((width, height));
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    async fn close_stdin(&self) -> Result<()> {
-        match self.running() {
-            Ok((_, streams)) => streams.close_stdin(),
-            // It ended: there is nobody left to read.
-            Err(GvisorError::Ended { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
+    /// Nothing of an exec exists before its start.
+    async fn abandon(self: Box<Self>) {}
 }
 
 #[cfg(test)]

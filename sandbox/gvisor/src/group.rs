@@ -1,8 +1,8 @@
 //! The sandbox's control group: what its containers may use together, and what they used.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use sandbox_core::cgroup::{self, Cgroup, CgroupError};
 use sandbox_core::stats::Interface;
 use sandbox_core::{Resources, Stats};
@@ -41,28 +41,22 @@ impl Group {
         Self { cgroup, overhead, oom_kills, books: Mutex::default() }
     }
 
-    /// The group that `cgroups_path` names, to be removed with the sandbox; only one that this
-    /// process is in belongs to it.
-    pub(crate) fn named(cgroups_path: Option<&str>) -> Option<Cgroup> {
-        Self::joined(cgroups_path, 0).cgroup
-    }
-
-    fn books(&self) -> MutexGuard<'_, Books> {
-        // The books are plain numbers; a panic leaves them readable.
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The group of the host, if there is one.
+    pub(crate) fn cgroup(&self) -> Option<&Cgroup> {
+        self.cgroup.as_ref()
     }
 
     /// Counts container `id` with the limits of `resources`.
     pub(crate) fn enter(&self, id: &str, resources: Option<&Resources>) -> Result<(), CgroupError> {
         let limits = resources.map(Limits::of).unwrap_or_default();
-        self.books().limits.insert(id.to_owned(), limits);
+        self.books.lock().limits.insert(id.to_owned(), limits);
         self.apply()
     }
 
     /// Changes container `id`'s limits.
     pub(crate) fn update(&self, id: &str, resources: &Resources) -> Result<(), CgroupError> {
         {
-            let mut books = self.books();
+            let mut books = self.books.lock();
             let limits = books.limits.entry(id.to_owned()).or_default();
             *limits = limits.updated(resources);
         }
@@ -71,14 +65,14 @@ impl Group {
 
     /// Stops counting container `id`.
     pub(crate) fn leave(&self, id: &str) -> Result<(), CgroupError> {
-        self.books().limits.remove(id);
+        self.books.lock().limits.remove(id);
         self.apply()
     }
 
     /// Puts the sum of all limits on the group.
     fn apply(&self) -> Result<(), CgroupError> {
         let Some(cgroup) = &self.cgroup else { return Ok(()) };
-        let mut books = self.books();
+        let mut books = self.books.lock();
         let wanted = limits::sum(&books.limits, self.overhead);
         if wanted == books.applied {
             return Ok(());
@@ -117,7 +111,7 @@ impl Group {
         members: u64,
     ) -> Stats {
         let whole = self.cgroup.as_ref().map(Cgroup::stats).unwrap_or_default();
-        let mut books = self.books();
+        let mut books = self.books.lock();
         if let Some(host) = whole.cpu_total_ns {
             books.shares.look(host, guest, root);
         }

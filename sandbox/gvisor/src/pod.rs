@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sandbox_core::exit::ExitCell;
 use sandbox_core::host::{ExitWatch, ProcessRef};
 use sandbox_netns::{Dial, PortForward};
@@ -16,10 +17,10 @@ use crate::error::GvisorError;
 use crate::group::Group;
 use crate::netns::{self, SavedNetwork};
 
-/// How long putting the network back may hold up the report of a sandbox's end.
+/// How long putting the network back may delay the report of a sandbox's exit.
 const NETWORK: Duration = Duration::from_secs(5);
 
-/// What a sandbox is made of.
+/// What a launch leaves.
 #[derive(Debug)]
 pub(crate) struct Launched {
     pub(crate) id: String,
@@ -32,7 +33,7 @@ pub(crate) struct Launched {
 /// A sandbox whose process was started.
 #[derive(Debug)]
 pub(crate) struct Pod {
-    /// Its id, which is that of the container that made it.
+    /// Its id, which is that of the container it was launched with.
     pub(crate) id: String,
     /// Its process.
     pub(crate) process: ProcessRef,
@@ -40,16 +41,23 @@ pub(crate) struct Pod {
     pub(crate) control: Control,
     /// The directory behind the `/dev/shm` that its containers share.
     pub(crate) shm: Option<String>,
-    /// Set when the process has ended and the network is back in place.
-    pub(crate) ended: ExitCell,
+    /// Set when the process has exited and the network is back in place.
+    pub(crate) exit: ExitCell,
     /// What its containers may use together.
     pub(crate) group: Group,
     members: Mutex<BTreeSet<String>>,
     paused: AtomicBool,
-    network: Arc<Mutex<Option<SavedNetwork>>>,
-    /// Dropped with the sandbox: nothing is forwarded any more.
-    forward: Arc<Mutex<Option<PortForward>>>,
+    kept: Arc<Kept>,
     settling: JoinHandle<()>,
+}
+
+/// What is kept while a sandbox runs.
+#[derive(Debug, Default)]
+struct Kept {
+    /// The addresses to put back.
+    network: Mutex<Option<SavedNetwork>>,
+    /// Forwards ports until it is dropped.
+    forward: Mutex<Option<PortForward>>,
 }
 
 impl Drop for Pod {
@@ -59,81 +67,71 @@ impl Drop for Pod {
 }
 
 impl Pod {
-    /// Takes over a sandbox, whose end `exit` tells; `ended` is set when it is settled.
-    pub(crate) fn new(sandbox: Launched, exit: ExitWatch, ended: ExitCell) -> Self {
+    /// Takes over a sandbox; `watch` watches its process.
+    pub(crate) fn new(sandbox: Launched, watch: ExitWatch) -> Self {
         let Launched { id, process, control, shm, group } = sandbox;
-        let (network, forward) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None)));
-        let kept = (Arc::clone(&network), Arc::clone(&forward));
-        let settling = tokio::spawn(settle(exit, kept, ended.clone()));
-        let (members, paused) = (Mutex::default(), AtomicBool::new(false));
-        Self {
-            id,
-            process,
-            control,
-            shm,
-            ended,
-            group,
-            members,
-            paused,
-            network,
-            forward,
-            settling,
-        }
+        let kept = Arc::<Kept>::default();
+        let exit = ExitCell::new();
+        let settling = tokio::spawn(settle(watch, Arc::clone(&kept), exit.clone()));
+        let members = Mutex::default();
+        let paused = AtomicBool::new(false);
+        Self { id, process, control, shm, exit, group, members, paused, kept, settling }
     }
 
     /// Counts container `id` as one of the sandbox's.
     pub(crate) fn join(&self, id: &str) {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned());
+        self.members.lock().insert(id.to_owned());
     }
 
     /// Stops counting container `id`.
     pub(crate) fn leave(&self, id: &str) {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.members.lock().remove(id);
         if let Err(e) = self.group.leave(id) {
-            log::warn!("limits without container {id}: {}", sandbox_core::Error::from(e));
+            let error = sandbox_core::Error::from(e);
+            tracing::warn!(container = id, "limits without the container: {error}");
         }
     }
 
     /// The sandbox's containers.
     pub(crate) fn members(&self) -> Vec<String> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.members.lock().iter().cloned().collect()
     }
 
-    /// Remembers what the Pod's interfaces must get back when the sandbox has ended.
+    /// Remembers what to put back on the Pod's interfaces when the sandbox has exited.
     pub(crate) fn keep_network(&self, saved: SavedNetwork) {
-        *self.network.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
+        *self.kept.network.lock() = Some(saved);
     }
 
-    /// Has the ports of the Pod's loopback at `netns` forwarded until the sandbox has ended.
+    /// Forwards the ports of the Pod's loopback at `netns` until the sandbox has exited.
     pub(crate) async fn forward_ports(&self, netns: &Path, dial: Arc<dyn Dial>) {
         let forward = PortForward::offer(netns, dial).await;
-        let mut kept = self.forward.lock().unwrap_or_else(PoisonError::into_inner);
-        // It may have ended meanwhile, and whoever saw it found nothing to drop.
-        *kept = forward.filter(|_| self.ended.get().is_none());
+        let mut kept = self.kept.forward.lock();
+        // `settle` may have run meanwhile and found nothing to drop.
+        *kept = forward.filter(|_| self.exit.get().is_none());
     }
 
-    /// Kills the sandbox and everything in it, and waits for the end.
+    /// Kills the sandbox and everything in it, and waits until it is settled.
     pub(crate) async fn kill(&self, deadline: Duration) -> Result<(), GvisorError> {
-        if self.ended.get().is_none() {
+        if self.exit.get().is_none() {
             self.process.kill();
         }
-        let ended = tokio::time::timeout(deadline, self.ended.wait()).await;
-        ended.map(drop).map_err(|_| GvisorError::StillRunning {
+        let exited = tokio::time::timeout(deadline, self.exit.wait()).await;
+        exited.map(drop).map_err(|_| GvisorError::SandboxStays {
             sandbox: self.id.clone(),
             pid: self.process.pid,
             seconds: deadline.as_secs(),
         })
     }
 
-    /// Fails when the sandbox has ended.
+    /// Fails when the sandbox has exited.
     pub(crate) fn check_lives(&self) -> Result<(), GvisorError> {
-        match self.ended.get() {
-            Some(_) => Err(GvisorError::SandboxEnded(self.id.clone())),
+        match self.exit.get() {
+            Some(_) => Err(GvisorError::SandboxExited(self.id.clone())),
             None => Ok(()),
         }
     }
 
-    /// Fails when nothing can run in the sandbox now: it has ended, or it is paused.
+    /// Fails when nothing can run in the sandbox now: it has exited, or it is paused.
     pub(crate) fn check_runs(&self) -> Result<(), GvisorError> {
         self.check_lives()?;
         if self.paused.load(Ordering::Acquire) {
@@ -160,20 +158,17 @@ impl Pod {
     }
 }
 
-/// What is kept for the time of a sandbox: the addresses to put back, and the ports' forwarder.
-type Kept = (Arc<Mutex<Option<SavedNetwork>>>, Arc<Mutex<Option<PortForward>>>);
-
-/// Waits for the sandbox's end and puts right what it leaves, before anybody hears of it.
-async fn settle(exit: ExitWatch, (network, forward): Kept, ended: ExitCell) {
-    let exit = exit.wait().await;
-    drop(forward.lock().unwrap_or_else(PoisonError::into_inner).take());
-    let saved = network.lock().unwrap_or_else(PoisonError::into_inner).take();
+/// Waits for the exit of the sandbox's process, and restores the network before it sets `exit`.
+async fn settle(watch: ExitWatch, kept: Arc<Kept>, exit: ExitCell) {
+    let seen = watch.wait().await;
+    drop(kept.forward.lock().take());
+    let saved = kept.network.lock().take();
     if let Some(saved) = saved {
         match tokio::time::timeout(NETWORK, netns::restore(saved)).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => log::warn!("the Pod's addresses: {}", sandbox_core::Error::from(e)),
-            Err(_) => log::warn!("the Pod's addresses were not put back in time"),
+            Ok(Err(e)) => tracing::warn!("the Pod's addresses: {}", sandbox_core::Error::from(e)),
+            Err(_) => tracing::warn!("the Pod's addresses were not put back in time"),
         }
     }
-    ended.set(exit);
+    exit.set(seen);
 }

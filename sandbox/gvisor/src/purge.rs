@@ -37,7 +37,7 @@ impl Remains<'_> {
         match Record::load(self.bundle) {
             Ok(Some(record)) => return Some(record),
             Ok(None) => {}
-            Err(error) => log::warn!("cleaning up without a record: {}", Error::from(error)),
+            Err(error) => tracing::warn!("cleaning up without a record: {}", Error::from(error)),
         }
         let sandbox = StateFiles::sandbox_of(self.root, self.id)?;
         let root = self.root.to_owned();
@@ -113,7 +113,7 @@ async fn forget(control: &Control, id: &str) -> Result<(), GvisorError> {
             // It never started there, or the sandbox has just ended.
             error if matches!(error.kind(), Kind::NotFound | Kind::Unavailable) => Ok(()),
             error => {
-                log::warn!("the sandbox of container {id} did not let go of it: {error}");
+                tracing::warn!("the sandbox of container {id} did not let go of it: {error}");
                 Ok(())
             }
         },

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox_core::host::{Command, Host, HostError};
@@ -44,14 +44,13 @@ impl Classified for CallError {
 }
 
 /// The runsc of a handler, for one containerd namespace.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Runsc {
     binary: PathBuf,
     config: Arc<GvisorConfig>,
     root: PathBuf,
     host: Arc<dyn Host>,
-    /// Set for a Pod whose network is not the handler's.
-    network: OnceLock<Network>,
+    network: Network,
     pub(crate) probe: Probe,
 }
 
@@ -75,19 +74,19 @@ impl Runsc {
             return Err(ProbeError::NoKvm);
         }
         let mask = if probe.mistakes_namespaces() { "; hiding /proc/sys/net from it" } else { "" };
-        log::info!("runsc {} at {}{mask}", probe.version, binary.display());
-        Ok(Self { binary, config, root, host, network: OnceLock::new(), probe })
+        tracing::info!("runsc {} at {}{mask}", probe.version, binary.display());
+        let network = config.network;
+        Ok(Self { binary, config, root, host, network, probe })
     }
 
-    /// From the first call on, the sandbox uses the host's network.
-    pub(crate) fn use_host_network(&self) {
-        // A second attempt to make the same sandbox says the same.
-        let _ = self.network.set(Network::Host);
+    /// The same for a sandbox with another network than the handler's.
+    pub(crate) fn with_network(&self, network: Network) -> Self {
+        Self { network, ..self.clone() }
     }
 
     /// Where the sandbox's packets go.
     pub(crate) fn network(&self) -> Network {
-        self.network.get().copied().unwrap_or(self.config.network)
+        self.network
     }
 
     /// runsc's state directory.
@@ -95,7 +94,7 @@ impl Runsc {
         &self.root
     }
 
-    /// How long a killed sandbox may take to end.
+    /// How long a killed sandbox may take to exit.
     pub(crate) fn delete_deadline(&self) -> Duration {
         self.config.timeouts.delete()
     }
@@ -110,7 +109,7 @@ impl Runsc {
             .map_err(|source| CallError::Root { path: self.root.clone(), source })
     }
 
-    /// `create`. A container that makes the sandbox gives its streams here.
+    /// `create`. A container that launches its sandbox passes its streams here.
     pub(crate) async fn create(
         &self,
         id: &str,
@@ -123,7 +122,7 @@ impl Runsc {
         self.call(call, stdio, false).await
     }
 
-    /// `start`, or `restore` from `image`. A container that joins a sandbox gives its streams
+    /// `start`, or `restore` from `image`. A container that joins a sandbox passes its streams
     /// here. `mask` hides `/proc/sys/net` from runsc.
     pub(crate) async fn start(
         &self,
@@ -170,7 +169,7 @@ impl Runsc {
         // A log of its own: runsc appends, and says nothing of which call a line is from.
         let log = call.bundle.join(format!("runsc-{}.log", call.verb));
         let mut command = Command::new(&self.binary)
-            .args(argv::globals(&self.config, self.network(), &self.root, &log))
+            .args(argv::globals(&self.config, self.network, &self.root, &log))
             .args(call.args)
             .mask_proc_sys_net(mask);
         if let Some(fds) = stdio {
@@ -215,7 +214,7 @@ mod tests {
             config: Arc::new(GvisorConfig::default()),
             root: "/run/r".into(),
             host,
-            network: OnceLock::new(),
+            network: Network::Sandbox,
             probe: Probe {
                 version: "x".into(),
                 date: None,
@@ -254,7 +253,7 @@ mod tests {
         let host = Arc::new(FakeHost::new([ends(), ends(), ends()]));
         let runsc = runsc(host.clone());
         runsc.create("c", dir.path(), None, None).await.unwrap();
-        runsc.use_host_network();
+        let runsc = runsc.with_network(Network::Host);
         runsc.create("c", dir.path(), None, None).await.unwrap();
         runsc.start("c", dir.path(), None, None, false).await.unwrap();
         let network =

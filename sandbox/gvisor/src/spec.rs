@@ -1,8 +1,6 @@
 //! What has to change in a container's configuration before runsc reads it. Pure: JSON in, JSON
 //! out, so that fields which this project does not know stay as they were given.
 
-use std::path::PathBuf;
-
 use sandbox_core::request::{CONTAINER_TYPE, SANDBOX_ID};
 use serde_json::{Map, Value};
 
@@ -21,17 +19,6 @@ pub(crate) enum Placement<'a> {
     First { shm_size: Option<u64> },
     /// It joins the sandbox of that id, whose `/dev/shm` came from `shm`.
     Joins { sandbox: &'a str, shm: Option<&'a str> },
-}
-
-/// The network namespace a configuration asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum NetworkNamespace {
-    /// One that exists, by path: a Pod's.
-    Path(PathBuf),
-    /// A new and empty one.
-    New,
-    /// The host's.
-    Host,
 }
 
 /// The configuration that runsc gets. `allow` lists the `dev.gvisor.*` annotations that a Pod may
@@ -64,17 +51,6 @@ pub(crate) fn edit(
 pub(crate) fn shm_source(spec: &Value) -> Option<&str> {
     let mounts = spec.get("mounts")?.as_array()?;
     mounts.iter().find(|m| is_shm(m) && is_bind(m))?.get("source")?.as_str()
-}
-
-/// Which network namespace `spec` asks for.
-pub(crate) fn network_namespace(spec: &Value) -> NetworkNamespace {
-    let listed = spec.pointer("/linux/namespaces").and_then(Value::as_array);
-    let network = listed.and_then(|all| all.iter().find(|n| n["type"] == "network"));
-    match network.map(|n| n.get("path").and_then(Value::as_str)) {
-        Some(Some(path)) if !path.is_empty() => NetworkNamespace::Path(path.into()),
-        Some(_) => NetworkNamespace::New,
-        None => NetworkNamespace::Host,
-    }
 }
 
 fn annotations(spec: &mut Value) -> &mut Map<String, Value> {
@@ -251,15 +227,5 @@ mod tests {
         let out = edit(&bare, "c", Placement::First { shm_size: None }, &[], false);
         assert_eq!(out["annotations"][CONTAINER_TYPE], "sandbox");
         assert_eq!(out["annotations"][SANDBOX_ID], "c");
-    }
-
-    #[test]
-    fn network_namespaces_are_told_apart() {
-        let of = |list: Value| network_namespace(&json!({"linux": {"namespaces": list}}));
-        let path = of(json!([{"type": "pid"}, {"type": "network", "path": "/run/netns/a"}]));
-        assert_eq!(path, NetworkNamespace::Path("/run/netns/a".into()));
-        assert_eq!(of(json!([{"type": "network"}])), NetworkNamespace::New);
-        assert_eq!(of(json!([{"type": "pid"}])), NetworkNamespace::Host);
-        assert_eq!(network_namespace(&json!({})), NetworkNamespace::Host);
     }
 }

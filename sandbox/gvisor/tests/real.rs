@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-//! The backend on the real runsc that `BULKHEAD_RUNSC` names, as root.
+//! The backend on a real runsc, which `BULKHEAD_RUNSC` names, as root.
 
 #[path = "real/bed.rs"]
 mod bed;

@@ -1,16 +1,16 @@
-//! A place to run real sandboxes in, and skipping where that cannot be.
+//! Real sandboxes in a directory of their own.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sandbox_core::bundle::Bundle;
 use sandbox_core::host::RealHost;
-use sandbox_core::mounts::{Mount, MountTable};
 use sandbox_core::{
-    Backend, Container, CreateContainer, ExecProcess, Exit, Id, Process, Role, Sandbox, StdioPaths,
+    Backend, Container, CreateContainer, Created, Ended, ExecProcess, Exit, Id, LaunchSandbox,
+    Launched, Prepared, Process, Result, Sandbox, StdioPaths,
 };
 use sandbox_gvisor::GvisorBackend;
 use sandbox_gvisor::config::{GvisorConfig, Network};
@@ -48,7 +48,8 @@ fn busybox() -> PathBuf {
 impl Bed {
     /// A bed with the runsc that `BULKHEAD_RUNSC` names.
     pub(crate) async fn new() -> Self {
-        let runsc = std::env::var_os("BULKHEAD_RUNSC").expect("BULKHEAD_RUNSC names a runsc");
+        assert!(nix::unistd::geteuid().is_root(), "runsc needs root");
+        let runsc = std::env::var_os("BULKHEAD_RUNSC").expect("BULKHEAD_RUNSC names no runsc");
         let runsc = PathBuf::from(runsc);
         let alone = SERIAL.lock().await;
         let dir = tempfile::tempdir().unwrap();
@@ -68,8 +69,21 @@ impl Bed {
         GvisorBackend::new(self.config.clone(), Id::new("test").unwrap(), self.host.clone())
     }
 
-    pub(crate) async fn sandbox(&self) -> Arc<dyn Sandbox> {
-        self.backend().open().await.unwrap()
+    /// Launches a sandbox with `request`, a workload.
+    pub(crate) async fn launch(
+        &self,
+        request: CreateContainer,
+    ) -> Result<(Arc<dyn Sandbox>, Task)> {
+        let request = LaunchSandbox::with_container(request, false);
+        launched(&self.backend(), request).await
+    }
+
+    /// Launches a Pod's sandbox with `request` as its "pause" container, and starts it.
+    pub(crate) async fn launch_pod(&self, request: CreateContainer) -> (Arc<dyn Sandbox>, Task) {
+        let request = LaunchSandbox::with_container(request, true);
+        let (sandbox, pause) = launched(&self.backend(), request).await.unwrap();
+        pause.start().await;
+        (sandbox, pause)
     }
 
     /// A configuration that runs `args`.
@@ -99,7 +113,7 @@ impl Bed {
     }
 
     /// A container to make of `spec`, with a root file system of its own.
-    pub(crate) fn request(&self, id: &str, role: Role, spec: &Value) -> CreateContainer {
+    pub(crate) fn request(&self, id: &str, spec: &Value) -> CreateContainer {
         let bundle = self.bundle(id);
         let bin = bundle.join("rootfs/bin");
         fs::create_dir_all(&bin).unwrap();
@@ -113,7 +127,6 @@ impl Bed {
         fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
         CreateContainer {
             id: Id::new(id).unwrap(),
-            role,
             bundle: Bundle::load(bundle).unwrap(),
             rootfs: vec![],
             stdio: StdioPaths::default(),
@@ -121,24 +134,14 @@ impl Bed {
         }
     }
 
-    /// A container on its own that runs `script`.
-    pub(crate) fn alone(&self, id: &str, script: &str) -> CreateContainer {
-        self.request(id, Role::Standalone, &self.spec(&["sh", "-c", script]))
+    /// A container that runs `script`.
+    pub(crate) fn script(&self, id: &str, script: &str) -> CreateContainer {
+        self.request(id, &self.spec(&["sh", "-c", script]))
     }
 
     /// A Pod with its "pause" container running.
-    pub(crate) async fn pod(&self) -> (Arc<dyn Sandbox>, Arc<dyn Container>) {
-        let sandbox = self.sandbox().await;
-        let spec = self.spec(&["sleep", "100000"]);
-        let pause = sandbox.create(self.request("pod", Role::Sandbox, &spec)).await.unwrap();
-        pause.init().start().await.unwrap();
-        (sandbox, pause)
-    }
-
-    /// A container of that Pod that runs `script`.
-    pub(crate) fn member(&self, id: &str, script: &str) -> CreateContainer {
-        let role = Role::Member { sandbox: Id::new("pod").unwrap() };
-        self.request(id, role, &self.spec(&["sh", "-c", script]))
+    pub(crate) async fn pod(&self) -> (Arc<dyn Sandbox>, Task) {
+        self.launch_pod(self.request("pod", &self.spec(&["sleep", "100000"]))).await
     }
 
     pub(crate) fn empty_fifo(&self, name: &str) -> String {
@@ -156,14 +159,14 @@ impl Bed {
         (paths, path)
     }
 
-    /// Runs `args` in `container`; how it ended and what it printed.
-    pub(crate) async fn exec(&self, container: &dyn Container, args: &[&str]) -> (Exit, String) {
+    /// Runs `args` in the container of `task`; how it exited and what it printed.
+    pub(crate) async fn exec(&self, task: &Task, args: &[&str]) -> (Exit, String) {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let id = format!("e{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         let (stdio, log) = self.log(&id);
-        let exec = container.exec(self.exec_request(&id, args, stdio)).await.unwrap();
-        exec.start().await.unwrap();
-        let exit = ended(&*exec).await;
+        let exec = task.exec(self.exec_request(&id, args, stdio)).await.unwrap();
+        exec.start(|| {}).await.unwrap();
+        let exit = ended(&exec).await;
         (exit, fs::read_to_string(log).unwrap())
     }
 
@@ -178,17 +181,14 @@ impl Bed {
         let state = self.dir.path().join("r/test");
         let left: Vec<_> = fs::read_dir(&state).into_iter().flatten().flatten().collect();
         assert!(left.is_empty(), "left in runsc's root: {left:?}");
-        let table = MountTable::current().unwrap();
-        let dir = self.dir.path();
-        let ours = |mount: &Mount<'_>| mount.point.starts_with(dir) || mount.root.starts_with(dir);
-        let mounts: Vec<_> = table.iter().filter(ours).collect();
-        assert!(mounts.is_empty(), "left mounted: {mounts:?}");
         let root = self.dir.path().to_str().unwrap().to_owned();
         for process in fs::read_dir("/proc").unwrap().flatten() {
             let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             assert!(!line.contains(&root) || line.contains("real-"), "left running: {line}");
         }
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        assert!(!mounts.contains(&root), "left mounted");
         for bundle in fs::read_dir(self.dir.path()).unwrap().flatten() {
             let store = bundle.path().join("rootfs");
             let names = fs::read_dir(store).into_iter().flatten().flatten();
@@ -199,9 +199,88 @@ impl Bed {
     }
 }
 
+/// A container with its first process followed, as the shim follows it.
+pub(crate) struct Task {
+    pub(crate) container: Arc<dyn Container>,
+    pub(crate) init: Arc<Process>,
+    pub(crate) ended: Arc<Mutex<Option<Ended>>>,
+    sandbox: Arc<dyn Sandbox>,
+}
+
+impl Task {
+    fn of(created: Created, sandbox: &Arc<dyn Sandbox>) -> Self {
+        let ended = Arc::<Mutex<Option<Ended>>>::default();
+        let report = Arc::clone(&ended);
+        let init = follow("the container", created.init, sandbox, move |seen| {
+            *report.lock().unwrap() = Some(seen);
+        });
+        Self { container: created.container, init, ended, sandbox: Arc::clone(sandbox) }
+    }
+
+    pub(crate) async fn start(&self) {
+        self.init.start(|| {}).await.unwrap();
+    }
+
+    pub(crate) async fn exec(&self, request: ExecProcess) -> Result<Arc<Process>> {
+        let prepared = self.container.exec(request).await?;
+        Ok(follow("the exec", prepared, &self.sandbox, |_| {}))
+    }
+
+    /// Deletes the container, whose first process has exited.
+    pub(crate) async fn delete(&self) {
+        self.init.delete().await.unwrap();
+        self.container.delete().await.unwrap();
+    }
+
+    /// Whether its exit was reported with an out-of-memory kill.
+    pub(crate) fn oom_killed(&self) -> bool {
+        self.ended.lock().unwrap().unwrap().oom_killed
+    }
+}
+
+fn follow(
+    name: &str,
+    prepared: Box<dyn Prepared>,
+    sandbox: &Arc<dyn Sandbox>,
+    report: impl FnOnce(Ended) + Send + 'static,
+) -> Arc<Process> {
+    let sandbox = Arc::clone(sandbox);
+    let exited = async move { sandbox.exited().await };
+    Process::follow(name.to_owned(), prepared, exited, async move |ended| report(ended))
+}
+
+async fn launched(
+    backend: &GvisorBackend,
+    request: LaunchSandbox,
+) -> Result<(Arc<dyn Sandbox>, Task)> {
+    let Launched { sandbox, first } = backend.launch(request).await?;
+    let task = Task::of(first.unwrap(), &sandbox);
+    Ok((sandbox, task))
+}
+
+/// Adds a container to the sandbox.
+pub(crate) async fn join(sandbox: &Arc<dyn Sandbox>, request: CreateContainer) -> Result<Task> {
+    Ok(Task::of(sandbox.create(request).await?, sandbox))
+}
+
+/// Adds a container to the sandbox and starts it.
+pub(crate) async fn running(sandbox: &Arc<dyn Sandbox>, request: CreateContainer) -> Task {
+    let task = join(sandbox, request).await.unwrap();
+    task.start().await;
+    task
+}
+
+/// Stops the sandbox, and deletes its containers.
+pub(crate) async fn stop<const N: usize>(sandbox: &Arc<dyn Sandbox>, tasks: [&Task; N]) {
+    sandbox.stop().await.unwrap();
+    for task in tasks {
+        task.delete().await;
+    }
+}
+
 /// Waits for a process with a bound.
-pub(crate) async fn ended(process: &dyn Process) -> Exit {
-    tokio::time::timeout(SOON, process.wait()).await.expect("the process does not end")
+pub(crate) async fn ended(process: &Process) -> Exit {
+    tokio::time::timeout(SOON, process.exited()).await.expect("the process does not exit")
 }
 
 /// Waits until `done` with a bound.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sandbox_core::contract::{self, Subject};
-use sandbox_core::{Backend, CreateContainer, ExecProcess, Role, StdioPaths};
+use sandbox_core::{Backend, CreateContainer, ExecProcess, StdioPaths};
 
 use crate::bed::Bed;
 
-/// Ends with the status that it reads.
+/// Exits with the status that it reads.
 const SCRIPT: &str = "read status; exit $status";
 
 struct Gvisor(Bed);
@@ -30,8 +30,8 @@ impl Subject for Gvisor {
         Arc::new(self.0.backend())
     }
 
-    fn container(&self, id: &str, role: Role) -> CreateContainer {
-        let mut request = self.0.request(id, role, &self.0.spec(&["sh", "-c", SCRIPT]));
+    fn container(&self, id: &str) -> CreateContainer {
+        let mut request = self.0.request(id, &self.0.spec(&["sh", "-c", SCRIPT]));
         request.stdio = self.stdio(&format!("{id}.in"));
         request
     }

@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use sandbox_core::host::ProcessRef;
-use sandbox_core::{Backend, Kind, StdioPaths};
+use sandbox_core::{Backend, Id, Kind, StdioPaths};
 
-use crate::bed::{Bed, ended};
+use crate::bed::{Bed, ended, join, running};
 
 /// Processes whose command line holds every one of `words`.
 fn processes(words: &[&str]) -> Vec<u32> {
@@ -37,10 +37,9 @@ async fn a_create_that_hangs_is_cut_and_leaves_nothing() {
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
     bed.config.runsc = wrapper;
     bed.config.timeouts.create = 3;
-    let sandbox = bed.sandbox().await;
-    let error = sandbox.create(bed.alone("c", "sleep 1000")).await.unwrap_err();
+    let error = bed.launch(bed.script("c", "sleep 1000")).await.err().unwrap();
     assert_eq!(error.kind(), Kind::DeadlineExceeded, "{error}");
-    assert!(error.to_string().contains("runsc create did not exit within 3 s"), "{error}");
+    assert!(error.to_string().contains("runsc create did not end within 3 s"), "{error}");
     bed.assert_clean();
 }
 
@@ -49,22 +48,21 @@ async fn a_create_that_hangs_is_cut_and_leaves_nothing() {
 async fn a_sandbox_that_dies_takes_all_along() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
-    let member = sandbox.create(bed.member("m", "sleep 1000")).await.unwrap();
-    member.init().start().await.unwrap();
-    let waiting = sandbox.create(bed.member("w", "sleep 1000")).await.unwrap();
+    let member = running(&sandbox, bed.script("m", "sleep 1000")).await;
+    let waiting = join(&sandbox, bed.script("w", "sleep 1000")).await.unwrap();
     let request = bed.exec_request("x", &["sleep", "1000"], StdioPaths::default());
     let exec = member.exec(request).await.unwrap();
-    exec.start().await.unwrap();
-    ProcessRef::of(pause.init().pid()).unwrap().kill();
+    exec.start(|| {}).await.unwrap();
+    ProcessRef::of(pause.container.pid()).unwrap().kill();
     assert_eq!(sandbox.exited().await.status, 137);
-    for process in [pause.init(), member.init(), waiting.init(), exec] {
-        assert_eq!(ended(&*process).await.status, 137);
+    for process in [&pause.init, &member.init, &waiting.init, &exec] {
+        assert_eq!(ended(process).await.status, 137);
     }
-    let late = sandbox.create(bed.member("n", "true")).await.unwrap_err();
+    let late = join(&sandbox, bed.script("n", "true")).await.err().unwrap();
     assert_eq!(late.kind(), Kind::FailedPrecondition, "{late}");
-    assert_ne!(member.stats().await.unwrap_err().kind(), Kind::Internal);
-    for container in [pause, member, waiting] {
-        container.delete().await.unwrap();
+    assert_ne!(member.container.stats().await.unwrap_err().kind(), Kind::Internal);
+    for task in [pause, member, waiting] {
+        task.delete().await;
     }
     bed.assert_clean();
 }
@@ -74,8 +72,7 @@ async fn a_sandbox_that_dies_takes_all_along() {
 async fn everything_can_be_killed_under_a_strangers_hands() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
-    let member = sandbox.create(bed.member("m", "sleep 1000")).await.unwrap();
-    member.init().start().await.unwrap();
+    let member = running(&sandbox, bed.script("m", "sleep 1000")).await;
     let root = bed.config.root.display().to_string();
     let everything = processes(&[&root]);
     assert!(everything.len() >= 2, "{everything:?}");
@@ -84,14 +81,14 @@ async fn everything_can_be_killed_under_a_strangers_hands() {
             mark.kill();
         }
     }
-    ended(&*member.init()).await;
-    ended(&*pause.init()).await;
+    ended(&member.init).await;
+    ended(&pause.init).await;
     // runsc's own state is gone as well.
     for file in fs::read_dir(bed.config.root.join("test")).unwrap().flatten() {
         fs::remove_file(file.path()).unwrap();
     }
     for id in ["m", "pod", "m", "pod"] {
-        let name = sandbox_core::Id::new(id).unwrap();
+        let name = Id::new(id).unwrap();
         bed.backend().purge(&name, &bed.bundle(id)).await.unwrap();
     }
     bed.assert_clean();
@@ -102,15 +99,15 @@ async fn everything_can_be_killed_under_a_strangers_hands() {
 async fn a_missing_runsc_is_named() {
     let mut bed = Bed::new().await;
     bed.config.runsc = "/nonexistent/runsc".into();
-    let error = bed.backend().open().await.unwrap_err();
+    let error = bed.launch(bed.script("c", "true")).await.err().unwrap();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.to_string().contains("/nonexistent/runsc cannot be used"), "{error}");
     bed.config.runsc = "/bin/false".into();
-    let error = bed.backend().open().await.unwrap_err();
+    let error = bed.launch(bed.script("c", "true")).await.err().unwrap();
     assert!(error.to_string().contains("/bin/false does not answer as runsc does"), "{error}");
     bed.config.runsc = Path::new("/bin/true").into();
     bed.config.flags = [("typo".to_owned(), "1".to_owned())].into();
-    let purged = bed.backend().purge(&sandbox_core::Id::new("c").unwrap(), bed.dir.path()).await;
+    let purged = bed.backend().purge(&Id::new("c").unwrap(), bed.dir.path()).await;
     purged.unwrap();
 }
 
@@ -119,7 +116,7 @@ async fn a_missing_runsc_is_named() {
 async fn a_flag_that_this_build_lacks_is_named() {
     let mut bed = Bed::new().await;
     bed.config.flags = [("no-such-flag".to_owned(), "1".to_owned())].into();
-    let error = bed.backend().open().await.unwrap_err();
+    let error = bed.launch(bed.script("c", "true")).await.err().unwrap();
     assert_eq!(error.kind(), Kind::InvalidArgument);
     assert!(error.to_string().contains("does not know --no-such-flag"), "{error}");
 }
@@ -129,10 +126,9 @@ async fn a_flag_that_this_build_lacks_is_named() {
 async fn a_flood_of_output_arrives_whole() {
     let bed = Bed::new().await;
     const SIZE: usize = 100 << 20;
-    let sandbox = bed.sandbox().await;
     let fifo = bed.empty_fifo("out");
     let script = format!("dd if=/dev/zero bs=64k count={} 2>/dev/null", SIZE >> 16);
-    let mut request = bed.alone("c", &script);
+    let mut request = bed.script("c", &script);
     request.stdio.stdout = Some(fifo.clone());
     let reader = std::thread::spawn(move || {
         let mut file = fs::File::open(fifo).unwrap();
@@ -144,13 +140,13 @@ async fn a_flood_of_output_arrives_whole() {
             }
         }
     });
-    let container = sandbox.create(request).await.unwrap();
+    let (sandbox, task) = bed.launch(request).await.unwrap();
     let begun = std::time::Instant::now();
-    container.init().start().await.unwrap();
-    assert_eq!(ended(&*container.init()).await.status, 0);
+    task.start().await;
+    assert_eq!(ended(&task.init).await.status, 0);
     let rate = SIZE as f64 / 1e6 / begun.elapsed().as_secs_f64();
-    container.delete().await.unwrap();
-    drop(container);
+    task.delete().await;
+    drop((sandbox, task));
     assert_eq!(reader.join().unwrap(), SIZE);
     eprintln!("{rate:.0} MB/s, start and end of the process included");
     bed.assert_clean();

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use sandbox_core::host::{Command, Host};
-use sandbox_core::{Kind, Role};
+use sandbox_core::{Backend, Id, Kind};
 use sandbox_gvisor::config::Network;
 use serde_json::json;
 
@@ -62,19 +62,17 @@ impl<'a> Wire<'a> {
 }
 
 #[tokio::test]
-#[ignore = "needs netns, env:BULKHEAD_RUNSC"]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn addresses_work_inside_and_come_back() {
     let mut bed = Bed::new().await;
     bed.config.network = Network::Sandbox;
     let wire = Wire::lay(&bed).await;
     let before = wire.inside().await;
     assert!(before.0.contains("198.51.100.2/30") && before.1.contains("default via"));
-    let sandbox = bed.sandbox().await;
     let mut spec = bed.spec(&["sleep", "100000"]);
     let network = json!({"type": "network", "path": wire.path()});
     spec["linux"]["namespaces"].as_array_mut().unwrap()[4] = network;
-    let pause = sandbox.create(bed.request("pod", Role::Sandbox, &spec)).await.unwrap();
-    pause.init().start().await.unwrap();
+    let (_sandbox, pause) = bed.launch_pod(bed.request("pod", &spec)).await;
     assert_eq!(wire.inside().await.0, "", "runsc has taken the address");
 
     let listener = TcpListener::bind("198.51.100.1:0").unwrap();
@@ -86,27 +84,25 @@ async fn addresses_work_inside_and_come_back() {
     });
     let script = format!("echo through | busybox nc -w 5 198.51.100.1 {port}");
     let args = ["sh", "-c", &script];
-    let call = bed.exec(&*pause, &args);
+    let call = bed.exec(&pause, &args);
     let (exit, text) = tokio::time::timeout(Duration::from_secs(30), call).await.unwrap();
     assert_eq!(exit.status, 0, "{text}");
     assert_eq!(heard.join().unwrap(), "through\n");
-    let stats = pause.stats().await.unwrap();
+    let stats = pause.container.stats().await.unwrap();
     let eth0 = stats.network.iter().find(|i| i.name == "eth0").unwrap();
     assert!(eth0.tx_bytes > 0 && eth0.rx_bytes > 0);
 
-    pause.init().signal(9, false).await.unwrap();
-    ended(&*pause.init()).await;
-    assert_eq!(wire.inside().await, before, "as it was, before anybody hears of the end");
-    pause.delete().await.unwrap();
+    pause.init.kill(9, false).await.unwrap();
+    ended(&pause.init).await;
+    assert_eq!(wire.inside().await, before, "as it was, before the exit is reported");
+    pause.delete().await;
 
-    // And once more by a stranger, who has only the bundle.
-    let sandbox = bed.sandbox().await;
-    let pause = sandbox.create(bed.request("pod", Role::Sandbox, &spec)).await.unwrap();
-    pause.init().start().await.unwrap();
-    let id = sandbox_core::Id::new("pod").unwrap();
-    sandbox_core::Backend::purge(&bed.backend(), &id, &bed.bundle("pod")).await.unwrap();
+    // And once more by another process, which has only the bundle.
+    let (_sandbox, pause) = bed.launch_pod(bed.request("pod", &spec)).await;
+    let id = Id::new("pod").unwrap();
+    bed.backend().purge(&id, &bed.bundle("pod")).await.unwrap();
     assert_eq!(wire.inside().await, before);
-    ended(&*pause.init()).await;
+    ended(&pause.init).await;
     wire.cut().await;
     bed.assert_clean();
 }
@@ -116,10 +112,9 @@ async fn addresses_work_inside_and_come_back() {
 async fn the_hosts_network_is_refused() {
     let mut bed = Bed::new().await;
     bed.config.network = Network::Sandbox;
-    let sandbox = bed.sandbox().await;
     let mut spec = bed.spec(&["true"]);
     spec["linux"]["namespaces"].as_array_mut().unwrap().truncate(4);
-    let error = sandbox.create(bed.request("c", Role::Standalone, &spec)).await.unwrap_err();
+    let error = bed.launch(bed.request("c", &spec)).await.err().unwrap();
     assert_eq!(error.kind(), Kind::InvalidArgument);
     assert!(error.to_string().contains("allow_host_network = true"), "{error}");
     bed.assert_clean();
@@ -130,10 +125,9 @@ async fn the_hosts_network_is_refused() {
 async fn a_new_namespace_of_its_own_works() {
     let mut bed = Bed::new().await;
     bed.config.network = Network::Sandbox;
-    let sandbox = bed.sandbox().await;
-    let container = sandbox.create(bed.alone("c", "exit 6")).await.unwrap();
-    container.init().start().await.unwrap();
-    assert_eq!(ended(&*container.init()).await.status, 6);
-    container.delete().await.unwrap();
+    let (_sandbox, task) = bed.launch(bed.script("c", "exit 6")).await.unwrap();
+    task.start().await;
+    assert_eq!(ended(&task.init).await.status, 6);
+    task.delete().await;
     bed.assert_clean();
 }

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sandbox_core::cgroup::Cgroup;
-use sandbox_core::{Kind, Role, RootfsMount};
+use sandbox_core::{Kind, RootfsMount};
 use serde_json::json;
 
-use crate::bed::{Bed, ended, until};
+use crate::bed::{Bed, ended, running, stop, until};
 
 #[tokio::test]
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
@@ -26,44 +26,38 @@ async fn containers_of_a_pod_share_volumes_and_shared_memory() {
         mounts.push(bind("/data", &volume));
         spec
     };
-    let sandbox = bed.sandbox().await;
     let spec = with_mounts(&["sleep", "100000"]);
-    let pause = sandbox.create(bed.request("pod", Role::Sandbox, &spec)).await.unwrap();
-    pause.init().start().await.unwrap();
+    let (sandbox, pause) = bed.launch_pod(bed.request("pod", &spec)).await;
     let mut members = Vec::new();
     for id in ["a", "b"] {
-        let role = Role::Member { sandbox: sandbox_core::Id::new("pod").unwrap() };
-        let request = bed.request(id, role, &with_mounts(&["sleep", "100000"]));
-        let member = sandbox.create(request).await.unwrap();
-        member.init().start().await.unwrap();
-        members.push(member);
+        let request = bed.request(id, &with_mounts(&["sleep", "100000"]));
+        members.push(running(&sandbox, request).await);
     }
     for place in ["/dev/shm", "/data"] {
         for (from, to) in [(0, 1), (1, 0)] {
             let write = format!("echo {from} >> {place}/f");
-            assert_eq!(bed.exec(&*members[from], &["sh", "-c", &write]).await.0.status, 0);
+            assert_eq!(bed.exec(&members[from], &["sh", "-c", &write]).await.0.status, 0);
             let read = format!("cat {place}/f");
-            let (_, text) = bed.exec(&*members[to], &["sh", "-c", &read]).await;
+            let (_, text) = bed.exec(&members[to], &["sh", "-c", &read]).await;
             assert!(text.ends_with(&format!("{from}\n")), "{place}: {text:?}");
         }
     }
     assert_eq!(fs::read_to_string(volume.join("f")).unwrap(), "0\n1\n", "volumes are the host's");
     fs::write(volume.join("host"), "from the host").unwrap();
-    let (_, text) = bed.exec(&*members[0], &["cat", "/data/host"]).await;
+    let (_, text) = bed.exec(&members[0], &["cat", "/data/host"]).await;
     assert_eq!(text, "from the host");
     assert_eq!(fs::read_dir(&shm).unwrap().count(), 0, "shared memory is the sandbox's");
-    let (_, text) = bed.exec(&*members[0], &["sh", "-c", "grep /dev/shm /proc/mounts"]).await;
+    let (_, text) = bed.exec(&members[0], &["sh", "-c", "grep /dev/shm /proc/mounts"]).await;
     assert!(text.contains("tmpfs"), "{text}");
-    sandbox.stop().await.unwrap();
+    stop(&sandbox, [&pause, &members[0], &members[1]]).await;
     bed.assert_clean();
 }
 
 #[tokio::test]
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
-async fn the_root_file_system_is_mounted_and_taken_down() {
+async fn the_root_file_system_is_mounted_and_unmounted() {
     let bed = Bed::new().await;
-    let sandbox = bed.sandbox().await;
-    let mut request = bed.alone("c", "echo x > /tmp/written; exit 4");
+    let mut request = bed.script("c", "echo x > /tmp/written; exit 4");
     let image = bed.dir.path().join("image");
     fs::rename(bed.bundle("c").join("rootfs"), &image).unwrap();
     request.rootfs = vec![RootfsMount {
@@ -71,10 +65,10 @@ async fn the_root_file_system_is_mounted_and_taken_down() {
         source: image.to_str().unwrap().into(),
         options: vec!["rbind".into(), "rw".into()],
     }];
-    let container = sandbox.create(request).await.unwrap();
-    container.init().start().await.unwrap();
-    assert_eq!(ended(&*container.init()).await.status, 4);
-    container.delete().await.unwrap();
+    let (_sandbox, task) = bed.launch(request).await.unwrap();
+    task.start().await;
+    assert_eq!(ended(&task.init).await.status, 4);
+    task.delete().await;
     assert_eq!(fs::read_dir(bed.bundle("c").join("rootfs")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(image.join("tmp")).unwrap().count(), 0, "writes went to the overlay");
     bed.assert_clean();
@@ -86,46 +80,43 @@ async fn a_checkpoint_goes_on_where_it_was() {
     let bed = Bed::new().await;
     let image = bed.dir.path().join("image");
     let script = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.05; done";
-    let sandbox = bed.sandbox().await;
-    let mut request = bed.alone("c", script);
+    let mut request = bed.script("c", script);
     let (stdio, log) = bed.log("log");
     request.stdio = stdio;
-    let container = sandbox.create(request).await.unwrap();
-    container.init().start().await.unwrap();
+    let (sandbox, task) = bed.launch(request).await.unwrap();
+    task.start().await;
     let last = |log: &PathBuf| {
         let text = fs::read_to_string(log).unwrap_or_default();
         text.lines().last().and_then(|line| line.parse::<u32>().ok()).unwrap_or(0)
     };
     until("ticks", || last(&log) >= 3).await;
-    container.checkpoint(image.clone(), false).await.unwrap();
+    task.container.checkpoint(image.clone(), false).await.unwrap();
     let saved = last(&log);
     until("more ticks", || last(&log) > saved + 2).await;
-    sandbox.stop().await.unwrap();
+    stop(&sandbox, [&task]).await;
 
-    let sandbox = bed.sandbox().await;
-    let mut request = bed.alone("d", script);
+    let mut request = bed.script("d", script);
     let (stdio, log) = bed.log("log2");
     request.stdio = stdio;
     request.checkpoint = Some(image);
-    let container = sandbox.create(request).await.unwrap();
-    container.init().start().await.unwrap();
+    let (sandbox, task) = bed.launch(request).await.unwrap();
+    task.start().await;
     until("ticks after restore", || last(&log) > 0).await;
     let first = fs::read_to_string(&log).unwrap();
     let first: u32 = first.lines().next().unwrap().parse().unwrap();
     assert!(first >= saved && first > 1, "starts at {first}, saved at {saved}");
-    assert_eq!(bed.exec(&*container, &["true"]).await.0.status, 0);
-    sandbox.stop().await.unwrap();
+    assert_eq!(bed.exec(&task, &["true"]).await.0.status, 0);
+    stop(&sandbox, [&task]).await;
 
-    let (sandbox, _pause) = bed.pod().await;
-    let member = sandbox.create(bed.member("m", "sleep 1000")).await.unwrap();
-    member.init().start().await.unwrap();
-    let error = member.checkpoint(bed.dir.path().join("other"), true).await.unwrap_err();
+    let (sandbox, pause) = bed.pod().await;
+    let member = running(&sandbox, bed.script("m", "sleep 1000")).await;
+    let error = member.container.checkpoint(bed.dir.path().join("other"), true).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unimplemented, "{error}");
-    sandbox.stop().await.unwrap();
+    stop(&sandbox, [&pause, &member]).await;
     bed.assert_clean();
 }
 
-/// Puts this process into a cgroup of its own, and back.
+/// Moves this process into a cgroup of its own, and back.
 struct Group {
     own: Cgroup,
     home: Vec<PathBuf>,
@@ -158,18 +149,13 @@ impl Group {
 async fn usage_is_split_and_limits_are_summed() {
     let bed = Bed::new().await;
     let (path, group) = Group::enter();
-    let sandbox = bed.sandbox().await;
     let mut spec = bed.spec(&["sleep", "100000"]);
     spec["linux"]["cgroupsPath"] = json!(path);
-    let pause = sandbox.create(bed.request("pod", Role::Sandbox, &spec)).await.unwrap();
-    pause.init().start().await.unwrap();
+    let (sandbox, pause) = bed.launch_pod(bed.request("pod", &spec)).await;
     let member = async |id: &str, script: &str, limit: i64| {
         let mut spec = bed.spec(&["sh", "-c", script]);
         spec["linux"]["resources"] = json!({"memory": {"limit": limit}});
-        let role = Role::Member { sandbox: sandbox_core::Id::new("pod").unwrap() };
-        let member = sandbox.create(bed.request(id, role, &spec)).await.unwrap();
-        member.init().start().await.unwrap();
-        member
+        running(&sandbox, bed.request(id, &spec)).await
     };
     let busy = member("busy", "while :; do :; done", 64 << 20).await;
     let idle = member("idle", "sleep 100000", 32 << 20).await;
@@ -179,48 +165,44 @@ async fn usage_is_split_and_limits_are_summed() {
         (mib << 20) + bed.config.memory_overhead..((mib + 16) << 20) + bed.config.memory_overhead
     };
     assert!(around(96).contains(&limit()), "{}", limit());
-    let (busy_now, idle_now, rest) =
-        (busy.stats().await.unwrap(), idle.stats().await.unwrap(), pause.stats().await.unwrap());
+    let busy_now = busy.container.stats().await.unwrap();
+    let idle_now = idle.container.stats().await.unwrap();
+    let rest = pause.container.stats().await.unwrap();
     assert_eq!(busy_now.memory_limit, Some(64 << 20));
     let cpu = |stats: &sandbox_core::Stats| stats.cpu_total_ns.unwrap();
     assert!(cpu(&busy_now) > 1_000_000_000, "{busy_now:?}");
     assert!(cpu(&busy_now) > 10 * cpu(&idle_now), "{busy_now:?} {idle_now:?}");
     assert!(idle_now.memory_usage.unwrap() > 0 && rest.memory_usage.unwrap() > 0);
     assert_eq!(busy_now.pids, Some(1));
-    let again = busy.stats().await.unwrap();
+    let again = busy.container.stats().await.unwrap();
     assert!(cpu(&again) >= cpu(&busy_now));
 
     let update = serde_json::from_value(json!({"memory": {"limit": 128 << 20}})).unwrap();
-    busy.update(&update).await.unwrap();
+    busy.container.update(&update).await.unwrap();
     assert!(around(160).contains(&limit()), "{}", limit());
-    assert_eq!(busy.stats().await.unwrap().memory_limit, Some(128 << 20));
-    sandbox.stop().await.unwrap();
+    assert_eq!(busy.container.stats().await.unwrap().memory_limit, Some(128 << 20));
+    stop(&sandbox, [&pause, &busy, &idle]).await;
     group.leave().await;
     bed.assert_clean();
 }
 
 #[tokio::test]
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
-async fn running_out_of_memory_is_told() {
+async fn running_out_of_memory_is_reported() {
     let bed = Bed::new().await;
     let (path, group) = Group::enter();
-    let sandbox = bed.sandbox().await;
     let mut spec = bed.spec(&["sleep", "100000"]);
     spec["linux"]["cgroupsPath"] = json!(path);
     // As the kubelet does; the group holds this test's own process too.
     spec["process"]["oomScoreAdj"] = json!(900);
-    let pause = sandbox.create(bed.request("pod", Role::Sandbox, &spec)).await.unwrap();
-    pause.init().start().await.unwrap();
+    let (sandbox, pause) = bed.launch_pod(bed.request("pod", &spec)).await;
     let mut spec = bed.spec(&["sh", "-c", "sleep 1; dd if=/dev/zero of=/dev/null bs=200M"]);
     spec["linux"]["resources"] = json!({"memory": {"limit": 15 << 20}});
     spec["process"]["oomScoreAdj"] = json!(900);
-    let role = Role::Member { sandbox: sandbox_core::Id::new("pod").unwrap() };
-    let member = sandbox.create(bed.request("m", role, &spec)).await.unwrap();
-    assert!(!member.oom_killed().await);
-    member.init().start().await.unwrap();
-    assert_eq!(ended(&*member.init()).await.status, 137);
-    assert!(member.oom_killed().await);
-    sandbox.stop().await.unwrap();
+    let member = running(&sandbox, bed.request("m", &spec)).await;
+    assert_eq!(ended(&member.init).await.status, 137);
+    assert!(member.oom_killed());
+    stop(&sandbox, [&pause, &member]).await;
     group.leave().await;
     bed.assert_clean();
 }

@@ -1,0 +1,204 @@
+//! A process that was started in a sandbox: a container's first one or an exec.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sandbox_core::exit::ExitCell;
+use sandbox_core::stdio::Streams;
+use sandbox_core::{Ended, Error, Exit, Kind, Result, Running, TerminalSize};
+use tokio::task::JoinHandle;
+
+use crate::control::{Control, Target};
+use crate::error::GvisorError;
+use crate::execs::Entry;
+use crate::pod::Pod;
+use crate::urpc::UrpcError;
+
+/// How long to wait before a running sandbox that broke off a wait is asked again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Which process of its container it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The first process of the container that the sandbox was launched with: it exits with the
+    /// sandbox's process.
+    Root,
+    /// The first process of another container.
+    Init,
+    /// An exec, by the sandbox's process id.
+    Exec(i32),
+}
+
+/// A started process.
+#[derive(Debug)]
+pub(crate) struct StartedProcess {
+    pod: Arc<Pod>,
+    container: String,
+    part: Part,
+    streams: Arc<Streams>,
+    exit: ExitCell,
+    following: JoinHandle<()>,
+}
+
+impl Drop for StartedProcess {
+    fn drop(&mut self) {
+        self.following.abort();
+    }
+}
+
+impl StartedProcess {
+    /// Follows a process of `container` that was just started. An exec's `entry` is removed when
+    /// it exits.
+    pub(crate) fn follow(
+        pod: Arc<Pod>,
+        container: String,
+        part: Part,
+        streams: Arc<Streams>,
+        entry: Option<Entry>,
+    ) -> Arc<Self> {
+        if part != Part::Root {
+            // The sandbox itself delivers what is typed at its first container's terminal.
+            forward_typed(&streams, &pod.control, &container, part);
+        }
+        let exit = ExitCell::new();
+        let following = tokio::spawn({
+            let pod = Arc::clone(&pod);
+            let container = container.clone();
+            let streams = Arc::clone(&streams);
+            let exit = exit.clone();
+            async move {
+                let seen = exited(&pod, &container, part).await;
+                drop(entry);
+                streams.finish().await;
+                exit.set(seen);
+            }
+        });
+        Arc::new(Self { pod, container, part, streams, exit, following })
+    }
+
+    fn finished(&self) -> GvisorError {
+        let what = match self.part {
+            Part::Root | Part::Init => format!("container {}", self.container),
+            Part::Exec(pid) => format!("process {pid} of container {}", self.container),
+        };
+        GvisorError::Finished { what }
+    }
+}
+
+#[async_trait]
+impl Running for StartedProcess {
+    async fn signal(&self, signal: i32, all: bool) -> Result<()> {
+        if self.exit.get().is_some() || !self.pod.process.alive() {
+            return Err(self.finished().into());
+        }
+        let target = match self.part {
+            Part::Root if signal == libc::SIGKILL => {
+                // The whole sandbox goes with it; the host's kernel needs no answer from inside.
+                self.pod.process.kill();
+                return Ok(());
+            }
+            Part::Exec(pid) => Target::Process(pid),
+            Part::Root | Part::Init if all => Target::All,
+            Part::Root | Part::Init => Target::Init,
+        };
+        match self.pod.control.signal(&self.container, signal, target).await {
+            Ok(()) => Ok(()),
+            // The sandbox exited before it answered.
+            Err(_) if !self.pod.process.alive() => Err(self.finished().into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn wait(&self) -> Ended {
+        let exit = self.exit.wait().await;
+        Ended { exit, oom_killed: self.pod.group.oom_killed() }
+    }
+
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        self.streams.resize(size.width, size.height).map_err(GvisorError::from)?;
+        // The host's kernel does not know the terminal's foreground processes.
+        let target = foreground(self.part);
+        if let Err(error) = self.pod.control.signal(&self.container, libc::SIGWINCH, target).await {
+            tracing::debug!(container = %self.container, "SIGWINCH: {}", Error::from(error));
+        }
+        Ok(())
+    }
+
+    async fn close_stdin(&self) -> Result<()> {
+        self.streams.close_stdin();
+        Ok(())
+    }
+}
+
+/// The foreground process group of the process's terminal.
+fn foreground(part: Part) -> Target {
+    match part {
+        Part::Root | Part::Init => Target::Foreground(0),
+        Part::Exec(pid) => Target::Foreground(pid),
+    }
+}
+
+/// Delivers what is typed at a terminal whose foreground processes the host's kernel does not
+/// see. Stops with the terminal.
+fn forward_typed(streams: &Streams, control: &Control, container: &str, part: Part) {
+    let Some(mut typed) = streams.typed_signals() else { return };
+    let control = control.clone();
+    let container = container.to_owned();
+    tokio::spawn(async move {
+        while let Some(signal) = typed.recv().await {
+            if let Err(error) = control.signal(&container, signal, foreground(part)).await {
+                tracing::debug!(%container, "typed signal {signal}: {}", Error::from(error));
+            }
+        }
+    });
+}
+
+/// Waits for the exit of a process: the sandbox's own for the root container's first one, what
+/// the sandbox answers for another. All are killed with the sandbox.
+async fn exited(pod: &Pod, container: &str, part: Part) -> Exit {
+    let control = &pod.control;
+    let answer = async {
+        match part {
+            Part::Root => std::future::pending().await,
+            Part::Init => answered(|| control.wait(container.to_owned())).await,
+            Part::Exec(pid) => answered(|| control.wait_pid(container.to_owned(), pid)).await,
+        }
+    };
+    tokio::select! {
+        biased;
+        exit = answer => exit,
+        sandbox = pod.exit.wait() => match part {
+            Part::Root => sandbox,
+            Part::Init | Part::Exec(_) => Exit::now(Exit::KILLED),
+        },
+    }
+}
+
+/// Waits with `ask` until a running sandbox answers. One that has exited never does: the caller
+/// watches it.
+async fn answered<A, W, F>(ask: A) -> Exit
+where
+    A: Fn() -> F,
+    F: Future<Output = Result<W, UrpcError>>,
+    W: Future<Output = Result<i32, UrpcError>>,
+{
+    loop {
+        let answer = match ask().await {
+            Ok(wait) => wait.await,
+            Err(error) => Err(error),
+        };
+        match answer {
+            Ok(word) => return Exit::from_wait_status(word),
+            Err(error) => {
+                let error = Error::from(error);
+                if error.kind() == Kind::NotFound {
+                    // The sandbox does not know it any more: it was destroyed with its container.
+                    return Exit::now(Exit::KILLED);
+                }
+                tracing::debug!("waiting in the sandbox: {error}");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! What the containers of one sandbox are made with.
+
+use std::sync::Arc;
+
+use sandbox_core::Id;
+use sandbox_core::host::Host;
+
+use crate::config::GvisorConfig;
+use crate::runsc::Runsc;
+
+/// A handler's settings in one containerd namespace, with the runsc for one sandbox.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    pub(crate) config: Arc<GvisorConfig>,
+    /// containerd's namespace.
+    pub(crate) namespace: Id,
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) runsc: Runsc,
+}
