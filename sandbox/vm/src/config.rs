@@ -6,18 +6,7 @@ use std::time::Duration;
 use sandbox_core::settings::{Fault, Faults};
 use serde::{Deserialize, Serialize};
 
-/// Which virtual machine monitor runs the Pods.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Hypervisor {
-    /// cloud-hypervisor where it is installed and KVM runs a guest, else QEMU.
-    #[default]
-    Auto,
-    /// cloud-hypervisor; needs KVM.
-    CloudHypervisor,
-    /// QEMU, with KVM or, where allowed, emulated.
-    Qemu,
-}
+use crate::driver::Hypervisor;
 
 /// How long each kind of step may take, in seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,15 +2,20 @@
 //! answered by `OK <n>\n` (cloud-hypervisor's `docs/vsock.md`; vhost-device-vsock speaks the same).
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent_api::ACCEPTED;
+use agent_api::{ACCEPTED, FORWARD_PORT};
+use async_trait::async_trait;
 use sandbox_core::{Classified, Kind};
+use sandbox_netns::{Dial, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::socket;
+use crate::driver::connect_nofollow;
+
+/// How long a guest may take to accept a forwarded connection.
+const FORWARD_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The longest answer to `CONNECT`.
 const ANSWER_MAX: usize = 32;
@@ -52,6 +57,25 @@ pub(crate) async fn dial(
     }
 }
 
+/// The ports of a guest's loopback, behind the VM's hybrid vsock.
+#[derive(Debug)]
+pub(crate) struct GuestPorts(PathBuf);
+
+impl GuestPorts {
+    /// Those of the guest behind the socket `vsock`.
+    pub(crate) fn new(vsock: &Path) -> Self {
+        Self(vsock.to_owned())
+    }
+}
+
+#[async_trait]
+impl Dial for GuestPorts {
+    async fn dial(&self, port: u16) -> io::Result<Box<dyn Stream>> {
+        let dialled = dial(&self.0, FORWARD_PORT, &port.to_string(), FORWARD_DEADLINE).await;
+        Ok(Box::new(dialled.map_err(io::Error::other)?))
+    }
+}
+
 async fn handshake(vsock: &Path, port: u32, header: &str) -> Result<UnixStream, DialError> {
     let failed = |source| match io::Error::kind(&source) {
         io::ErrorKind::UnexpectedEof
@@ -59,7 +83,7 @@ async fn handshake(vsock: &Path, port: u32, header: &str) -> Result<UnixStream, 
         | io::ErrorKind::ConnectionReset => DialError::Closed(port),
         _ => DialError::Io { port, source },
     };
-    let mut stream = socket::connect(vsock).await.map_err(failed)?;
+    let mut stream = connect_nofollow(vsock).await.map_err(failed)?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(failed)?;
     // Byte by byte: what follows the line belongs to the stream.
     let mut answer = Vec::with_capacity(ANSWER_MAX);
@@ -118,6 +142,36 @@ mod tests {
         assert!(matches!(error(outcome(b"NO\n").await), DialError::Closed(1025)));
         assert!(matches!(error(outcome(b"OK 1\n\x01").await), DialError::Refused { .. }));
         assert!(matches!(error(outcome(&[b'x'; 64]).await), DialError::Io { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_port_of_the_guest_is_asked_for_by_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vsock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let guest = async {
+            for answer in [b"\0hello", b"\x01hello"] {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 13];
+                stream.read_exact(&mut request).await.unwrap();
+                assert_eq!(&request, b"CONNECT 1026\n");
+                stream.write_all(b"OK 1073741824\n").await.unwrap();
+                let mut header = [0; 5];
+                stream.read_exact(&mut header).await.unwrap();
+                assert_eq!(&header, b"8080\n");
+                stream.write_all(answer).await.unwrap();
+            }
+        };
+        let ports = GuestPorts::new(&path);
+        let host = async {
+            let mut greeting = String::new();
+            let mut stream = ports.dial(8080).await.unwrap();
+            stream.read_to_string(&mut greeting).await.unwrap();
+            assert_eq!(greeting, "hello");
+            let refused = ports.dial(8080).await.err().unwrap().to_string();
+            assert!(refused.contains("refused"), "{refused}");
+        };
+        tokio::join!(guest, host);
     }
 
     #[tokio::test]

@@ -49,8 +49,7 @@ use nix::unistd::Pid;
 use sandbox_core::host::{ExitWatch, Host, HostError, MountError, ProcessMark};
 use sandbox_core::{Classified, Exit, Kind};
 
-use crate::bounded_log::BoundedLog;
-use crate::driver::user;
+use crate::driver::{BoundedLog, user};
 pub use program::Virtiofsd;
 pub(crate) use tree::VOLUMES;
 pub use tree::{Shared, SharedMount, Tree};

@@ -1,0 +1,156 @@
+//! What every driver asks of a machine's description before it starts anything.
+
+use std::fs::{File, FileType};
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::DriverError;
+use crate::user::check_readable;
+use crate::vmm::{Disk, Machine, Share};
+
+/// Memory is plugged in by sections of this many bytes (Linux on x86-64).
+pub(crate) const SECTION: u64 = 128 << 20;
+/// The least memory that a kernel with an initramfs starts in, in bytes.
+const MEMORY_MIN: u64 = 64 << 20;
+/// The most processors.
+const VCPUS_MAX: u32 = 254;
+/// The longest directory: a socket's path has at most 107 bytes, and the longest name in the
+/// directory is `/vsock_4294967295`.
+const DIR_MAX: usize = 107 - 17;
+
+/// Refuses what no driver can make.
+pub(crate) fn check(machine: &Machine) -> Result<(), DriverError> {
+    let wrong = |field, value: &dyn ToString, mend| {
+        Err(DriverError::Machine { field, value: value.to_string(), mend })
+    };
+    let Machine { vcpus, max_vcpus, memory, max_memory, .. } = machine;
+    if !(1..=VCPUS_MAX).contains(vcpus) {
+        return wrong("vcpus", vcpus, "give 1 to 254");
+    }
+    if !(*vcpus..=VCPUS_MAX).contains(max_vcpus) {
+        return wrong("max_vcpus", max_vcpus, "give at least vcpus and at most 254");
+    }
+    if *memory < MEMORY_MIN || memory % (1 << 20) != 0 {
+        return wrong("memory", memory, "give whole MiB, 64 or more");
+    }
+    if max_memory < memory {
+        return wrong("max_memory", max_memory, "give at least memory");
+    }
+    if max_memory > memory && (memory % SECTION != 0 || max_memory % SECTION != 0) {
+        return wrong("memory", memory, "it can only grow by and from multiples of 128 MiB");
+    }
+    // QEMU and vhost-device-vsock split their arguments at commas.
+    let plain = machine.dir.to_str().is_some_and(|dir| dir.len() <= DIR_MAX && !dir.contains(','));
+    if !plain || !machine.dir.is_absolute() {
+        let mend = "give an absolute path of at most 90 bytes without a comma";
+        return wrong("dir", &machine.dir.display(), mend);
+    }
+    if machine.cmdline.contains(['\0', '\n']) {
+        return wrong("cmdline", &machine.cmdline, "give one line");
+    }
+    Ok(())
+}
+
+/// Refuses files that no machine can start from.
+pub(crate) fn check_files(machine: &Machine) -> Result<(), DriverError> {
+    let wrong = |field, path: &Path, mend| {
+        Err(DriverError::Machine { field, value: path.display().to_string(), mend })
+    };
+    let mut magic = [0; 4];
+    match File::open(&machine.kernel).and_then(|mut file| file.read_exact(&mut magic)) {
+        Ok(()) if magic == *b"\x7fELF" => {}
+        Ok(()) => {
+            return wrong("kernel", &machine.kernel, "give an uncompressed ELF kernel (vmlinux)");
+        }
+        Err(_) => return wrong("kernel", &machine.kernel, "give a kernel that can be read"),
+    }
+    if !machine.initramfs.is_file() {
+        return wrong("initramfs", &machine.initramfs, "give a file that is there");
+    }
+    if machine.user.is_some() {
+        check_readable("kernel", &machine.kernel)?;
+        check_readable("initramfs", &machine.initramfs)?;
+    }
+    Ok(())
+}
+
+/// What kind of file a disk is; refuses one that is not there.
+pub(crate) fn check_disk(disk: &Disk) -> Result<FileType, DriverError> {
+    match std::fs::metadata(&disk.path) {
+        Ok(metadata) => Ok(metadata.file_type()),
+        Err(source) => {
+            Err(DriverError::File { step: "opening disk", path: disk.path.clone(), source })
+        }
+    }
+}
+
+/// Refuses a share that nobody can serve: a monitor may wait a minute for one, and do nothing
+/// else meanwhile.
+pub(crate) fn check_share(share: &Share) -> Result<(), DriverError> {
+    let failed = |source| {
+        let path = share.socket.clone();
+        Err(DriverError::File { step: "connecting to the share's server at", path, source })
+    };
+    match std::fs::metadata(&share.socket) {
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(()),
+        Ok(_) => failed(std::io::Error::other("it is not a socket")),
+        Err(source) => failed(source),
+    }
+}
+
+/// The hybrid vsock's socket in `dir`.
+pub(crate) fn vsock(dir: &Path) -> PathBuf {
+    dir.join("vsock")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn machine(dir: &Path) -> Machine {
+        Machine {
+            dir: dir.to_owned(),
+            netns: None,
+            kernel: "/boot/vmlinux".into(),
+            initramfs: "/boot/initramfs".into(),
+            cmdline: "quiet panic=-1".into(),
+            vcpus: 1,
+            max_vcpus: 2,
+            memory: 2 * SECTION,
+            max_memory: 4 * SECTION,
+            shared_memory: false,
+            user: None,
+            open: Vec::new(),
+            console: None,
+        }
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_made() {
+        let fine = machine(Path::new("/run/m"));
+        check(&fine).unwrap();
+        check(&Machine { memory: 65 << 20, max_memory: 65 << 20, ..fine.clone() }).unwrap();
+        let wrong = [
+            Machine { vcpus: 0, ..fine.clone() },
+            Machine { max_vcpus: 300, ..fine.clone() },
+            Machine { vcpus: 3, ..fine.clone() },
+            Machine { memory: 1 << 20, ..fine.clone() },
+            Machine { memory: 200 << 20, ..fine.clone() },
+            Machine { max_memory: SECTION, ..fine.clone() },
+            Machine { dir: "m".into(), ..fine.clone() },
+            Machine { dir: "/run/a,b".into(), ..fine.clone() },
+            Machine { dir: Path::new("/").join("x".repeat(90)), ..fine.clone() },
+            Machine { cmdline: "a\nb".into(), ..fine.clone() },
+        ];
+        for machine in wrong {
+            assert!(check(&machine).is_err(), "{machine:?}");
+        }
+        let none = Machine { kernel: "/no/such/kernel".into(), ..fine.clone() };
+        assert!(check_files(&none).unwrap_err().to_string().contains("that can be read"));
+        let packed = Machine { kernel: "/etc/passwd".into(), ..fine.clone() };
+        assert!(check_files(&packed).unwrap_err().to_string().contains("uncompressed"));
+        let error = check(&Machine { vcpus: 0, ..fine }).unwrap_err();
+        assert_eq!(error.to_string(), "machine.vcpus = 0: give 1 to 254");
+    }
+}

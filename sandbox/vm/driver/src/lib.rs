@@ -1,0 +1,40 @@
+//! Drivers for virtual machine monitors (VMMs): cloud-hypervisor and QEMU behind the traits
+//! [`Driver`] and [`Vmm`], and the choice between them for this host.
+//!
+//! A [`Driver`] starts a VMM from a [`Machine`], which is pure data, and returns a [`Vmm`], which
+//! plugs devices in, boots the VM, grows it and stops it. The drivers differ in data
+//! ([`Capabilities`]), not in methods. Both keep one contract, which runs as a test on each of
+//! them and on the fake (feature `testing`).
+//!
+//! The VMM and its helper processes run without privileges, under a user of their own and
+//! confined to the files that they need.
+
+#![deny(unsafe_code)]
+
+mod bounded_log;
+mod check;
+mod choose;
+pub mod cloud_hypervisor;
+mod connect;
+#[cfg(test)]
+mod contract;
+mod crew;
+mod error;
+#[cfg(any(test, feature = "testing"))]
+pub mod fake;
+mod files;
+mod growth;
+mod kvm;
+mod place;
+pub mod qemu;
+mod qmp;
+mod rest;
+mod socket;
+pub mod user;
+mod vmm;
+
+pub use bounded_log::BoundedLog;
+pub use choose::{Choice, Hypervisor, choose};
+pub use files::files;
+pub use socket::connect_nofollow;
+pub use vmm::{Capabilities, Device, Disk, Driver, Machine, Nic, Share, Vmm};
