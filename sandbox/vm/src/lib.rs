@@ -1,7 +1,8 @@
 //! The VM backend: each Pod in a lightweight virtual machine of its own.
 //!
 //! Its parts are crates: `vm-driver` starts and drives the VMM (cloud-hypervisor or QEMU),
-//! `vm-network` joins the Pod's interfaces to the guest.
+//! `vm-network` joins the Pod's interfaces to the guest, `vm-share` has its shared directory
+//! served, `vm-volumes` plans what a container gets of it.
 
 mod backend;
 mod boot;
@@ -17,10 +18,8 @@ mod process;
 mod purge;
 mod record;
 mod sandbox;
-pub mod share;
 mod size;
 mod streams;
-pub mod volumes;
 mod wire;
 
 pub use backend::VmBackend;
@@ -29,3 +28,5 @@ pub use vm_driver::Hypervisor;
 
 use vm_driver as driver;
 use vm_network as network;
+use vm_share as share;
+use vm_volumes as volumes;

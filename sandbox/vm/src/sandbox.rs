@@ -23,8 +23,9 @@ use crate::process::GuestProcess;
 use crate::purge;
 use crate::record::Record;
 use crate::size::{self, HostSize, Limit, Size};
-use crate::streams::{self, Copying};
+use crate::streams::Copying;
 use crate::volumes::{self, ContainerPlan, Facts, GuestPlan, PodState};
+use crate::wire;
 
 /// A sandbox, made or still to be made.
 #[derive(Debug)]
@@ -158,10 +159,10 @@ impl VmSandbox {
         let message = CreateContainerRequest {
             container: id.to_owned(),
             spec: serde_json::to_vec(&plan.spec).map_err(json)?,
-            rootfs: Some(plan.rootfs).into(),
-            storages: plan.storages,
-            devices: plan.devices,
-            stdio: Some(streams::wanted(&request.stdio)).into(),
+            rootfs: Some(wire::rootfs(plan.rootfs)).into(),
+            storages: plan.storages.into_iter().map(wire::storage).collect(),
+            devices: plan.devices.into_iter().map(wire::device).collect(),
+            stdio: Some(wire::stdio(&request.stdio)).into(),
             shared_pid: plan.shared_pid,
             ..CreateContainerRequest::default()
         };

@@ -8,7 +8,6 @@ use std::os::unix::fs::FileTypeExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use agent_api::agent::Stdio;
 use sandbox_core::StdioPaths;
 use sandbox_core::stdio::{ProcessFds, Streams};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -23,17 +22,6 @@ const CHUNK: usize = 64 * 1024;
 /// How long an ended process's output may take before the end is told. The copying goes on after
 /// it, at the reader's pace.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// Which streams the guest has to make for `paths`.
-pub(crate) fn wanted(paths: &StdioPaths) -> Stdio {
-    Stdio {
-        stdin: paths.stdin.is_some() && !paths.terminal,
-        stdout: paths.stdout.is_some() && !paths.terminal,
-        stderr: paths.stderr.is_some() && !paths.terminal,
-        terminal: paths.terminal,
-        ..Stdio::default()
-    }
-}
 
 /// The streams of one process, being copied.
 #[derive(Debug)]

@@ -3,8 +3,10 @@
 use std::net::IpAddr;
 
 use agent_api::agent;
+use sandbox_core::StdioPaths;
 
 use crate::network::{GuestNetwork, Prefix};
+use crate::volumes::{BlockDevice, GuestDisk, Rootfs, Storage, StorageSource, Tmpfs};
 
 /// The guest's interfaces.
 pub(crate) fn interfaces(network: &GuestNetwork) -> Vec<agent::Interface> {
@@ -48,10 +50,110 @@ pub(crate) fn neighbours(network: &GuestNetwork) -> Vec<agent::Neighbour> {
     neighbours.collect()
 }
 
+/// A container's root file system.
+pub(crate) fn rootfs(rootfs: Rootfs) -> agent::Rootfs {
+    let mut message = agent::Rootfs::default();
+    match rootfs {
+        Rootfs::Path(path) => message.set_path(path),
+        Rootfs::Layers { lower, upper } => message.set_layers(agent::Layers {
+            lower: lower.into_iter().map(disk).collect(),
+            upper: upper.map(disk).into(),
+            ..agent::Layers::default()
+        }),
+    }
+    message
+}
+
+/// A file system of the guest that mounts refer to.
+pub(crate) fn storage(storage: Storage) -> agent::Storage {
+    let mut message =
+        agent::Storage { mount_point: storage.mount_point, ..agent::Storage::default() };
+    match storage.source {
+        StorageSource::Tmpfs(Tmpfs { size, mode, uid, gid }) => {
+            message.set_tmpfs(agent::Tmpfs { size, mode, uid, gid, ..agent::Tmpfs::default() });
+        }
+        StorageSource::Disk(source) => message.set_disk(disk(source)),
+    }
+    message
+}
+
+fn disk(disk: GuestDisk) -> agent::Disk {
+    agent::Disk {
+        serial: disk.serial,
+        fs_type: disk.fs_type,
+        options: disk.options,
+        read_only: disk.read_only,
+        ..agent::Disk::default()
+    }
+}
+
+/// A block device in a container.
+pub(crate) fn device(device: BlockDevice) -> agent::BlockDevice {
+    agent::BlockDevice {
+        serial: device.serial,
+        path: device.path,
+        mode: device.mode,
+        uid: device.uid,
+        gid: device.gid,
+        read_only: device.read_only,
+        ..agent::BlockDevice::default()
+    }
+}
+
+/// Which streams the guest has to make for `paths`.
+pub(crate) fn stdio(paths: &StdioPaths) -> agent::Stdio {
+    agent::Stdio {
+        stdin: paths.stdin.is_some() && !paths.terminal,
+        stdout: paths.stdout.is_some() && !paths.terminal,
+        stderr: paths.stderr.is_some() && !paths.terminal,
+        terminal: paths.terminal,
+        ..agent::Stdio::default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::network::{Interface, Neighbour, Route};
+
+    #[test]
+    fn the_plans_paths_are_the_protocols() {
+        assert_eq!(crate::volumes::GUEST_ROOT, agent_api::GUEST_ROOT);
+        assert_eq!(crate::volumes::SHARE_MOUNT, agent_api::SHARE_MOUNT);
+    }
+
+    #[test]
+    fn file_systems_are_written_whole() {
+        let disk = |serial: &str, fs_type: &str| GuestDisk {
+            serial: serial.into(),
+            fs_type: fs_type.into(),
+            options: vec!["noatime".into()],
+            read_only: fs_type == "erofs",
+        };
+        let layers = |upper| rootfs(Rootfs::Layers { lower: vec![disk("d1", "erofs")], upper });
+        let message = layers(Some(disk("d2", "ext4")));
+        let lower = &message.layers().lower[0];
+        assert_eq!((lower.serial.as_str(), lower.fs_type.as_str()), ("d1", "erofs"));
+        assert_eq!((&lower.options[..], lower.read_only), (&["noatime".to_owned()][..], true));
+        assert_eq!(message.layers().upper.serial, "d2");
+        assert!(layers(None).layers().upper.is_none());
+        assert_eq!(rootfs(Rootfs::Path("/run/bulkhead/x".into())).path(), "/run/bulkhead/x");
+
+        let at = |source| storage(Storage { mount_point: "/run/bulkhead/x".into(), source });
+        let tmpfs = Tmpfs { size: 1, mode: 2, uid: 3, gid: 4 };
+        let message = at(StorageSource::Tmpfs(tmpfs));
+        assert_eq!(message.mount_point, "/run/bulkhead/x");
+        let message = message.tmpfs();
+        assert_eq!((message.size, message.mode, message.uid, message.gid), (1, 2, 3, 4));
+        assert_eq!(at(StorageSource::Disk(disk("d3", "xfs"))).disk().serial, "d3");
+
+        let path = "/dev/xvda".to_owned();
+        let node =
+            BlockDevice { serial: "d4".into(), path, mode: 1, uid: 2, gid: 3, read_only: true };
+        let message = device(node);
+        assert_eq!((message.serial.as_str(), message.path.as_str()), ("d4", "/dev/xvda"));
+        assert_eq!((message.mode, message.uid, message.gid, message.read_only), (1, 2, 3, true));
+    }
 
     #[test]
     fn a_network_is_written_as_text() {

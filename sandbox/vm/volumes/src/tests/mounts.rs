@@ -74,8 +74,7 @@ fn a_memory_volume_is_the_guests_and_one_for_the_pod() {
     let plan = case.plan().unwrap();
     assert_eq!(plan.storages.len(), 1);
     let storage = &plan.storages[0];
-    let tmpfs = storage.tmpfs();
-    assert_eq!((tmpfs.size, tmpfs.mode, tmpfs.uid, tmpfs.gid), (32 << 20, 0o2777, 0, 1000));
+    assert_eq!(storage.source, StorageSource::Tmpfs(facts));
     assert!(storage.mount_point.starts_with("/run/bulkhead/ephemeral/"));
     assert_eq!(mount(&plan, "/a")["source"], storage.mount_point.as_str());
     assert_eq!(mount(&plan, "/b")["options"], json!(["rbind", "rprivate", "ro"]));

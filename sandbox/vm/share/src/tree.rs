@@ -10,8 +10,9 @@ use std::time::Duration;
 use sandbox_core::host::{Bind, Host, Propagation, ReadOnly};
 use sandbox_core::{Id, RootfsMount};
 
-use super::{ShareError, Volume, disks};
-use crate::driver::Disk;
+use crate::disks;
+use crate::error::ShareError;
+use vm_driver::Disk;
 
 /// How long the mounts of one container may take; a volume's server may not answer.
 const MOUNT_DEADLINE: Duration = Duration::from_secs(60);
@@ -39,8 +40,20 @@ pub enum Shared {
     },
 }
 
+/// A file or directory of the host that a container is to have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name below the share, unless the Pod has it already: letters and digits. Never given
+    /// twice, for a guest may remember what had the name before.
+    pub name: String,
+    /// The file or directory.
+    pub source: PathBuf,
+    /// How it is bound.
+    pub how: Bind,
+}
+
 /// The directory of the volumes below the share; no container has such a name (see [`Id`]).
-pub(crate) const VOLUMES: &str = ".volumes";
+pub const VOLUMES: &str = ".volumes";
 
 /// The shared directory of a Pod, below the Pod's own directory.
 #[derive(Debug, Clone)]
@@ -84,7 +97,7 @@ impl Tree {
     /// # Errors
     ///
     /// When the source is gone or the kernel refuses.
-    pub(crate) fn lend_disk(&self, disk: &Disk, user: Option<u32>) -> Result<PathBuf, ShareError> {
+    pub fn lend_disk(&self, disk: &Disk, user: Option<u32>) -> Result<PathBuf, ShareError> {
         disks::lend(&*self.host, &self.dir, disk, user)
     }
 
@@ -93,7 +106,7 @@ impl Tree {
     /// # Errors
     ///
     /// When it stays.
-    pub(crate) fn take_disk_back(&self, id: &str) -> Result<(), ShareError> {
+    pub fn take_disk_back(&self, id: &str) -> Result<(), ShareError> {
         disks::take_back(&*self.host, &self.dir, id)
     }
 
@@ -118,7 +131,7 @@ impl Tree {
     }
 
     /// Does `work`, which may block on a file system, for `container`.
-    pub(super) async fn bounded<T: Send + 'static>(
+    pub(crate) async fn bounded<T: Send + 'static>(
         &self,
         container: &Id,
         work: impl FnOnce(&Self) -> Result<T, ShareError> + Send + 'static,
@@ -172,7 +185,7 @@ impl Tree {
     }
 
     /// Mounts a volume. When it fails, nothing of it is left.
-    pub(super) fn add_volume(&self, volume: &Volume) -> Result<(), ShareError> {
+    pub(crate) fn add_volume(&self, volume: &Volume) -> Result<(), ShareError> {
         match make_dir(&self.backing.join(VOLUMES)) {
             Err(ShareError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
             }
@@ -184,7 +197,7 @@ impl Tree {
     }
 
     /// Takes a volume down. Idempotent.
-    pub(super) fn remove_volume(&self, name: &str) -> Result<(), ShareError> {
+    pub(crate) fn remove_volume(&self, name: &str) -> Result<(), ShareError> {
         let place = Path::new(VOLUMES).join(name);
         self.host.unmount_all(&self.served.join(&place))?;
         remove_point(&self.backing.join(&place))

@@ -8,14 +8,14 @@ use std::time::Duration;
 use sandbox_core::host::ProcessMark;
 use tokio::time::{Instant, sleep};
 
-use super::ShareError;
-use super::program::signatures;
+use crate::error::ShareError;
+use crate::program::signatures;
 
 /// How often a killed process is looked at; it may be nobody's child here.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// The process `mark` and its living children.
-pub(super) fn with_children(mark: ProcessMark) -> Vec<ProcessMark> {
+pub(crate) fn with_children(mark: ProcessMark) -> Vec<ProcessMark> {
     let list = format!("/proc/{0}/task/{0}/children", mark.pid);
     // Gone, or a kernel without CONFIG_PROC_CHILDREN: `find` then still finds them.
     let children = fs::read_to_string(list).unwrap_or_default();
@@ -24,7 +24,7 @@ pub(super) fn with_children(mark: ProcessMark) -> Vec<ProcessMark> {
 }
 
 /// Every process that serves `directory`.
-pub(super) fn find(directory: &Path) -> Result<Vec<ProcessMark>, ShareError> {
+pub(crate) fn find(directory: &Path) -> Result<Vec<ProcessMark>, ShareError> {
     let known = signatures(directory);
     let entries = fs::read_dir("/proc").map_err(ShareError::io("reading", Path::new("/proc")))?;
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -37,7 +37,7 @@ fn serves(pid: u32, known: &[String]) -> bool {
 }
 
 /// Kills every process that serves `directory` and waits until they are gone.
-pub(super) async fn kill(directory: &Path, deadline: Duration) -> Result<(), ShareError> {
+pub(crate) async fn kill(directory: &Path, deadline: Duration) -> Result<(), ShareError> {
     let end = Instant::now() + deadline;
     loop {
         // A process forked between two looks is found by the next one.

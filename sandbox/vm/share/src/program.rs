@@ -9,7 +9,7 @@ use sandbox_core::host::{Command, Host, HostError};
 use sandbox_core::record;
 use serde::{Deserialize, Serialize};
 
-use super::ShareError;
+use crate::error::ShareError;
 
 /// Where distributions put it: the Rust one (Debian 13, Fedora, RHEL 9, Arch; Ubuntu), then
 /// QEMU's own (Debian 12).
@@ -95,7 +95,7 @@ impl Virtiofsd {
     }
 
     /// The command that serves `directory` on the listening socket `fd`.
-    pub(super) fn command(&self, directory: &Path, fd: i32) -> Command {
+    pub(crate) fn command(&self, directory: &Path, fd: i32) -> Command {
         let files = open_files();
         let (fd, files) = (format!("--fd={fd}"), format!("--rlimit-nofile={files}"));
         let command = Command::new(&self.program);
@@ -115,7 +115,7 @@ impl Virtiofsd {
 }
 
 /// The arguments by which a process that serves `directory` is known.
-pub(super) fn signatures(directory: &Path) -> [String; 2] {
+pub(crate) fn signatures(directory: &Path) -> [String; 2] {
     let directory = directory.display();
     [format!("--shared-dir={directory}"), format!("source={directory}")]
 }

@@ -1,40 +1,4 @@
-//! The Pod's shared directory and the virtiofsd that serves it to the guest.
-//!
-//! ```text
-//! <dir>/backing/<container>/...    mount points; only this process writes here
-//! <dir>/share/...                  the same directory, bound read-only: what virtiofsd serves
-//! <dir>/share/<container>/rootfs   a container's root file system
-//! <dir>/share/.volumes/<name>       a volume, the same for all containers that have it
-//! <dir>/fs.sock, <dir>/virtiofsd.log
-//! <dir>/disks/<id>                a disk that the machine's monitor may open
-//! <dir>/vmm/...                   the monitor's own
-//! ```
-//!
-//! * The guest is hostile, and virtiofsd lets it write wherever a mount lets it. Mount points are
-//!   made below `backing`, which is not served, and what is served is read-only around the
-//!   mounts: a guest cannot put a symbolic link where the host mounts next. Nothing is ever
-//!   mounted below a container's root file system on the host.
-//! * All mounts are made where the machine's [`Host`] makes them, in a mount namespace of its own
-//!   ([`Host::apart`]): the host sees the mount points empty.
-//! * `share` is a shared mount with a peer group of its own, so that mounts made later reach
-//!   virtiofsd's mount namespace, which is another one again. Volumes are private or slave mounts:
-//!   taking one down never takes a mount of the host with it.
-//! * What is mounted read-only is read-only on the host: a guest's own flags bind nobody.
-//! * virtiofsd announces submounts, so that files of two mounts with the same inode number are
-//!   two files in the guest.
-//! * virtiofsd runs in its own mount, pid and network namespace with its seccomp filter and the
-//!   capabilities it keeps by itself. It dies with this process and is never restarted: the
-//!   guest's open files would be lost.
-//! * When a container is gone the guest still knows its directories until it looks at
-//!   `<share>/<container>` again; a look there lets virtiofsd drop what it holds of them.
-
-pub(crate) mod disks;
-mod leftover;
-mod program;
-#[cfg(test)]
-mod tests;
-mod tree;
-mod volumes;
+//! The virtiofsd that serves a Pod's shared directory.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -46,14 +10,14 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use sandbox_core::host::{ExitWatch, Host, HostError, MountError, ProcessMark};
-use sandbox_core::{Classified, Exit, Kind};
+use sandbox_core::Exit;
+use sandbox_core::host::{ExitWatch, Host, ProcessMark};
+use vm_driver::{BoundedLog, user};
 
-use crate::driver::{BoundedLog, user};
-pub use program::Virtiofsd;
-pub(crate) use tree::VOLUMES;
-pub use tree::{Shared, SharedMount, Tree};
-pub use volumes::{Volume, Volumes};
+use crate::error::ShareError;
+use crate::leftover;
+use crate::program::Virtiofsd;
+use crate::tree::Tree;
 
 /// How long a killed virtiofsd may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
@@ -71,73 +35,6 @@ pub struct Share {
     mark: Option<ProcessMark>,
     exit: ExitWatch,
     log: BoundedLog,
-}
-
-/// Why a directory cannot be shared.
-#[derive(Debug, thiserror::Error)]
-pub enum ShareError {
-    /// No virtiofsd where it was looked for.
-    #[error(
-        "no virtiofsd at {0}; install it (Debian: virtiofsd) or set its path in the handler's file"
-    )]
-    Missing(String),
-    /// The program is no virtiofsd, or lacks an option that is needed.
-    #[error("{program} cannot serve a Pod: {reason}")]
-    Unfit {
-        /// The program.
-        program: PathBuf,
-        /// What it lacks.
-        reason: String,
-    },
-    /// A file or directory of the share could not be made, read or removed.
-    #[error("{doing} {path}")]
-    Io {
-        /// What was tried.
-        doing: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A process could not be started.
-    #[error("starting virtiofsd")]
-    Host(#[from] HostError),
-    /// A mount could not be made or taken down.
-    #[error(transparent)]
-    Mount(#[from] MountError),
-    /// A source's file system does not answer.
-    #[error(
-        "mounting for container {container} took more than {seconds} s; is a volume's server gone?"
-    )]
-    Stalled {
-        /// The container.
-        container: String,
-        /// The bound that ran out.
-        seconds: u64,
-    },
-    /// A killed process is still there.
-    #[error("virtiofsd (process {0}) is still there after SIGKILL")]
-    Survives(u32),
-}
-
-impl Classified for ShareError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Missing(_) => Kind::Unavailable,
-            Self::Unfit { .. } => Kind::FailedPrecondition,
-            Self::Io { .. } | Self::Survives(_) => Kind::Internal,
-            Self::Host(error) => error.kind(),
-            Self::Mount(error) => error.kind(),
-            Self::Stalled { .. } => Kind::DeadlineExceeded,
-        }
-    }
-}
-
-impl ShareError {
-    fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |source| Self::Io { doing, path, source }
-    }
 }
 
 impl Share {

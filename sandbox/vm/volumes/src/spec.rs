@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use sandbox_core::request::{CONTAINER_TYPE, SANDBOX_ID};
 use serde_json::{Map, Value, json};
 
-use super::{ContainerPlan, GuestPlan, PlanError, Request, invalid, unsupported};
+use crate::error::{PlanError, invalid, unsupported};
+use crate::plan::{ContainerPlan, GuestPlan, Request};
 
 /// Annotations that stay: names of what the container is.
 const ANNOTATIONS: [&str; 7] = [
@@ -23,7 +24,7 @@ const ANNOTATIONS: [&str; 7] = [
 const GUESTS: [&str; 3] = ["network", "ipc", "uts"];
 
 /// Edits the plan's copy of the configuration.
-pub(super) fn edit(plan: &mut ContainerPlan, request: &Request<'_>) -> Result<(), PlanError> {
+pub(crate) fn edit(plan: &mut ContainerPlan, request: &Request<'_>) -> Result<(), PlanError> {
     let spec =
         plan.spec.as_object_mut().ok_or_else(|| invalid("config.json", "this is no object"))?;
     if spec.get("hooks").is_some_and(|hooks| hooks.as_object().is_some_and(|h| !h.is_empty())) {

@@ -4,11 +4,20 @@ mod devices;
 mod mounts;
 mod rootfs;
 
-use sandbox_core::host::{Bind, Propagation, ReadOnly};
-use serde_json::json;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use super::*;
-use crate::share::Shared;
+use sandbox_core::host::{Bind, Propagation, ReadOnly};
+use sandbox_core::request::RootfsMount;
+use sandbox_core::{Classified, Id, Kind};
+use serde_json::{Value, json};
+use vm_driver::Capabilities;
+
+use crate::container::plan;
+use crate::error::PlanError;
+use crate::facts::{Facts, Source, Tmpfs};
+use crate::names::{rename, shared_at};
+use crate::plan::{ContainerPlan, PodState, Request, Rootfs, StorageSource};
 
 const CAPABILITIES: Capabilities = Capabilities {
     name: "cloud-hypervisor",
@@ -175,7 +184,7 @@ fn the_first_container_shapes_the_guest() {
     assert_eq!(mount(&plan, "/dev/shm")["source"], "/dev/shm");
     assert_eq!(plan.shared.len(), 1, "the root file system: {:?}", plan.shared);
     assert_eq!(plan.volumes.len(), 1, "resolv.conf: {:?}", plan.volumes);
-    assert_eq!(plan.rootfs.path(), "/run/bulkhead/share/c1/rootfs");
+    assert_eq!(plan.rootfs, Rootfs::Path("/run/bulkhead/share/c1/rootfs".into()));
     assert_eq!(mount(&plan, "/etc/resolv.conf")["source"], shared_at(&plan.volumes[0].name));
     assert_eq!(plan.spec["linux"].get("sysctl"), None);
     assert_eq!(plan.spec.get("hostname"), None);

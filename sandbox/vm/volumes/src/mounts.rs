@@ -2,21 +2,22 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use agent_api::GUEST_ROOT;
-use agent_api::agent::{Storage, Tmpfs as GuestTmpfs};
 use sandbox_core::host::{Bind, Propagation, ReadOnly};
 use serde_json::{Value, json};
+use vm_share::Volume;
 
-use super::devices::{add_block, guest_node};
-use super::facts::{Facts, Source, Tmpfs};
-use super::{ContainerPlan, MOUNTS_MAX, PlanError, Request, hash, invalid, shared_at, unsupported};
-use crate::share::Volume;
+use crate::config_json::{bind_source, in_empty_dir, is_bind, options};
+use crate::devices::{add_block, guest_node};
+use crate::error::{PlanError, invalid, unsupported};
+use crate::facts::{Facts, Source, Tmpfs};
+use crate::names::{hash, shared_at};
+use crate::plan::{ContainerPlan, GUEST_ROOT, Request, Storage, StorageSource};
+
+/// Upper bound on mounts per container.
+const MOUNTS_MAX: usize = 1024;
 
 /// Where a container sees shared memory, and where the guest has it.
 const SHM: &str = "/dev/shm";
-
-/// kubelet's directory of emptyDir volumes.
-const EMPTY_DIR: &str = "kubernetes.io~empty-dir";
 
 /// File systems that a guest's kernel mounts by itself.
 const OWN: [&str; 7] = ["proc", "sysfs", "cgroup", "cgroup2", "mqueue", "tmpfs", "devpts"];
@@ -43,22 +44,8 @@ const BIND_OPTIONS: [&str; 14] = [
 const HOST_OPTIONS: [&str; 6] =
     ["context=", "fscontext=", "defcontext=", "rootcontext=", "nsdelegate", "memory_recursiveprot"];
 
-/// Whether a mount is a bind, which runtimes also know by its option.
-pub(super) fn is_bind(mount: &Value) -> bool {
-    mount["type"] == "bind" || options(mount).any(|o| o == "bind" || o == "rbind")
-}
-
-/// A bind's source; relative ones start at the bundle (OCI runtime specification, "Mounts").
-pub(super) fn bind_source(mount: &Value, bundle: &Path) -> Option<PathBuf> {
-    mount["source"].as_str().filter(|s| !s.is_empty()).map(|source| bundle.join(source))
-}
-
-fn options(mount: &Value) -> impl Iterator<Item = &str> {
-    mount["options"].as_array().into_iter().flatten().filter_map(Value::as_str)
-}
-
 /// Rewrites every mount for the guest.
-pub(super) fn plan(
+pub(crate) fn plan(
     plan: &mut ContainerPlan,
     request: &Request<'_>,
     facts: &Facts,
@@ -262,19 +249,12 @@ impl BindMount<'_> {
     }
 }
 
-/// Whether a path is below kubelet's emptyDir volumes.
-pub(super) fn in_empty_dir(source: &Path) -> bool {
-    source.components().any(|part| part.as_os_str() == EMPTY_DIR)
-}
-
 /// A tmpfs of the guest for a memory emptyDir; the same for every container of the Pod.
 fn memory_volume(plan: &mut ContainerPlan, source: &Path, tmpfs: Tmpfs) -> String {
     let mount_point = format!("{GUEST_ROOT}/ephemeral/{:016x}", hash(&source));
     if !plan.storages.iter().any(|storage| storage.mount_point == mount_point) {
-        let mut storage = Storage { mount_point: mount_point.clone(), ..Storage::default() };
-        let Tmpfs { size, mode, uid, gid } = tmpfs;
-        storage.set_tmpfs(GuestTmpfs { size, mode, uid, gid, ..GuestTmpfs::default() });
-        plan.storages.push(storage);
+        let source = StorageSource::Tmpfs(tmpfs);
+        plan.storages.push(Storage { mount_point: mount_point.clone(), source });
     }
     mount_point
 }

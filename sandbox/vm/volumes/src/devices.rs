@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use agent_api::agent::BlockDevice;
 use serde_json::Value;
+use vm_driver::Disk;
 
-use super::facts::Facts;
-use super::{ContainerPlan, PlanError, disk_id, unsupported};
-use crate::driver::Disk;
+use crate::config_json::numbers;
+use crate::error::{PlanError, invalid, unsupported};
+use crate::facts::Facts;
+use crate::names::disk_id;
+use crate::plan::{BlockDevice, ContainerPlan};
 
 /// Character devices of every guest, with the numbers that Linux gives them everywhere.
 const GUESTS: [(u64, u64, &str); 8] = [
@@ -25,15 +27,8 @@ const GUESTS: [(u64, u64, &str); 8] = [
 const MODE: u64 = 0o660;
 
 /// The guest's own node for a character device.
-pub(super) fn guest_node(major: u64, minor: u64) -> Option<&'static str> {
+pub(crate) fn guest_node(major: u64, minor: u64) -> Option<&'static str> {
     GUESTS.iter().find(|(a, b, _)| (*a, *b) == (major, minor)).map(|(.., node)| *node)
-}
-
-/// Numbers of the block devices that a configuration lists.
-pub(super) fn listed_blocks(spec: &Value) -> Vec<(u64, u64)> {
-    let listed = spec.pointer("/linux/devices").and_then(Value::as_array);
-    let blocks = listed.into_iter().flatten().filter(|device| device["type"] == "b");
-    blocks.filter_map(numbers).collect()
 }
 
 /// Whether the container is privileged, by the rule that CRI gives it: every device, every
@@ -51,7 +46,7 @@ fn privileged(spec: &Value) -> bool {
 }
 
 /// Sorts `linux.devices` into what stays, what is a disk, and what is left out.
-pub(super) fn plan(plan: &mut ContainerPlan, facts: &Facts) -> Result<(), PlanError> {
+pub(crate) fn plan(plan: &mut ContainerPlan, facts: &Facts) -> Result<(), PlanError> {
     let privileged = privileged(&plan.spec);
     let Some(listed) = plan.spec.pointer_mut("/linux/devices").map(Value::take) else {
         return Ok(());
@@ -86,7 +81,7 @@ pub(super) fn plan(plan: &mut ContainerPlan, facts: &Facts) -> Result<(), PlanEr
 }
 
 /// Makes the block device `source` of the host a node at `path`, below the container's `/dev`.
-pub(super) fn add_block(
+pub(crate) fn add_block(
     plan: &mut ContainerPlan,
     source: &Path,
     path: &str,
@@ -108,7 +103,6 @@ pub(super) fn add_block(
         uid: narrow(number("uid", 0)),
         gid: narrow(number("gid", 0)),
         read_only,
-        ..BlockDevice::default()
     });
     Ok(())
 }
@@ -123,7 +117,7 @@ fn add_listed(
     let Some(node) = facts.blocks.get(&numbers) else {
         let (major, minor) = numbers;
         let fault = format!("the host has no node for block device {major}:{minor}");
-        return Err(super::invalid(format!("linux.devices {path}"), fault));
+        return Err(invalid(format!("linux.devices {path}"), fault));
     };
     let read_only = !writable(&plan.spec, numbers);
     add_block(plan, node, path, read_only, device)
@@ -152,13 +146,4 @@ fn in_guests(device: &Value) -> bool {
     let character = device["type"] == "c" || device["type"] == "u";
     let known = numbers(device).is_some_and(|(major, minor)| guest_node(major, minor).is_some());
     device["type"] == "p" || (character && known)
-}
-
-fn numbers(device: &Value) -> Option<(u64, u64)> {
-    // Go leaves a zero out.
-    let number = |key: &str| match &device[key] {
-        Value::Null => Some(0),
-        value => value.as_u64(),
-    };
-    Some((number("major")?, number("minor")?))
 }

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 
 use sandbox_core::host::{Bind, Host, Loan, Propagation, ReadOnly};
 
-use super::ShareError;
-use crate::driver::Disk;
+use crate::error::ShareError;
+use vm_driver::Disk;
 
 /// The mount itself; what it is made read-only by is the monitor's opening of it.
 const PLAIN: Bind =
     Bind { recursive: false, read_only: ReadOnly::No, propagation: Propagation::Private };
 
 /// Where the disks of the machine at `machine` are.
-pub(crate) fn dir(machine: &Path) -> PathBuf {
+pub fn dir(machine: &Path) -> PathBuf {
     machine.join("disks")
 }
 

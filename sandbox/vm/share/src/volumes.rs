@@ -4,24 +4,11 @@
 use std::collections::BTreeSet;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 
 use sandbox_core::Id;
-use sandbox_core::host::Bind;
 
-use super::{ShareError, Tree};
-
-/// A file or directory of the host that a container is to have.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Volume {
-    /// Its name below the share, unless the Pod has it already: letters and digits. Never given
-    /// twice, for a guest may remember what had the name before.
-    pub name: String,
-    /// The file or directory.
-    pub source: PathBuf,
-    /// How it is bound.
-    pub how: Bind,
-}
+use crate::error::ShareError;
+use crate::tree::{Tree, Volume};
 
 /// The volumes of a Pod, and who has them.
 #[derive(Debug, Default)]

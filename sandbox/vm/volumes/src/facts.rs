@@ -11,9 +11,8 @@ use nix::sys::statfs::{FsType, statfs};
 use sandbox_core::request::RootfsMount;
 use serde_json::Value;
 
-use super::PlanError;
-use super::devices::listed_blocks;
-use super::mounts::{bind_source, in_empty_dir, is_bind};
+use crate::config_json::{bind_source, in_empty_dir, is_bind, listed_blocks};
+use crate::error::PlanError;
 
 /// A volume's server may not answer.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -24,16 +23,16 @@ const HUGETLBFS: i64 = 0x9584_58f6;
 /// What was found at the paths of a configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
-    pub(super) sources: BTreeMap<PathBuf, Source>,
+    pub(crate) sources: BTreeMap<PathBuf, Source>,
     /// Nodes of block devices, by major and minor number.
-    pub(super) blocks: BTreeMap<(u64, u64), PathBuf>,
+    pub(crate) blocks: BTreeMap<(u64, u64), PathBuf>,
     /// Sources below which something else is mounted.
-    pub(super) nesting: BTreeSet<PathBuf>,
+    pub(crate) nesting: BTreeSet<PathBuf>,
 }
 
 /// What a path is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// Nothing.
     Missing,
     /// A directory.
@@ -123,12 +122,12 @@ impl Facts {
     }
 
     /// Whether something is mounted below `path`.
-    pub(super) fn nests(&self, path: &Path) -> bool {
+    pub(crate) fn nests(&self, path: &Path) -> bool {
         self.nesting.contains(path)
     }
 
     /// What is at `path`.
-    pub(super) fn source(&self, path: &Path) -> Source {
+    pub(crate) fn source(&self, path: &Path) -> Source {
         self.sources.get(path).copied().unwrap_or(Source::Missing)
     }
 }

@@ -1,6 +1,16 @@
 //! Root file systems.
 
+use vm_share::Shared;
+
 use super::*;
+use crate::plan::GuestDisk;
+
+fn layers(plan: &ContainerPlan) -> (&[GuestDisk], &Option<GuestDisk>) {
+    match &plan.rootfs {
+        Rootfs::Layers { lower, upper } => (lower, upper),
+        path => panic!("no layers: {path:?}"),
+    }
+}
 
 /// What containerd's erofs snapshotter hands over, with a writable image or without.
 fn erofs(upper: bool) -> Case {
@@ -44,35 +54,36 @@ fn erofs_layers_are_disks() {
     let wanted =
         [("/s/2/layer.erofs", true), ("/s/1/layer.erofs", true), ("/s/3/rwlayer.img", false)];
     assert_eq!(paths, wanted);
-    let layers = plan.rootfs.layers();
-    let serials: Vec<_> = layers.lower.iter().map(|disk| &disk.serial).collect();
+    let (lower, upper) = layers(&plan);
+    let upper = upper.as_ref().unwrap();
+    let serials: Vec<_> = lower.iter().map(|disk| &disk.serial).collect();
     assert_eq!(serials, [&plan.disks[0].id, &plan.disks[1].id]);
-    assert!(
-        layers.lower.iter().all(|d| d.fs_type == "erofs" && d.read_only && d.options.is_empty())
-    );
+    assert!(lower.iter().all(|d| d.fs_type == "erofs" && d.read_only && d.options.is_empty()));
     assert_eq!(
-        (layers.upper.serial.as_str(), layers.upper.fs_type.as_str()),
+        (upper.serial.as_str(), upper.fs_type.as_str()),
         (plan.disks[2].id.as_str(), "ext4")
     );
     assert!(plan.shared.iter().all(|shared| shared.name != "rootfs"));
 
     let plan = erofs(false).plan().unwrap();
-    assert_eq!((plan.rootfs.layers().lower.len(), plan.disks.len()), (1, 1));
-    assert!(plan.rootfs.layers().upper.is_none());
+    let (lower, upper) = layers(&plan);
+    assert_eq!((lower.len(), plan.disks.len()), (1, 1));
+    assert_eq!(*upper, None);
 }
 
 #[test]
 fn one_image_is_a_layer_or_a_disk_of_its_own() {
     let case = container().source("/s/1/layer.erofs", Source::File);
     let plan = case.rootfs(&[("erofs", "/s/1/layer.erofs", &["ro", "loop"])]).plan().unwrap();
-    assert_eq!(plan.rootfs.layers().lower.len(), 1);
+    assert_eq!(layers(&plan).0.len(), 1);
     let case = container().source("/dev/mapper/snap-7", Source::Block);
     let plan = case.rootfs(&[("xfs", "/dev/mapper/snap-7", &["nouuid"])]).plan().unwrap();
-    assert_eq!(plan.rootfs.path(), "/run/bulkhead/disks/c1");
+    assert_eq!(plan.rootfs, Rootfs::Path("/run/bulkhead/disks/c1".into()));
     let storage = &plan.storages[0];
     assert_eq!(storage.mount_point, "/run/bulkhead/disks/c1");
-    assert_eq!((storage.disk().fs_type.as_str(), storage.disk().read_only), ("xfs", false));
-    assert_eq!(storage.disk().options, ["nouuid"]);
+    let StorageSource::Disk(disk) = &storage.source else { panic!("a disk: {storage:?}") };
+    assert_eq!((disk.fs_type.as_str(), disk.read_only), ("xfs", false));
+    assert_eq!(disk.options, ["nouuid"]);
     assert_eq!(plan.disks[0].path, Path::new("/dev/mapper/snap-7"));
 }
 
@@ -123,7 +134,7 @@ fn a_bundle_without_mounts_has_its_root_file_system_in_place() {
         let plan = case.plan().unwrap();
         let Shared::Path { source, how } = &plan.shared[0].what else { panic!("a bind") };
         assert_eq!((source.to_str(), how.recursive), (Some(wanted), true));
-        assert!(!plan.rootfs.overlay);
+        assert_eq!(plan.rootfs, Rootfs::Path("/run/bulkhead/share/c1/rootfs".into()));
         assert_eq!(plan.spec["root"]["path"], "rootfs");
     }
 }

@@ -2,15 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use agent_api::agent::{Disk as GuestDisk, Layers, Storage};
-use agent_api::{GUEST_ROOT, SHARE_MOUNT};
 use sandbox_core::host::{Bind, Propagation, ReadOnly};
 use sandbox_core::request::RootfsMount;
+use vm_driver::Disk;
+use vm_share::{Shared, SharedMount};
 
-use super::facts::{Facts, Source};
-use super::{ContainerPlan, PlanError, Request, disk_id, invalid, unsupported};
-use crate::driver::Disk;
-use crate::share::{Shared, SharedMount};
+use crate::error::{PlanError, invalid, unsupported};
+use crate::facts::{Facts, Source};
+use crate::names::disk_id;
+use crate::plan::{
+    ContainerPlan, GUEST_ROOT, GuestDisk, ROOTFS, Request, Rootfs, Storage, StorageSource,
+};
 
 /// File systems on disks that a guest mounts.
 const ON_DISK: [&str; 4] = ["erofs", "ext4", "xfs", "btrfs"];
@@ -21,11 +23,8 @@ const LAYERS_MAX: usize = 100;
 /// Options of an image that are about the host's way to mount it.
 const HOST_OPTIONS: [&str; 6] = ["loop", "defaults", "ro", "rw", "nouuid", "bind"];
 
-/// Name of the root file system in the container's shared directory.
-const NAME: &str = "rootfs";
-
 /// Plans the root file system.
-pub(super) fn plan(
+pub(crate) fn plan(
     plan: &mut ContainerPlan,
     request: &Request<'_>,
     facts: &Facts,
@@ -41,7 +40,7 @@ pub(super) fn plan(
     let what = match request.rootfs {
         // Nothing to mount: it is in place, in the bundle or where `root.path` says.
         [] => Shared::Path {
-            source: request.bundle.join(request.spec["root"]["path"].as_str().unwrap_or(NAME)),
+            source: request.bundle.join(request.spec["root"]["path"].as_str().unwrap_or(ROOTFS)),
             how: Bind {
                 recursive: true,
                 read_only: ReadOnly::No,
@@ -50,8 +49,7 @@ pub(super) fn plan(
         },
         mounts => Shared::Rootfs(mounts.to_vec()),
     };
-    plan.shared.push(SharedMount { name: NAME.into(), what });
-    plan.rootfs.set_path(format!("{SHARE_MOUNT}/{}/{NAME}", request.id));
+    plan.shared.push(SharedMount { name: ROOTFS.into(), what });
     Ok(())
 }
 
@@ -76,23 +74,20 @@ fn on_disks(
     let images =
         before.iter().map(|mount| Image::of(mount, facts)).collect::<Result<Vec<_>, _>>()?;
     let (lower, upper) = stack(last, images.len())?;
-    let mut layers = Layers::default();
-    for index in lower {
-        layers.lower.push(images[index].add(plan, true));
-    }
-    if layers.lower.is_empty() || layers.lower.len() > LAYERS_MAX {
-        let fault = format!("{} layers; 1 to {LAYERS_MAX} can be had", layers.lower.len());
+    let lower: Vec<GuestDisk> = lower.into_iter().map(|at| images[at].add(plan, true)).collect();
+    if lower.is_empty() || lower.len() > LAYERS_MAX {
+        let fault = format!("{} layers; 1 to {LAYERS_MAX} can be had", lower.len());
         return Err(invalid(place(last), fault));
     }
-    if let Some(index) = upper {
-        let image = &images[index];
+    let upper = upper.map(|index| &images[index]);
+    if let Some(image) = upper {
         if image.read_only {
             let fault = format!("its writable layer {} is read-only", image.path.display());
             return Err(invalid(place(last), fault));
         }
-        layers.upper = Some(image.add(plan, false)).into();
     }
-    plan.rootfs.set_layers(layers);
+    let upper = upper.map(|image| image.add(plan, false));
+    plan.rootfs = Rootfs::Layers { lower, upper };
     Ok(())
 }
 
@@ -101,14 +96,13 @@ fn on_disks(
 fn alone(plan: &mut ContainerPlan, request: &Request<'_>, image: Image) -> Result<(), PlanError> {
     if image.read_only {
         let disk = image.add(plan, true);
-        plan.rootfs.set_layers(Layers { lower: vec![disk], ..Layers::default() });
+        plan.rootfs = Rootfs::Layers { lower: vec![disk], upper: None };
         return Ok(());
     }
     let mount_point = format!("{GUEST_ROOT}/disks/{}", request.id);
-    let mut storage = Storage { mount_point: mount_point.clone(), ..Storage::default() };
-    storage.set_disk(image.add(plan, false));
-    plan.storages.push(storage);
-    plan.rootfs.set_path(mount_point);
+    let source = StorageSource::Disk(image.add(plan, false));
+    plan.storages.push(Storage { mount_point: mount_point.clone(), source });
+    plan.rootfs = Rootfs::Path(mount_point);
     Ok(())
 }
 
@@ -160,7 +154,7 @@ impl Image {
             options.push("nouuid".into());
         }
         let fs_type = self.fs_type.clone();
-        GuestDisk { serial: id, fs_type, options, read_only, ..GuestDisk::default() }
+        GuestDisk { serial: id, fs_type, options, read_only }
     }
 }
 
