@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sandbox_core::StdioPaths;
 use sandbox_core::stdio::{ProcessFds, Streams};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -78,10 +78,7 @@ impl Copying {
 
     /// Hands over what the ended process left, for two seconds at most.
     pub(crate) async fn finish(&self) {
-        let outputs = {
-            let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *outputs)
-        };
+        let outputs = std::mem::take(&mut *self.outputs.lock());
         let all = futures::future::join_all(outputs);
         // A reader that stalls gets the rest when it reads again.
         let _ = tokio::time::timeout(DRAIN, all).await;
@@ -97,7 +94,7 @@ fn output(from: impl AsyncRead + Send + Unpin + 'static, to: OwnedFd) -> JoinHan
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            log::debug!("a stream of the guest's ends: {error}");
+            tracing::debug!("a stream of the guest's ends: {error}");
         }
     })
 }
@@ -120,7 +117,7 @@ fn input(
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            log::debug!("a stream to the guest ends: {error}");
+            tracing::debug!("a stream to the guest ends: {error}");
         }
     })
 }

@@ -6,11 +6,12 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
@@ -63,7 +64,7 @@ impl BoundedLog {
 
     /// The last lines so far.
     pub fn tail(&self) -> String {
-        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let tail = self.tail.lock();
         let bytes: Vec<u8> = tail.iter().copied().collect();
         String::from_utf8_lossy(&bytes).trim().to_owned()
     }
@@ -81,11 +82,11 @@ async fn copy(
         let read = match source.read(&mut chunk).await {
             Ok(0) => return,
             Ok(read) => read,
-            Err(error) => return log::debug!("reading a log ends: {error}"),
+            Err(error) => return tracing::debug!("reading a log ends: {error}"),
         };
         let bytes = &chunk[..read];
         {
-            let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut tail = tail.lock();
             tail.extend(bytes);
             let surplus = tail.len().saturating_sub(TAIL);
             tail.drain(..surplus);
@@ -94,7 +95,7 @@ async fn copy(
         if fits > 0 {
             // A full disk costs the log, never the machine.
             if let Err(error) = file.write_all(&bytes[..fits]) {
-                log::warn!("writing a log: {error}");
+                tracing::warn!("writing a log: {error}");
                 room = 0;
                 continue;
             }

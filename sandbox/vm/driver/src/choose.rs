@@ -65,7 +65,7 @@ pub async fn choose(
     let kvm = kvm.unwrap_or_else(|error| Err(format!("its probe failed: {error}")));
     let installed = |program: &Path| find_program(program).is_some();
     if !can_confine() {
-        log::warn!(
+        tracing::warn!(
             "this host's kernel has no Landlock (Linux 5.13 and later, where it is switched on): \
              machines' monitors may open any file of root's"
         );
@@ -74,7 +74,7 @@ pub async fn choose(
         Chosen::CloudHypervisor => Arc::new(CloudHypervisor::new(host, choice.cloud_hypervisor)),
         Chosen::Qemu(accel) => {
             if accel == Accel::Tcg {
-                log::warn!("this host's Pods run on emulated processors, many times slower");
+                tracing::warn!("this host's Pods run on emulated processors, many times slower");
             }
             Arc::new(Qemu::new(host, QemuSettings { accel, ..choice.qemu }))
         }

@@ -196,7 +196,7 @@ impl Driver for CloudHypervisor {
         // It ends with the monitor's process, which closes its end.
         tokio::spawn(async move {
             if events::follow(events, &told).await {
-                log::info!("the machine's guest restarts, which ends the machine");
+                tracing::info!("the machine's guest restarts, which ends the machine");
                 watched.kill();
             }
         });

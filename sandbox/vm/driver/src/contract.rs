@@ -262,7 +262,7 @@ async fn leaves_nothing_when_given_up(driver: &dyn Driver, host: &Recorder, grou
             Ok(vmm) => soon("stop", vmm.unwrap().stop()).await.unwrap(),
             Err(_) => given_up += 1,
         }
-        let started = std::mem::take(&mut *host.1.lock().unwrap());
+        let started = std::mem::take(&mut *host.1.lock());
         soon("the end of what was started", async {
             while started.iter().any(ProcessMark::alive) {
                 tokio::time::sleep(Duration::from_millis(5)).await;

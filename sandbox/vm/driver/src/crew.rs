@@ -212,9 +212,9 @@ impl Crew {
         // It ends with the processes; the one that holds the machine's `Vmm` ends them.
         tokio::spawn(async move {
             let first = own.anybodys_end().await;
-            log::info!("a machine ends: {}", sandbox_core::Error::from(first));
+            tracing::info!("a machine ends: {}", sandbox_core::Error::from(first));
             if let Err(error) = own.stop().await {
-                log::error!("{}", sandbox_core::Error::from(error));
+                tracing::error!("{}", sandbox_core::Error::from(error));
             }
             let exit = own.members.last().and_then(|member| member.exit.seen());
             sender.send_replace(Some(exit.unwrap_or_else(|| Exit::now(Exit::KILLED))));

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use sandbox_core::host::{ExitWatch, ProcessMark};
 use sandbox_core::{Error, Exit, Kind, Result};
 use tokio::sync::watch;
@@ -98,8 +99,7 @@ impl FakeDriver {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is one call that cannot panic half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Plays the guest of every machine that boots: `guest` gets its vsock's path.
@@ -196,10 +196,6 @@ impl FakeVmm {
             None => Ok(()),
         }
     }
-
-    fn booted(&self) -> MutexGuard<'_, bool> {
-        self.booted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[async_trait]
@@ -230,7 +226,7 @@ impl Vmm for FakeVmm {
 
     async fn detach(&self, id: &str) -> Result<()> {
         self.called(Call::Detach(id.to_owned()))?;
-        if self.places.has(id) && !*self.booted() {
+        if self.places.has(id) && !*self.booted.lock() {
             return Err(DriverError::State("does not run yet, so nothing can be unplugged").into());
         }
         self.places.free(id);
@@ -239,7 +235,7 @@ impl Vmm for FakeVmm {
 
     async fn boot(&self) -> Result<()> {
         self.called(Call::Boot)?;
-        if std::mem::replace(&mut *self.booted(), true) {
+        if std::mem::replace(&mut *self.booted.lock(), true) {
             return Err(DriverError::State("already runs").into());
         }
         let guest = self.driver.state().guest.clone();
@@ -251,7 +247,7 @@ impl Vmm for FakeVmm {
 
     async fn grow(&self, vcpus: u32, memory: u64) -> Result<()> {
         self.called(Call::Grow(vcpus, memory))?;
-        let mut growth = self.growth.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut growth = self.growth.lock();
         growth.check(vcpus, memory)?;
         let module = growth.next_module(memory);
         if module > 0 {

@@ -171,7 +171,7 @@ fn run(made: impl FnOnce()) -> Result<(), String> {
         Ok(exit) => Err(format!("a guest of {} bytes ended with {exit:?}", CODE.len())),
         Err(error) => Err(format!("running a guest: {error}")),
     };
-    log::debug!("the KVM probe took {:?}: {outcome:?}", started.elapsed());
+    tracing::debug!("the KVM probe took {:?}: {outcome:?}", started.elapsed());
     outcome
 }
 

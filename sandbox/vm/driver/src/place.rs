@@ -1,6 +1,6 @@
 //! Which of a machine's places for devices are taken.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::DriverError;
 
@@ -18,8 +18,7 @@ impl Places {
     }
 
     fn places(&self) -> MutexGuard<'_, Vec<Option<String>>> {
-        // Every change is one assignment.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Takes a place for `id`.

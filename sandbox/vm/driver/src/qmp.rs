@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -118,7 +119,7 @@ impl Qmp {
         line.push('\n');
         let (sender, reply) = oneshot::channel();
         {
-            let mut waiting = lock(&self.waiting);
+            let mut waiting = self.waiting.lock();
             if waiting.closed {
                 return Err(closed(command));
             }
@@ -134,7 +135,7 @@ impl Qmp {
             reply.await.map_err(|_| closed(command))
         };
         let answer = tokio::time::timeout(self.deadline, exchange).await;
-        lock(&self.waiting).replies.remove(&id);
+        self.waiting.lock().replies.remove(&id);
         match answer {
             Ok(Ok(Ok(value))) => Ok(value),
             Ok(Ok(Err(message))) => {
@@ -152,7 +153,7 @@ impl Qmp {
     /// Unplugs a device and waits until the guest has let it go.
     pub(crate) async fn unplug(&self, device: &str) -> Result<(), DriverError> {
         let (sender, gone) = oneshot::channel();
-        lock(&self.waiting).unplugs.insert(device.to_owned(), sender);
+        self.waiting.lock().unplugs.insert(device.to_owned(), sender);
         let exchange = async {
             match self.call("device_del", json!({ "id": device })).await {
                 // An earlier request that the guest has not followed yet still stands.
@@ -162,7 +163,7 @@ impl Qmp {
             gone.await.map_err(|_| closed("device_del"))
         };
         let answer = tokio::time::timeout(self.deadline, exchange).await;
-        lock(&self.waiting).unplugs.remove(device);
+        self.waiting.lock().unplugs.remove(device);
         match answer {
             Ok(Ok(Ok(()))) => Ok(()),
             Ok(Ok(Err(message))) => {
@@ -191,20 +192,20 @@ async fn dispatch(mut read: BufReader<OwnedReadHalf>, waiting: Arc<Mutex<Waiting
         let line = match next_line(&mut read).await {
             Ok(line) => line,
             Err(error) => {
-                log::debug!("QMP ends: {error}");
+                tracing::debug!("QMP ends: {error}");
                 break;
             }
         };
         match serde_json::from_slice::<Line>(&line) {
-            Ok(line) => take(line, &mut lock(&waiting)),
+            Ok(line) => take(line, &mut waiting.lock()),
             Err(error) => {
-                log::error!("QEMU's line cannot be understood, its connection ends: {error}");
+                tracing::error!("QEMU's line cannot be understood, its connection ends: {error}");
                 break;
             }
         }
     }
     // Dropping the senders tells those who wait.
-    *lock(&waiting) = Waiting { closed: true, ..Waiting::default() };
+    *waiting.lock() = Waiting { closed: true, ..Waiting::default() };
 }
 
 fn take(line: Line, waiting: &mut Waiting) {
@@ -212,7 +213,7 @@ fn take(line: Line, waiting: &mut Waiting) {
         return happened(&event, &line.data, waiting);
     }
     let Some(sender) = line.id.and_then(|id| waiting.replies.remove(&id)) else {
-        return log::debug!("QEMU answers a command that nobody waits for");
+        return tracing::debug!("QEMU answers a command that nobody waits for");
     };
     let reply = match line.error {
         Some(refusal) => Err(refusal.desc),
@@ -227,8 +228,8 @@ fn happened(event: &str, data: &Value, waiting: &mut Waiting) {
     let outcome = match event {
         "DEVICE_DELETED" => Ok(()),
         "DEVICE_UNPLUG_GUEST_ERROR" => Err("it does not let go of the device".to_owned()),
-        "SHUTDOWN" | "GUEST_PANICKED" => return log::info!("the machine: {event} {data}"),
-        _ => return log::debug!("the machine: {event} {data}"),
+        "SHUTDOWN" | "GUEST_PANICKED" => return tracing::info!("the machine: {event} {data}"),
+        _ => return tracing::debug!("the machine: {event} {data}"),
     };
     if let Some(sender) = device.and_then(|device| waiting.unplugs.remove(device)) {
         // As above.
@@ -244,11 +245,6 @@ async fn next_line(read: &mut BufReader<OwnedReadHalf>) -> io::Result<Vec<u8>> {
         Some(_) if line.len() as u64 == LINE_MAX => Err(io::ErrorKind::InvalidData.into()),
         Some(_) | None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
-}
-
-fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
-    // Every change is one call that cannot panic half-way.
-    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn closed(call: &str) -> DriverError {

@@ -132,7 +132,7 @@ pub(crate) fn endpoints(snapshot: &Snapshot) -> Result<Vec<Endpoint>, NetworkErr
             continue;
         }
         if link.flags & IFF_UP == 0 {
-            log::warn!("interface {} of the Pod is down: the guest goes without", link.name);
+            tracing::warn!("interface {} of the Pod is down: the guest goes without", link.name);
             continue;
         }
         let number = u8::try_from(endpoints.len() + 1).unwrap_or(u8::MAX);

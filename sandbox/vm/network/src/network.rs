@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sandbox_netns::bpf::{ProgramKind, load_program};
 use sandbox_netns::{Dial, Namespace, PortForward, inside, inside_blocking};
 use serde::{Deserialize, Serialize};
@@ -123,7 +124,7 @@ impl Network {
     /// What another process needs to undo it, for the Pod's record; another one once it is
     /// connected.
     pub fn record(&self) -> NetworkRecord {
-        let links = locked(&self.state).links.clone();
+        let links = self.state.lock().links.clone();
         NetworkRecord { netns: self.netns.clone(), inode: self.inode, links }
     }
 
@@ -141,7 +142,7 @@ impl Network {
         };
         let state = Arc::clone(&self.state);
         inside(&self.netns, namespace, move |_| {
-            let State { endpoints, links, left } = &mut *locked(&state);
+            let State { endpoints, links, left } = &mut *state.lock();
             // Who left did not wait for this.
             if *left || links.is_empty() {
                 return Ok(());
@@ -184,23 +185,18 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         let done = |state: &State| state.left || state.links.is_empty();
-        if done(&locked(&self.state)) {
+        if done(&self.state.lock()) {
             return;
         }
         if let Err(error) = self.leave_blocking() {
             let error = sandbox_core::Error::from(error);
-            log::warn!("leaving network namespace {}: {error}", self.netns.display());
+            tracing::warn!("leaving network namespace {}: {error}", self.netns.display());
         }
     }
 }
 
-fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // Who panicked with it has changed at most what is undone whether it is there or not.
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn leave(state: &Mutex<State>) -> Result<(), NetworkError> {
-    let mut state = locked(state);
+    let mut state = state.lock();
     undo_links(&state.links)?;
     state.left = true;
     Ok(())

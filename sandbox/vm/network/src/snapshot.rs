@@ -165,7 +165,9 @@ fn route(body: &[u8]) -> Option<Route> {
         return None;
     }
     if source_length != 0 || (family != libc::AF_INET && family != libc::AF_INET6) {
-        log::warn!("a route of the Pod by source or for addresses of family {family} is left out");
+        tracing::warn!(
+            "a route of the Pod by source or for addresses of family {family} is left out"
+        );
         return None;
     }
     let mut hop = Hop {
@@ -176,7 +178,7 @@ fn route(body: &[u8]) -> Option<Route> {
     if let Some(hops) = find(RTA_MULTIPATH) {
         hop = Hop::first(hops)?;
         if usize::from(u16_at(hops, 0)?) < hops.len() {
-            log::warn!("of a route of the Pod with several gateways only the first is used");
+            tracing::warn!("of a route of the Pod with several gateways only the first is used");
         }
     }
     Some(Route {

@@ -283,7 +283,7 @@ fn make_dir(path: &Path) -> Result<(), ShareError> {
 /// The error that is told after a step was undone; a fault of the undoing goes to the log.
 fn undone(error: ShareError, undo: Result<(), ShareError>) -> ShareError {
     if let Err(fault) = undo {
-        log::warn!("undoing a failed mount: {}", sandbox_core::Error::from(fault));
+        tracing::warn!("undoing a failed mount: {}", sandbox_core::Error::from(fault));
     }
     error
 }

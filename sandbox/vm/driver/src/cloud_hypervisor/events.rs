@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::oneshot;
@@ -35,8 +36,7 @@ impl Removals {
     }
 
     fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
-        // Every change is one call that cannot panic half-way.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// Resolves when `device` is gone, with an error when that will not be told.
@@ -66,7 +66,7 @@ pub(super) async fn follow(mut monitor: impl AsyncRead + Unpin, removals: &Remov
             Ok(event) if event.source == "vm" && event.event == "rebooting" => break true,
             Ok(event) => happened(&event, removals),
             Err(error) => {
-                log::debug!("cloud-hypervisor's events end: {error}");
+                tracing::debug!("cloud-hypervisor's events end: {error}");
                 break false;
             }
         }
@@ -85,9 +85,9 @@ fn happened(event: &Event, removals: &Removals) {
             }
         }
         ("guest", "panic") | ("vm" | "vmm", "shutdown") => {
-            log::info!("the machine: {} {}", event.source, event.event);
+            tracing::info!("the machine: {} {}", event.source, event.event);
         }
-        (source, event) => log::debug!("the machine: {source} {event}"),
+        (source, event) => tracing::debug!("the machine: {source} {event}"),
     }
 }
 

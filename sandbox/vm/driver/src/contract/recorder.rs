@@ -1,10 +1,11 @@
 //! A host that remembers what was started on it.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use sandbox_core::host::{
     Bind, Child, Command, ExitWatch, Host, HostError, Loan, MountError, Output, ProcessMark,
     RealHost,
@@ -23,7 +24,7 @@ impl Host for Recorder {
 
     fn spawn(&self, command: Command) -> Result<Child, HostError> {
         let child = self.0.spawn(command)?;
-        self.1.lock().unwrap().extend(ProcessMark::of(child.pid));
+        self.1.lock().extend(ProcessMark::of(child.pid));
         Ok(child)
     }
 

@@ -171,7 +171,7 @@ async fn or_undo(
         Ok(_) => Ok(()),
         Err(error) => {
             if let Err(left) = qmp.call(undo.0, undo.1).await {
-                log::warn!("undoing a failed plug: {}", sandbox_core::Error::from(left));
+                tracing::warn!("undoing a failed plug: {}", sandbox_core::Error::from(left));
             }
             Err(error)
         }
