@@ -1,4 +1,4 @@
-//! Bounded logs of what is not trusted to be short: a process's stderr, a guest's console.
+//! Bounded logs of untrusted output: a process's stderr, a guest's console.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -16,12 +16,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-/// How much of the end is kept for an error's text, in bytes.
+/// How much of the output's end is kept for error messages, in bytes.
 const TAIL: usize = 2048;
-/// How long to wait for what a dead process may still have in its pipe.
+/// How long to drain the pipe of a dead process.
 const DRAIN: Duration = Duration::from_millis(500);
 
-/// A stream that is copied to a file up to a bound, and read to its end beyond it.
+/// A stream that is copied to a file up to a limit. What comes after the limit is read and
+/// discarded, so that the writer never blocks.
 #[derive(Debug, Clone)]
 pub struct BoundedLog {
     tail: Arc<Mutex<VecDeque<u8>>>,
@@ -40,7 +41,7 @@ impl BoundedLog {
         let tail = Arc::new(Mutex::new(VecDeque::new()));
         let (sender, done) = watch::channel(());
         let kept = Arc::clone(&tail);
-        // It ends with the last writer, which is a process that the machine's supervisor kills.
+        // It ends with the last writer, which is a process that the VM's supervisor kills.
         tokio::spawn(async move {
             copy(source, file, most, &kept).await;
             drop(sender);
@@ -48,16 +49,16 @@ impl BoundedLog {
         Ok(Self { tail, done })
     }
 
-    /// The same of a pipe, whose end to write to it gives.
+    /// [`BoundedLog::start`] on a new pipe, whose write end is returned.
     pub fn piped(path: &Path, most: u64) -> io::Result<(Self, OwnedFd)> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
         Ok((Self::start(pipe::Receiver::from_owned_fd(reader)?, path, most)?, writer))
     }
 
-    /// The last lines, once everything that was written has been read.
+    /// The last lines, after all that was written has been read.
     pub async fn ending(&self) -> String {
         let mut done = self.done.clone();
-        // It only fails to come when something else holds the pipe; the log is as good as it gets.
+        // It times out only when another process holds the pipe: the tail so far has to do.
         let _ = tokio::time::timeout(DRAIN, done.changed()).await;
         self.tail()
     }
@@ -93,7 +94,7 @@ async fn copy(
         }
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(read);
         if fits > 0 {
-            // A full disk costs the log, never the machine.
+            // A full disk must cost the log only, not the VM.
             if let Err(error) = file.write_all(&bytes[..fits]) {
                 tracing::warn!("writing a log: {error}");
                 room = 0;

@@ -1,4 +1,4 @@
-//! What every driver asks of a machine's description before it starts anything.
+//! Validation of VM plans and devices, the same for every driver.
 
 use std::fs::{File, FileType};
 use std::io::Read;
@@ -13,18 +13,18 @@ use crate::vmm::{Disk, Machine, Share};
 pub(crate) const SECTION: u64 = 128 << 20;
 /// The least memory that a kernel with an initramfs starts in, in bytes.
 const MEMORY_MIN: u64 = 64 << 20;
-/// The most processors.
+/// The maximum number of processors.
 const VCPUS_MAX: u32 = 254;
 /// The longest directory: a socket's path has at most 107 bytes, and the longest name in the
 /// directory is `/vsock_4294967295`.
 const DIR_MAX: usize = 107 - 17;
 
-/// Refuses what no driver can make.
-pub(crate) fn check(machine: &Machine) -> Result<(), DriverError> {
-    let wrong = |field, value: &dyn ToString, mend| {
-        Err(DriverError::Machine { field, value: value.to_string(), mend })
+/// Rejects plans that no driver can create a VM from.
+pub(crate) fn check(vm: &Machine) -> Result<(), DriverError> {
+    let wrong = |field, value: &dyn ToString, fix| {
+        Err(DriverError::Plan { field, value: value.to_string(), fix })
     };
-    let Machine { vcpus, max_vcpus, memory, max_memory, .. } = machine;
+    let Machine { vcpus, max_vcpus, memory, max_memory, .. } = vm;
     if !(1..=VCPUS_MAX).contains(vcpus) {
         return wrong("vcpus", vcpus, "give 1 to 254");
     }
@@ -41,41 +41,41 @@ pub(crate) fn check(machine: &Machine) -> Result<(), DriverError> {
         return wrong("memory", memory, "it can only grow by and from multiples of 128 MiB");
     }
     // QEMU and vhost-device-vsock split their arguments at commas.
-    let plain = machine.dir.to_str().is_some_and(|dir| dir.len() <= DIR_MAX && !dir.contains(','));
-    if !plain || !machine.dir.is_absolute() {
-        let mend = "give an absolute path of at most 90 bytes without a comma";
-        return wrong("dir", &machine.dir.display(), mend);
+    let plain = vm.dir.to_str().is_some_and(|dir| dir.len() <= DIR_MAX && !dir.contains(','));
+    if !plain || !vm.dir.is_absolute() {
+        let fix = "give an absolute path of at most 90 bytes without a comma";
+        return wrong("dir", &vm.dir.display(), fix);
     }
-    if machine.cmdline.contains(['\0', '\n']) {
-        return wrong("cmdline", &machine.cmdline, "give one line");
+    if vm.cmdline.contains(['\0', '\n']) {
+        return wrong("cmdline", &vm.cmdline, "give one line");
     }
     Ok(())
 }
 
-/// Refuses files that no machine can start from.
-pub(crate) fn check_files(machine: &Machine) -> Result<(), DriverError> {
-    let wrong = |field, path: &Path, mend| {
-        Err(DriverError::Machine { field, value: path.display().to_string(), mend })
+/// Rejects a kernel or initramfs that no VM can boot.
+pub(crate) fn check_files(vm: &Machine) -> Result<(), DriverError> {
+    let wrong = |field, path: &Path, fix| {
+        Err(DriverError::Plan { field, value: path.display().to_string(), fix })
     };
     let mut magic = [0; 4];
-    match File::open(&machine.kernel).and_then(|mut file| file.read_exact(&mut magic)) {
+    match File::open(&vm.kernel).and_then(|mut file| file.read_exact(&mut magic)) {
         Ok(()) if magic == *b"\x7fELF" => {}
         Ok(()) => {
-            return wrong("kernel", &machine.kernel, "give an uncompressed ELF kernel (vmlinux)");
+            return wrong("kernel", &vm.kernel, "give an uncompressed ELF kernel (vmlinux)");
         }
-        Err(_) => return wrong("kernel", &machine.kernel, "give a kernel that can be read"),
+        Err(_) => return wrong("kernel", &vm.kernel, "give a kernel that can be read"),
     }
-    if !machine.initramfs.is_file() {
-        return wrong("initramfs", &machine.initramfs, "give a file that is there");
+    if !vm.initramfs.is_file() {
+        return wrong("initramfs", &vm.initramfs, "give a file that is there");
     }
-    if machine.user.is_some() {
-        check_readable("kernel", &machine.kernel)?;
-        check_readable("initramfs", &machine.initramfs)?;
+    if vm.user.is_some() {
+        check_readable("kernel", &vm.kernel)?;
+        check_readable("initramfs", &vm.initramfs)?;
     }
     Ok(())
 }
 
-/// What kind of file a disk is; refuses one that is not there.
+/// The file type of a disk; fails when it does not exist.
 pub(crate) fn check_disk(disk: &Disk) -> Result<FileType, DriverError> {
     match std::fs::metadata(&disk.path) {
         Ok(metadata) => Ok(metadata.file_type()),
@@ -85,8 +85,8 @@ pub(crate) fn check_disk(disk: &Disk) -> Result<FileType, DriverError> {
     }
 }
 
-/// Refuses a share that nobody can serve: a monitor may wait a minute for one, and do nothing
-/// else meanwhile.
+/// Rejects a share whose socket does not exist: a VMM may block for a minute on connecting to
+/// it.
 pub(crate) fn check_share(share: &Share) -> Result<(), DriverError> {
     let failed = |source| {
         let path = share.socket.clone();
@@ -108,7 +108,7 @@ pub(crate) fn vsock(dir: &Path) -> PathBuf {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn machine(dir: &Path) -> Machine {
+    pub(crate) fn vm(dir: &Path) -> Machine {
         Machine {
             dir: dir.to_owned(),
             netns: None,
@@ -127,8 +127,8 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn refuses_what_cannot_be_made() {
-        let fine = machine(Path::new("/run/m"));
+    fn rejects_invalid_plans() {
+        let fine = vm(Path::new("/run/m"));
         check(&fine).unwrap();
         check(&Machine { memory: 65 << 20, max_memory: 65 << 20, ..fine.clone() }).unwrap();
         let wrong = [
@@ -143,14 +143,14 @@ pub(crate) mod tests {
             Machine { dir: Path::new("/").join("x".repeat(90)), ..fine.clone() },
             Machine { cmdline: "a\nb".into(), ..fine.clone() },
         ];
-        for machine in wrong {
-            assert!(check(&machine).is_err(), "{machine:?}");
+        for vm in wrong {
+            assert!(check(&vm).is_err(), "{vm:?}");
         }
         let none = Machine { kernel: "/no/such/kernel".into(), ..fine.clone() };
         assert!(check_files(&none).unwrap_err().to_string().contains("that can be read"));
         let packed = Machine { kernel: "/etc/passwd".into(), ..fine.clone() };
         assert!(check_files(&packed).unwrap_err().to_string().contains("uncompressed"));
         let error = check(&Machine { vcpus: 0, ..fine }).unwrap_err();
-        assert_eq!(error.to_string(), "machine.vcpus = 0: give 1 to 254");
+        assert_eq!(error.to_string(), "vm.vcpus = 0: give 1 to 254");
     }
 }

@@ -13,7 +13,7 @@ use crate::kvm::probe_kvm;
 use crate::qemu::{Accel, Qemu, QemuSettings};
 use crate::vmm::Driver;
 
-/// Another one after each boot.
+/// Changes with each boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Which virtual machine monitor runs the Pods.
@@ -29,10 +29,10 @@ pub enum Hypervisor {
     Qemu,
 }
 
-/// What the configuration says of drivers.
+/// The configuration of the drivers.
 #[derive(Debug, Clone)]
 pub struct Choice {
-    /// The monitor that is asked for.
+    /// The VMM to use.
     pub hypervisor: Hypervisor,
     /// Whether guests may run on emulated processors where KVM runs none.
     pub allow_emulation: bool,
@@ -42,7 +42,7 @@ pub struct Choice {
     pub qemu: QemuSettings,
 }
 
-/// What is to run, and on what.
+/// The driver that was chosen.
 #[derive(Debug, PartialEq, Eq)]
 enum Chosen {
     CloudHypervisor,
@@ -50,12 +50,12 @@ enum Chosen {
 }
 
 /// The driver for this host: cloud-hypervisor where KVM really runs guests, else QEMU with KVM,
-/// and QEMU with emulated processors only where that is allowed. That KVM does is kept in the file
-/// `known` until the host boots again.
+/// and QEMU with emulated processors only where that is allowed. A positive result of the KVM probe
+/// is cached in the file `known` until the host reboots.
 ///
 /// # Errors
 ///
-/// What is missing, and the mend.
+/// What is missing, and how to provide it.
 pub async fn choose(
     host: Arc<dyn Host>,
     choice: Choice,
@@ -67,7 +67,7 @@ pub async fn choose(
     if !can_confine() {
         tracing::warn!(
             "this host's kernel has no Landlock (Linux 5.13 and later, where it is switched on): \
-             machines' monitors may open any file of root's"
+             VMMs may open any file that their user may"
         );
     }
     Ok(match pick(&choice, kvm, installed)? {
@@ -81,8 +81,8 @@ pub async fn choose(
     })
 }
 
-/// Asks KVM, unless it is known to run guests since this host's boot. One that does not may be
-/// mended meanwhile: it is asked each time.
+/// Probes KVM, unless it is known to run guests since this host's boot. A negative result is not
+/// cached: the administrator may fix it at any time.
 fn kvm_once(known: &Path) -> std::result::Result<(), String> {
     let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
     if !boot.is_empty() && matches!(record::load::<String>(known), Ok(Some(then)) if then == boot) {
@@ -98,20 +98,20 @@ fn pick(
     kvm: std::result::Result<(), String>,
     installed: impl Fn(&Path) -> bool,
 ) -> std::result::Result<Chosen, DriverError> {
-    let there = |what, program: &Path, mend| match installed(program) {
+    let there = |what, program: &Path, fix| match installed(program) {
         true => Ok(()),
-        false => Err(DriverError::Missing { what, program: program.to_owned(), mend }),
+        false => Err(DriverError::Missing { what, program: program.to_owned(), fix }),
     };
     let cloud_hypervisor = || {
-        let mend = "install it (version 51 or later) or set its path in the handler's file";
-        there("cloud-hypervisor", &choice.cloud_hypervisor.program, mend)
+        let fix = "install it (version 51 or later) or set its path in the handler's file";
+        there("cloud-hypervisor", &choice.cloud_hypervisor.program, fix)
     };
     let qemu = || {
-        let mend = "install it (Debian's package is qemu-system-x86) or set its path in the handler's file";
-        there("QEMU", &choice.qemu.program, mend)?;
-        let mend =
+        let fix = "install it (Debian's package is qemu-system-x86) or set its path in the handler's file";
+        there("QEMU", &choice.qemu.program, fix)?;
+        let fix =
             "install it (`cargo install vhost-device-vsock`) or set its path in the handler's file";
-        there("QEMU's vsock device", &choice.qemu.vsock_device, mend)
+        there("QEMU's vsock device", &choice.qemu.vsock_device, fix)
     };
     match (choice.hypervisor, kvm) {
         (Hypervisor::Auto | Hypervisor::CloudHypervisor, Ok(())) if cloud_hypervisor().is_ok() => {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn takes_the_best_that_is_there() {
+    fn chooses_the_best_installed_driver() {
         let all = [CLOUD_HYPERVISOR, QEMU, VSOCK];
         assert_eq!(picked(Hypervisor::Auto, true, true, &all), Ok(Chosen::CloudHypervisor));
         assert_eq!(picked(Hypervisor::Auto, false, true, &all[1..]), Ok(Chosen::Qemu(Accel::Kvm)));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kvm_that_is_known_is_not_asked() {
+    fn a_known_kvm_is_not_probed() {
         let dir = tempfile::tempdir().unwrap();
         let known = dir.path().join("known/kvm.json");
         record::keep(&known, &std::fs::read_to_string(BOOT_ID).unwrap());
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn says_what_is_missing() {
+    fn names_what_is_missing() {
         let all = [CLOUD_HYPERVISOR, QEMU, VSOCK];
         let says = |hypervisor, emulation, kvm, installed: &[&str], text: &str| {
             let error = picked(hypervisor, emulation, kvm, installed).unwrap_err();

@@ -1,4 +1,4 @@
-//! cloud-hypervisor, driven over its REST interface: the driver for production, where KVM is.
+//! cloud-hypervisor, driven over its REST API: the driver for production hosts with KVM.
 
 mod config;
 mod devices;
@@ -24,19 +24,19 @@ use self::events::Removals;
 use crate::bounded_log::BoundedLog;
 use crate::check::{check, check_files, vsock};
 use crate::connect::pair;
-use crate::crew::Crew;
 use crate::error::DriverError;
+use crate::processes::Processes;
 use crate::rest::Rest;
 use crate::user::check_kvm;
 use crate::vmm::{CONSOLE_MAX, Capabilities, Device, Driver, Machine, Vmm};
 
-/// The oldest major version: it takes vsock packets of any size from newer guest kernels, and
-/// an image's type instead of guessing it.
+/// The oldest supported major version: the first that accepts vsock packets of any size from
+/// newer guest kernels, and an explicit image type.
 const OLDEST: u32 = 51;
-/// Places that disks leave to network interfaces and shares.
+/// Slots reserved for network interfaces and shares.
 const RESERVED: usize = 8;
 
-/// The numbers under which it gets its file descriptors.
+/// The file descriptors that it inherits.
 mod fd {
     pub(crate) const API: i32 = 3;
     pub(crate) const EVENTS: i32 = 4;
@@ -47,9 +47,9 @@ mod fd {
 pub struct CloudHypervisorSettings {
     /// The program: an absolute path, or a name in the search path.
     pub program: PathBuf,
-    /// How long it may take until the machine is made.
+    /// Deadline for creating the VM.
     pub launch_deadline: Duration,
-    /// How long it may take for a call, the guest's part in it included.
+    /// Deadline for one API call, the guest's part in it included.
     pub command_deadline: Duration,
 }
 
@@ -70,13 +70,13 @@ pub struct CloudHypervisor {
     settings: CloudHypervisorSettings,
 }
 
-/// What `vmm.ping` tells.
+/// The answer to `vmm.ping`.
 #[derive(Deserialize)]
 struct Ping {
     version: String,
 }
 
-/// A monitor that has been started.
+/// A VMM that has been started.
 struct Started {
     pid: u32,
     rest: Rest,
@@ -84,17 +84,17 @@ struct Started {
 }
 
 impl CloudHypervisor {
-    /// A driver that starts its processes by `host`.
+    /// A driver that starts its processes through `host`.
     pub fn new(host: Arc<dyn Host>, settings: CloudHypervisorSettings) -> Self {
         Self { host, settings }
     }
 
-    /// Starts the monitor on a socket that listens already, so that a call need not be retried.
-    fn start(&self, crew: &mut Crew, dir: &Path) -> Result<Started, DriverError> {
+    /// Starts the VMM with a listening socket, so that the first call needs no retries.
+    fn start(&self, processes: &mut Processes, dir: &Path) -> Result<Started, DriverError> {
         let io = |source| DriverError::Io { program: NAME, source };
         let socket = dir.join("api");
-        crew.removes(socket.clone());
-        crew.removes(vsock(dir));
+        processes.remove_at_exit(socket.clone());
+        processes.remove_at_exit(vsock(dir));
         let listener = UnixListener::bind(&socket).map_err(|source| {
             let path = socket.clone();
             DriverError::File { step: "listening on", path, source }
@@ -106,34 +106,34 @@ impl CloudHypervisor {
             .args(["--seccomp", "true"])
             .fd(fd::API, OwnedFd::from(listener))
             .fd(fd::EVENTS, theirs);
-        let pid = crew.start_on_kvm(NAME, command)?;
+        let pid = processes.start_with_kvm(NAME, command)?;
         Ok(Started { pid, rest: Rest::new(socket, self.settings.command_deadline), events })
     }
 
-    async fn make(&self, crew: &mut Crew, machine: &Machine) -> Result<Started, DriverError> {
-        let started = self.start(crew, &machine.dir)?;
-        let console = machine.console.as_ref().map(|_| machine.dir.join("console.fifo"));
+    async fn make(&self, processes: &mut Processes, vm: &Machine) -> Result<Started, DriverError> {
+        let started = self.start(processes, &vm.dir)?;
+        let console = vm.console.as_ref().map(|_| vm.dir.join("console.fifo"));
         let reader = console.as_deref().map(fifo).transpose()?;
         if let Some(console) = &console {
-            crew.give(console)?;
-            crew.removes(console.clone());
+            processes.chown(console)?;
+            processes.remove_at_exit(console.clone());
         }
-        let config = config::config(machine, console.as_deref());
+        let config = config::config(vm, console.as_deref());
         let create = async {
             check_version(&started.rest.get("vmm.ping").await?)?;
             started.rest.put("vm.create", Some(config), None).await
         };
-        let step = format!("make the machine ({})", self.settings.program.display());
-        let created = crew.attended(&step, self.settings.launch_deadline, create).await;
-        // The call's own deadline may be the first to pass; which program it was is told as well.
+        let step = format!("create the VM ({})", self.settings.program.display());
+        let created = processes.watched(&step, self.settings.launch_deadline, create).await;
+        // The call's own deadline may pass first: the error then names the program as well.
         created.map_err(|error| match error {
             DriverError::Deadline { program, after, .. } => {
                 DriverError::Deadline { program, step, after }
             }
             other => other,
         })?;
-        // Only now is there a writer, without whom the fifo would end at once.
-        if let (Some(reader), Some(console)) = (reader, &machine.console) {
+        // Only now does the fifo have a writer, without which reading it ends at once.
+        if let (Some(reader), Some(console)) = (reader, &vm.console) {
             BoundedLog::start(reader, console, CONSOLE_MAX)
                 .map_err(DriverError::creating(console))?;
         }
@@ -142,9 +142,10 @@ impl CloudHypervisor {
 }
 
 fn check_version(ping: &[u8]) -> Result<(), DriverError> {
-    let wrong = |reason: &dyn ToString| {
-        let (call, reason) = ("vmm.ping".to_owned(), reason.to_string());
-        DriverError::Answer { program: NAME, call, reason }
+    let wrong = |reason: &dyn ToString| DriverError::Answer {
+        program: NAME,
+        call: "vmm.ping".to_owned(),
+        reason: reason.to_string(),
     };
     let Ping { version } = serde_json::from_slice(ping).map_err(|error| wrong(&error))?;
     let number = version.trim_start_matches('v');
@@ -157,7 +158,7 @@ fn check_version(ping: &[u8]) -> Result<(), DriverError> {
     Ok(())
 }
 
-/// A new fifo's reading end.
+/// Creates a fifo and opens its read end.
 fn fifo(path: &Path) -> Result<pipe::Receiver, DriverError> {
     let failed =
         |source| DriverError::File { step: "making the console's fifo", path: path.into(), source };
@@ -178,47 +179,48 @@ impl Driver for CloudHypervisor {
         }
     }
 
-    async fn launch(&self, machine: &Machine) -> Result<Arc<dyn Vmm>> {
-        check(machine)?;
-        check_files(machine)?;
-        check_kvm(machine)?;
-        let mut crew = Crew::new(Arc::clone(&self.host), machine)?;
-        let Started { pid, rest, events } = match self.make(&mut crew, machine).await {
+    async fn launch(&self, vm: &Machine) -> Result<Arc<dyn Vmm>> {
+        check(vm)?;
+        check_files(vm)?;
+        check_kvm(vm)?;
+        let mut processes = Processes::new(Arc::clone(&self.host), vm)?;
+        let Started { pid, rest, events } = match self.make(&mut processes, vm).await {
             Ok(started) => started,
             Err(error) => {
-                crew.stop().await?;
+                processes.stop().await?;
                 return Err(error.into());
             }
         };
-        let (crew, ended) = crew.supervise();
+        let (processes, exited) = processes.supervise();
         let removals = Removals::new();
-        let (told, watched) = (removals.clone(), Arc::clone(&crew));
-        // It ends with the monitor's process, which closes its end.
+        let followed = removals.clone();
+        let watched = Arc::clone(&processes);
+        // It ends with the VMM, which closes its end of the pipe.
         tokio::spawn(async move {
-            if events::follow(events, &told).await {
-                tracing::info!("the machine's guest restarts, which ends the machine");
+            if events::follow(events, &followed).await {
+                tracing::info!("the guest reboots: stopping its VM");
                 watched.kill();
             }
         });
         Ok(Arc::new(CloudHypervisorVmm {
             pid,
-            crew,
-            ended,
-            devices: Devices::new(machine, rest.clone(), removals, self.settings.command_deadline),
+            processes,
+            exited,
+            devices: Devices::new(vm, rest.clone(), removals, self.settings.command_deadline),
             rest,
-            vsock: vsock(&machine.dir),
+            vsock: vsock(&vm.dir),
             booted: AtomicBool::new(false),
             deadline: self.settings.command_deadline,
         }))
     }
 }
 
-/// A machine in cloud-hypervisor.
+/// A VM in cloud-hypervisor.
 #[derive(Debug)]
 struct CloudHypervisorVmm {
     pid: u32,
-    crew: Arc<Crew>,
-    ended: ExitWatch,
+    processes: Arc<Processes>,
+    exited: ExitWatch,
     rest: Rest,
     devices: Devices,
     vsock: PathBuf,
@@ -233,7 +235,7 @@ impl Vmm for CloudHypervisorVmm {
     }
 
     fn processes(&self) -> Vec<ProcessMark> {
-        self.crew.marks()
+        self.processes.marks()
     }
 
     fn vsock(&self) -> &Path {
@@ -242,8 +244,8 @@ impl Vmm for CloudHypervisorVmm {
 
     async fn attach(&self, device: Device) -> Result<()> {
         Ok(self
-            .crew
-            .attended("plug in a device", self.deadline * 2, self.devices.plug(device))
+            .processes
+            .watched("plug in a device", self.deadline * 2, self.devices.plug(device))
             .await?)
     }
 
@@ -252,33 +254,33 @@ impl Vmm for CloudHypervisorVmm {
             return Ok(());
         }
         if !self.booted.load(Ordering::Acquire) {
-            return Err(DriverError::State("does not run yet, so nothing can be unplugged").into());
+            return Err(DriverError::State("is not running yet: nothing can be unplugged").into());
         }
         Ok(self
-            .crew
-            .attended("unplug a device", self.deadline * 3, self.devices.unplug(id))
+            .processes
+            .watched("unplug a device", self.deadline * 3, self.devices.unplug(id))
             .await?)
     }
 
     async fn boot(&self) -> Result<()> {
         if self.booted.swap(true, Ordering::AcqRel) {
-            return Err(DriverError::State("already runs").into());
+            return Err(DriverError::State("is already running").into());
         }
         let boot = self.rest.put("vm.boot", None, None);
-        Ok(self.crew.attended("run the machine", self.deadline * 2, boot).await?)
+        Ok(self.processes.watched("boot the VM", self.deadline * 2, boot).await?)
     }
 
     async fn grow(&self, vcpus: u32, memory: u64) -> Result<()> {
         let grow = self.devices.grow(vcpus, memory);
-        Ok(self.crew.attended("grow the machine", self.deadline * 3, grow).await?)
+        Ok(self.processes.watched("grow the VM", self.deadline * 3, grow).await?)
     }
 
     async fn stop(&self) -> Result<()> {
-        Ok(self.crew.stop().await?)
+        Ok(self.processes.stop().await?)
     }
 
     async fn exited(&self) -> Exit {
-        self.ended.wait().await
+        self.exited.wait().await
     }
 }
 

@@ -1,4 +1,4 @@
-//! Unix sockets between this process and a machine's.
+//! Unix sockets between this process and those of a VM.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,10 +12,10 @@ use tokio::net::unix::pipe;
 
 use crate::error::DriverError;
 
-/// Between its bind and its listen a server refuses for a moment that no event ends.
+/// Between bind(2) and listen(2) a server refuses connections, and no inotify event reports listen.
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// Connects to `socket` as soon as somebody serves it. It waits for ever: bound it.
+/// Connects to `socket` as soon as it is served. It has no deadline of its own.
 pub(crate) async fn connect(socket: &Path) -> Result<UnixStream, DriverError> {
     let failed =
         |source| DriverError::File { step: "connecting to", path: socket.to_owned(), source };
@@ -26,13 +26,13 @@ pub(crate) async fn connect(socket: &Path) -> Result<UnixStream, DriverError> {
             Ok(OwnedFd::from(inotify))
         })
         .map_err(|errno| failed(errno.into()))?;
-    // An inotify descriptor is read as a pipe is: bytes come when there are some.
+    // An inotify descriptor is readable like a pipe.
     let mut created = pipe::Receiver::from_owned_fd_unchecked(created).map_err(failed)?;
     loop {
         match UnixStream::connect(socket).await {
             Ok(stream) => return Ok(stream),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Which file it was does not matter: the next connect tells.
+                // Whichever file it was: connect again.
                 created.read(&mut [0; 1024]).await.map_err(failed)?;
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -43,7 +43,7 @@ pub(crate) async fn connect(socket: &Path) -> Result<UnixStream, DriverError> {
     }
 }
 
-/// A connected pair: this process's end and the one to give away.
+/// A connected pair: this process's end and the one to pass on.
 pub(crate) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     ours.set_nonblocking(true)?;
@@ -58,20 +58,18 @@ mod tests {
     async fn connects_when_the_server_comes() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket");
-        let late = socket.clone();
-        let server = tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            std::fs::write(late.with_extension("other"), "").unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            tokio::net::UnixListener::bind(late).unwrap()
-        });
+        let mut connecting = Box::pin(connect(&socket));
+        assert!(futures::poll!(connecting.as_mut()).is_pending());
+        std::fs::write(socket.with_extension("other"), "").unwrap();
+        assert!(futures::poll!(connecting.as_mut()).is_pending());
+        let server = tokio::net::UnixListener::bind(&socket).unwrap();
         let within = Duration::from_secs(10);
-        tokio::time::timeout(within, connect(&socket)).await.unwrap().unwrap();
-        drop(server.await.unwrap());
+        tokio::time::timeout(within, connecting).await.unwrap().unwrap();
+        drop(server);
 
-        // A socket that nobody serves (any more) is waited for, within the caller's bound.
-        let nobody = tokio::time::timeout(Duration::from_millis(50), connect(&socket)).await;
-        assert!(nobody.is_err());
+        // A socket without a server is waited for, within the caller's deadline.
+        let unserved = tokio::time::timeout(Duration::from_millis(50), connect(&socket)).await;
+        assert!(unserved.is_err());
         let nowhere = connect(Path::new("/no/such/dir/socket")).await.unwrap_err();
         assert!(nowhere.to_string().starts_with("connecting to /no/such/dir/socket"));
     }

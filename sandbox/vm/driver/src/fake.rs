@@ -1,4 +1,4 @@
-//! A driver whose machines run nothing, for tests of what a backend does with them.
+//! A driver whose VMs have no process, for tests of a backend.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,15 +18,15 @@ use crate::place::Places;
 use crate::vmm::{Capabilities, Device, Driver, Machine, Vmm};
 
 const NAME: &str = "fake";
-/// Places for devices.
+/// Slots for devices.
 const PLACES: usize = 16;
-/// Memory modules.
+/// The maximum number of memory modules.
 const MODULES_MAX: u64 = 8;
 
-/// What was asked of a driver and its machines.
+/// A call of a driver or of one of its VMs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// [`Driver::launch`], with the machine.
+    /// [`Driver::launch`], with the VM.
     Launch(Box<Machine>),
     /// [`Vmm::attach`], with the device's id.
     Attach(String),
@@ -53,13 +53,13 @@ impl Call {
     }
 }
 
-/// What runs when a machine boots: it gets the vsock's path and plays the guest.
+/// Plays the guest of a VM that boots, whose vsock is at the path.
 type Guest = Arc<dyn Fn(&Path) + Send + Sync>;
 
-/// Remembers every call; fails those that a test says. Its machines hold no process: they end
-/// when they are stopped or when the test says so.
+/// Records every call and fails those that a test chooses. Its VMs exit when they are stopped or
+/// when the test makes them.
 ///
-/// A machine's vsock is a path in its directory. A test that plays the guest connects to
+/// A VM's vsock is a path in its directory. A test that plays the guest connects to
 /// `<vsock>_<port>` to call the host, and listens at `<vsock>` to be called.
 #[derive(Clone)]
 pub struct FakeDriver(Arc<Mutex<State>>);
@@ -92,23 +92,28 @@ impl fmt::Debug for FakeDriver {
 }
 
 impl FakeDriver {
-    /// A driver that says it can do this.
+    /// A driver with these capabilities.
     pub fn new(capabilities: Capabilities) -> Self {
-        let (journal, failures, ends) = (Vec::new(), VecDeque::new(), Vec::new());
-        Self(Arc::new(Mutex::new(State { capabilities, journal, failures, guest: None, ends })))
+        Self(Arc::new(Mutex::new(State {
+            capabilities,
+            journal: Vec::new(),
+            failures: VecDeque::new(),
+            guest: None,
+            ends: Vec::new(),
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock()
     }
 
-    /// Plays the guest of every machine that boots: `guest` gets its vsock's path.
+    /// Plays the guest of every VM that boots: `guest` gets its vsock's path.
     pub fn plays(&self, guest: impl Fn(&Path) + Send + Sync + 'static) {
         self.state().guest = Some(Arc::new(guest));
     }
 
-    /// Lets the next call of `verb` (`launch`, `attach`, `detach`, `boot`, `grow` or `stop`)
-    /// that is not yet to fail do so.
+    /// Makes the next call of `verb` (`launch`, `attach`, `detach`, `boot`, `grow` or `stop`)
+    /// fail. Several are queued.
     pub fn fails(&self, verb: &'static str, kind: Kind, message: impl Into<String>) {
         self.state().failures.push_back((verb, kind, message.into()));
     }
@@ -118,14 +123,14 @@ impl FakeDriver {
         self.state().journal.clone()
     }
 
-    /// Ends every machine, as a VMM's death does.
+    /// Makes every VM exit, as when its VMM crashes.
     pub fn ends(&self, status: u32) {
         for end in self.state().ends.drain(..) {
             finish(&end, status);
         }
     }
 
-    /// Remembers `call`, and fails it if it is to fail.
+    /// Records `call`, and fails it if a failure is queued for it.
     fn called(&self, call: Call) -> Result<()> {
         let mut state = self.state();
         let verb = call.verb();
@@ -140,7 +145,7 @@ impl FakeDriver {
     }
 }
 
-/// A machine ends once.
+/// Reports the exit of a VM; only the first one counts.
 fn finish(end: &watch::Sender<Option<Exit>>, status: u32) {
     end.send_if_modified(|exit| {
         let first = exit.is_none();
@@ -155,25 +160,25 @@ impl Driver for FakeDriver {
         self.state().capabilities
     }
 
-    async fn launch(&self, machine: &Machine) -> Result<Arc<dyn Vmm>> {
-        self.called(Call::Launch(Box::new(machine.clone())))?;
-        check(machine)?;
-        check_files(machine)?;
-        let (end, ended) = ExitWatch::pair();
+    async fn launch(&self, vm: &Machine) -> Result<Arc<dyn Vmm>> {
+        self.called(Call::Launch(Box::new(vm.clone())))?;
+        check(vm)?;
+        check_files(vm)?;
+        let (end, exited) = ExitWatch::pair();
         self.state().ends.push(end.clone());
         Ok(Arc::new(FakeVmm {
             driver: self.clone(),
-            vsock: vsock(&machine.dir),
+            vsock: vsock(&vm.dir),
             places: Places::new(PLACES),
-            growth: Mutex::new(Growth::of(machine, modules(machine, MODULES_MAX))),
+            growth: Mutex::new(Growth::of(vm, modules(vm, MODULES_MAX))),
             booted: Mutex::new(false),
             end,
-            ended,
+            exited,
         }))
     }
 }
 
-/// A machine of a [`FakeDriver`].
+/// A VM of a [`FakeDriver`].
 #[derive(Debug)]
 struct FakeVmm {
     driver: FakeDriver,
@@ -182,16 +187,16 @@ struct FakeVmm {
     growth: Mutex<Growth>,
     booted: Mutex<bool>,
     end: watch::Sender<Option<Exit>>,
-    ended: ExitWatch,
+    exited: ExitWatch,
 }
 
 impl FakeVmm {
     fn called(&self, call: Call) -> Result<()> {
         self.driver.called(call)?;
-        match self.ended.seen() {
+        match self.exited.seen() {
             Some(exit) => {
-                let (status, log) = (exit.status, String::new());
-                Err(DriverError::Ended { program: NAME, status, log }.into())
+                let status = exit.status;
+                Err(DriverError::Exited { program: NAME, status, log: String::new() }.into())
             }
             None => Ok(()),
         }
@@ -200,7 +205,7 @@ impl FakeVmm {
 
 #[async_trait]
 impl Vmm for FakeVmm {
-    /// A number that no process has.
+    /// No process has this id.
     fn pid(&self) -> u32 {
         u32::MAX
     }
@@ -227,7 +232,7 @@ impl Vmm for FakeVmm {
     async fn detach(&self, id: &str) -> Result<()> {
         self.called(Call::Detach(id.to_owned()))?;
         if self.places.has(id) && !*self.booted.lock() {
-            return Err(DriverError::State("does not run yet, so nothing can be unplugged").into());
+            return Err(DriverError::State("is not running yet: nothing can be unplugged").into());
         }
         self.places.free(id);
         Ok(())
@@ -236,7 +241,7 @@ impl Vmm for FakeVmm {
     async fn boot(&self) -> Result<()> {
         self.called(Call::Boot)?;
         if std::mem::replace(&mut *self.booted.lock(), true) {
-            return Err(DriverError::State("already runs").into());
+            return Err(DriverError::State("is already running").into());
         }
         let guest = self.driver.state().guest.clone();
         if let Some(guest) = guest {
@@ -265,7 +270,7 @@ impl Vmm for FakeVmm {
     }
 
     async fn exited(&self) -> Exit {
-        self.ended.wait().await
+        self.exited.wait().await
     }
 }
 
@@ -274,19 +279,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn fails_and_ends_when_told() {
+    async fn fails_and_exits_on_demand() {
         let dir = tempfile::tempdir().unwrap();
-        let (kernel, initramfs) = (dir.path().join("kernel"), dir.path().join("initramfs"));
+        let kernel = dir.path().join("kernel");
+        let initramfs = dir.path().join("initramfs");
         std::fs::write(&kernel, b"\x7fELF").unwrap();
         std::fs::write(&initramfs, b"").unwrap();
-        let machine = crate::check::tests::machine(dir.path());
-        let machine = Machine { kernel, initramfs, ..machine };
+        let vm = crate::check::tests::vm(dir.path());
+        let vm = Machine { kernel, initramfs, ..vm };
         let driver = FakeDriver::default();
         driver.fails("launch", Kind::Unavailable, "no");
-        let refused = driver.launch(&machine).await.unwrap_err();
+        let refused = driver.launch(&vm).await.unwrap_err();
         assert_eq!((refused.kind(), refused.to_string()), (Kind::Unavailable, "no".to_owned()));
 
-        let vmm = driver.launch(&machine).await.unwrap();
+        let vmm = driver.launch(&vm).await.unwrap();
         driver.fails("grow", Kind::DeadlineExceeded, "late");
         vmm.boot().await.unwrap();
         assert_eq!(vmm.grow(2, 0).await.unwrap_err().kind(), Kind::DeadlineExceeded);

@@ -1,4 +1,4 @@
-//! What of the host's file system a VM's processes may use.
+//! The files of the host that a VM's processes may use.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use sandbox_core::host::{Paths, find_program};
 use crate::user;
 use crate::vmm::Machine;
 
-/// What every program reads: itself, its libraries and data, and what the kernel tells.
+/// What every program reads: programs, libraries and their data, /proc and /sys.
 const SYSTEM: [&str; 11] = [
     "/usr",
     "/bin",
@@ -22,26 +22,27 @@ const SYSTEM: [&str; 11] = [
     "/sys",
 ];
 
-/// Devices that every program works with; none of them holds anybody's data.
+/// Devices that every program may use; none of them holds data.
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
-/// What of the file system a machine's processes may use.
-pub(crate) fn paths(machine: &Machine) -> Paths {
-    let boots = [&machine.kernel, &machine.initramfs];
+/// The files that the processes of a VM may use.
+pub(crate) fn paths(vm: &Machine) -> Paths {
+    let boots = [&vm.kernel, &vm.initramfs];
     Paths {
         read: SYSTEM.map(PathBuf::from).iter().chain(boots).cloned().collect(),
-        files: DEVICES.map(PathBuf::from).iter().chain(&machine.open).cloned().collect(),
-        write: vec![machine.dir.clone()],
+        files: DEVICES.map(PathBuf::from).iter().chain(&vm.open).cloned().collect(),
+        write: vec![vm.dir.clone()],
     }
 }
 
-/// What `programs` and those of the system read, besides what is a machine's own.
+/// The files that `programs` read, besides those of their VM: they have to exist in the mount
+/// namespace that VMs run in.
 pub fn files<'a>(programs: impl Iterator<Item = &'a Path>) -> Vec<PathBuf> {
     let found = programs.filter_map(find_program).flat_map(installed);
     SYSTEM.iter().chain(&DEVICES).chain([&user::KVM]).map(PathBuf::from).chain(found).collect()
 }
 
-/// A program, and the prefix that it was installed in with its data.
+/// A program, and the prefix that it and its data are installed in.
 pub(crate) fn installed(program: PathBuf) -> Vec<PathBuf> {
     let program = program.canonicalize().unwrap_or(program);
     let bin = program.parent().filter(|dir| dir.ends_with("bin"));

@@ -1,7 +1,7 @@
-//! Whether this host's KVM really runs guests. That `/dev/kvm` is there and makes machines says
-//! little: under some hypervisors it cannot execute what every kernel does at its start.
+//! Whether this host's KVM really runs guests. That `/dev/kvm` exists and creates VMs is not enough:
+//! under some hypervisors it cannot execute instructions that every kernel uses when it boots.
 
-#![allow(unsafe_code, reason = "a machine's memory is shared with the kernel")]
+#![allow(unsafe_code, reason = "a VM's memory is shared with the kernel")]
 
 use std::ops::Range;
 use std::os::unix::thread::JoinHandleExt;
@@ -18,14 +18,14 @@ use nix::sys::pthread::pthread_kill;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::time::{ClockId, clock_gettime};
 
-/// How much of a processor's time the probe may take. A guest needs microseconds of it; where KVM
-/// is of no use it was seen to fail within some 50 ms, or to take all it gets.
+/// CPU time that the probe may take. A guest needs microseconds; an unusable KVM was seen to fail
+/// within some 50 ms, or to spin for ever.
 const WORK: Duration = Duration::from_secs(1);
-/// How long it may wait for that on a busy host.
+/// Wall-clock time that it may take on a busy host.
 const WAIT: Duration = Duration::from_secs(15);
-/// How often it is looked at.
+/// Polling interval.
 const LOOK: Duration = Duration::from_millis(20);
-/// How often and how long the guest is told to stop after that.
+/// Interval and number of signals that then interrupt the guest.
 const KICK: Duration = Duration::from_millis(10);
 const KICKS: u32 = 50;
 
@@ -41,8 +41,8 @@ const GDT: usize = 0x5000;
 const IDT: usize = 0x6000;
 const STACK: u64 = 0xf000;
 
-/// What every kernel for x86-64 does sooner or later: `lock cmpxchg16b` (allocators), `xrstor64`
-/// (the FPU), `int3` and `iretq` (self-tests, traps), then a byte that says it got here.
+/// Instructions that every x86-64 kernel executes: `lock cmpxchg16b` (allocators), `xrstor64`
+/// (the FPU), `int3` and `iretq` (self-tests, traps), then a byte that reports success.
 #[rustfmt::skip]
 const CODE: &[u8] = &[
     0xbf, 0x00, 0x80, 0x00, 0x00,   // mov edi, 0x8000
@@ -59,30 +59,29 @@ const CODE: &[u8] = &[
     0xf4,                           // hlt
     0x48, 0xcf,                     // the trap's handler: iretq
 ];
-/// The instructions that a processor may lack, and the bits of leaf 1's ECX that tell.
+/// The optional instructions, and their feature bits in ECX of CPUID leaf 1.
 const CMPXCHG16B_AT: Range<usize> = 13..18;
 const CMPXCHG16B: u32 = 1 << 13;
 const XSAVE_AT: Range<usize> = 28..36;
 const XSAVE: u32 = 1 << 26;
 const NOP: u8 = 0x90;
-/// Where in [`CODE`] the trap's handler is: its last instruction.
+/// Address of the trap handler: the last instruction of [`CODE`].
 const HANDLER: u64 = (CODE_AT + CODE.len() - 2) as u64;
 const PORT: u16 = 0xf4;
 const DONE: u8 = 0x2a;
 
-/// Runs a guest of a few instructions for at most a second of a processor's time; the error says
-/// why KVM is of no use here. It blocks.
+/// Runs a guest of a few instructions for at most a second of CPU time. It blocks.
 ///
 /// # Errors
 ///
-/// A phrase for an error's text.
+/// Why KVM is unusable, as a phrase for an error message.
 pub(crate) fn probe_kvm() -> Result<(), String> {
     let made = Arc::new(AtomicBool::new(false));
-    let (ended, running) = channel();
+    let (done, running) = channel();
     let making = Arc::clone(&made);
     let probe = move || {
-        // The probe may have been given up by the time the thread tells.
-        let _ = ended.send(run(|| making.store(true, Ordering::Release)));
+        // The receiver is gone if the probe has timed out.
+        let _ = done.send(run(|| making.store(true, Ordering::Release)));
     };
     let thread = std::thread::Builder::new().name("kvm-probe".into()).spawn(probe);
     let thread = thread.map_err(|error| format!("its probe cannot be started: {error}"))?;
@@ -98,15 +97,15 @@ pub(crate) fn probe_kvm() -> Result<(), String> {
             continue;
         }
         stop(&thread)?;
-        let took = format!("in {worked:?} of a processor's time and {:?}", begun.elapsed());
+        let took = format!("in {worked:?} of CPU time and {:?}", begun.elapsed());
         return Err(match made.load(Ordering::Acquire) {
-            true => format!("a guest of {} bytes did not end {took}", CODE.len()),
-            false => format!("a machine was not made {took}"),
+            true => format!("a guest of {} bytes did not exit {took}", CODE.len()),
+            false => format!("no VM was created {took}"),
         });
     }
 }
 
-/// How much of a processor's time `thread` has had.
+/// CPU time that `thread` has used.
 fn worked(thread: &JoinHandle<()>) -> Result<Duration, Errno> {
     let mut clock = 0;
     // SAFETY: the thread has not been joined, so that its id is its own; the call writes one
@@ -114,7 +113,7 @@ fn worked(thread: &JoinHandle<()>) -> Result<Duration, Errno> {
     let found = unsafe { libc::pthread_getcpuclockid(thread.as_pthread_t(), &raw mut clock) };
     match found {
         0 => clock_gettime(ClockId::from_raw(clock)).map(Duration::from),
-        // It has ended, which the channel tells.
+        // It has exited: the channel has the result.
         libc::ESRCH => Ok(Duration::ZERO),
         errno => Err(Errno::from_raw(errno)),
     }
@@ -135,10 +134,10 @@ fn stop(thread: &JoinHandle<()>) -> Result<(), String> {
         kicks += 1;
     }
     if !thread.is_finished() {
-        // The signal may still come: leave the handler that makes it harmless.
-        return Err("a guest that does not end cannot be stopped either".to_owned());
+        // A signal may still arrive: leave the handler, which makes it harmless.
+        return Err("a guest that does not exit cannot be interrupted either".to_owned());
     }
-    // SAFETY: this is the action that was there before.
+    // SAFETY: this restores the previous action.
     unsafe { sigaction(signal, &before) }.map_err(failed)?;
     Ok(())
 }
@@ -150,7 +149,7 @@ fn run(made: impl FnOnce()) -> Result<(), String> {
     let cpuid = cpuid.map_err(failed("reading the processor's features"))?;
     let features = features(&cpuid);
     let mut memory = image(features);
-    let vm = kvm.create_vm().map_err(failed("making a machine"))?;
+    let vm = kvm.create_vm().map_err(failed("creating a VM"))?;
     let region = kvm_userspace_memory_region {
         slot: 0,
         flags: 0,
@@ -158,30 +157,30 @@ fn run(made: impl FnOnce()) -> Result<(), String> {
         memory_size: memory.0.len() as u64,
         userspace_addr: memory.0.as_mut_ptr() as u64,
     };
-    // SAFETY: `memory` is page-aligned, has the region's size, and outlives the machine and its
+    // SAFETY: `memory` is page-aligned, has the region's size, and outlives the VM and its
     // processor: they are declared after it, so that they are dropped before it.
-    unsafe { vm.set_user_memory_region(region) }.map_err(failed("giving it memory"))?;
-    let mut vcpu = vm.create_vcpu(0).map_err(failed("making a processor"))?;
+    unsafe { vm.set_user_memory_region(region) }.map_err(failed("setting its memory"))?;
+    let mut vcpu = vm.create_vcpu(0).map_err(failed("creating a processor"))?;
     vcpu.set_cpuid2(&cpuid).map_err(failed("setting the processor's features"))?;
     enter_long_mode(&vcpu, features).map_err(failed("setting the processor's registers"))?;
     made();
     let started = Instant::now();
     let outcome = match vcpu.run() {
         Ok(VcpuExit::IoOut(PORT, [DONE])) => Ok(()),
-        Ok(exit) => Err(format!("a guest of {} bytes ended with {exit:?}", CODE.len())),
+        Ok(exit) => Err(format!("a guest of {} bytes exited with {exit:?}", CODE.len())),
         Err(error) => Err(format!("running a guest: {error}")),
     };
     tracing::debug!("the KVM probe took {:?}: {outcome:?}", started.elapsed());
     outcome
 }
 
-/// What the processor can do: leaf 1's ECX (Intel SDM 2A, CPUID).
+/// The processor's features: ECX of CPUID leaf 1 (Intel SDM 2A).
 fn features(cpuid: &CpuId) -> u32 {
     cpuid.as_slice().iter().find(|leaf| leaf.function == 1).map_or(0, |leaf| leaf.ecx)
 }
 
-/// The memory's content: the first 2 MiB are mapped one to one. A kernel does not use what the
-/// processor lacks, so the guest does not either.
+/// The memory's content: the first 2 MiB are mapped one to one. Like a kernel, the
+/// guest does without instructions that the processor lacks.
 fn image(features: u32) -> Box<Memory> {
     let mut memory = Box::new(Memory([0; 0x10000]));
     let mut put = |at: usize, value: u64| {
@@ -239,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leaves_out_what_the_processor_lacks() {
+    fn leaves_out_missing_instructions() {
         let whole = image(CMPXCHG16B | XSAVE);
         assert_eq!(whole.0[CODE_AT + CMPXCHG16B_AT.start..][..5], [0xf0, 0x48, 0x0f, 0xc7, 0x0f]);
         assert_eq!(whole.0[CODE_AT + XSAVE_AT.start..][..4], [0x48, 0x0f, 0xae, 0x27]);

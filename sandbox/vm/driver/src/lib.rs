@@ -18,7 +18,6 @@ pub mod cloud_hypervisor;
 mod connect;
 #[cfg(test)]
 mod contract;
-mod crew;
 mod error;
 #[cfg(any(test, feature = "testing"))]
 pub mod fake;
@@ -26,6 +25,7 @@ mod files;
 mod growth;
 mod kvm;
 mod place;
+mod processes;
 pub mod qemu;
 mod qmp;
 mod rest;

@@ -1,4 +1,4 @@
-//! Which of a machine's places for devices are taken.
+//! Allocation of a VM's device slots.
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -7,12 +7,12 @@ use crate::error::DriverError;
 /// The longest device id: virtio-blk's serial number has 20 bytes.
 const ID_MAX: usize = 20;
 
-/// A fixed number of places, each taken by at most one device.
+/// A fixed number of slots, each for one device.
 #[derive(Debug)]
 pub(crate) struct Places(Mutex<Vec<Option<String>>>);
 
 impl Places {
-    /// So many free places.
+    /// `count` free slots.
     pub(crate) fn new(count: usize) -> Self {
         Self(Mutex::new(vec![None; count]))
     }
@@ -21,7 +21,7 @@ impl Places {
         self.0.lock()
     }
 
-    /// Takes a place for `id`.
+    /// Allocates a slot for `id`.
     pub(crate) fn take(&self, id: &str) -> Result<usize, DriverError> {
         let fits =
             (1..=ID_MAX).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -42,12 +42,12 @@ impl Places {
         }
     }
 
-    /// Whether `id` has a place.
+    /// Whether `id` has a slot.
     pub(crate) fn has(&self, id: &str) -> bool {
         self.places().iter().flatten().any(|taken| taken == id)
     }
 
-    /// Frees the place of `id`.
+    /// Frees the slot of `id`.
     pub(crate) fn free(&self, id: &str) {
         for place in self.places().iter_mut() {
             if place.as_deref() == Some(id) {
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_taken_once_and_used_again() {
+    fn slots_are_allocated_once_and_reused() {
         let places = Places::new(2);
         assert_eq!((places.take("a").unwrap(), places.take("b").unwrap()), (0, 1));
         assert_eq!(places.take("a").unwrap_err().to_string(), "device a is already plugged in");

@@ -1,8 +1,8 @@
 //! QEMU, driven over QMP: with KVM where cloud-hypervisor is not installed, and with emulated
 //! processors where there is no KVM.
 //!
-//! The guest's vsock is a second process, `vhost-device-vsock`: it speaks the same hybrid
-//! protocol as cloud-hypervisor's own.
+//! The guest's vsock is served by a second process, `vhost-device-vsock`, with the same hybrid
+//! protocol as cloud-hypervisor's.
 
 mod argv;
 mod devices;
@@ -25,20 +25,20 @@ use self::devices::{Devices, NAME, PLACES};
 use crate::bounded_log::BoundedLog;
 use crate::check::{check, check_files, vsock};
 use crate::connect::{connect, pair};
-use crate::crew::Crew;
 use crate::error::DriverError;
+use crate::processes::Processes;
 use crate::qmp::{Qmp, Version};
 use crate::user::check_kvm;
 use crate::vmm::{CONSOLE_MAX, Capabilities, Device, Driver, Machine, Vmm};
 
-/// The oldest version that was seen to work.
+/// The oldest version that is known to work.
 const OLDEST: Version = Version { major: 7, minor: 2, micro: 0 };
-/// Places that disks leave to network interfaces and shares.
+/// Slots reserved for network interfaces and shares.
 const RESERVED: usize = 14;
-/// The guest's vsock address; each machine's vsock is its own, so that it need not be unique.
+/// The guest's vsock address; it need not be unique, since each VM has a vsock device of its own.
 const GUEST_CID: u32 = 3;
-/// `vhost-device-vsock` takes one descriptor of a packet's data: a newer guest kernel that
-/// writes more at once than fits in one stalls for ever. 32000 bytes were seen to pass.
+/// `vhost-device-vsock` accepts one descriptor of data per packet: a newer guest kernel that writes
+/// more at once stalls for ever. 32000 bytes are known to work.
 const STREAM_WRITE_MAX: u32 = 32_000;
 
 /// How QEMU is run.
@@ -50,9 +50,9 @@ pub struct QemuSettings {
     pub vsock_device: PathBuf,
     /// What executes the guest's instructions.
     pub accel: Accel,
-    /// How long its processes may take until the machine is made.
+    /// Deadline for creating the VM.
     pub launch_deadline: Duration,
-    /// How long QEMU may take for a command, the guest's part in it included.
+    /// Deadline for one QMP command, the guest's part in it included.
     pub command_deadline: Duration,
 }
 
@@ -76,49 +76,58 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// A driver that starts its processes by `host`.
+    /// A driver that starts its processes through `host`.
     pub fn new(host: Arc<dyn Host>, settings: QemuSettings) -> Self {
         Self { host, settings }
     }
 
     /// Starts the vsock device and connects to it.
-    async fn start_vsock(&self, crew: &mut Crew, dir: &Path) -> Result<UnixStream, DriverError> {
-        let (socket, hybrid) = (dir.join("vhost-vsock"), vsock(dir));
+    async fn start_vsock(
+        &self,
+        processes: &mut Processes,
+        dir: &Path,
+    ) -> Result<UnixStream, DriverError> {
+        let socket = dir.join("vhost-vsock");
+        let hybrid = vsock(dir);
         let vm = format!(
             "guest-cid={GUEST_CID},socket={},uds-path={}",
             socket.display(),
             hybrid.display()
         );
-        crew.removes(socket.clone());
-        crew.removes(hybrid);
+        processes.remove_at_exit(socket.clone());
+        processes.remove_at_exit(hybrid);
         let command = Command::new(&self.settings.vsock_device).arg("--vm").arg(vm);
-        crew.start("vhost-device-vsock", command)?;
-        crew.attended("serve its socket", self.settings.launch_deadline, connect(&socket)).await
+        processes.start("vhost-device-vsock", command)?;
+        processes.watched("serve its socket", self.settings.launch_deadline, connect(&socket)).await
     }
 
-    async fn make(&self, crew: &mut Crew, machine: &Machine) -> Result<(u32, Qmp), DriverError> {
+    async fn make(
+        &self,
+        processes: &mut Processes,
+        vm: &Machine,
+    ) -> Result<(u32, Qmp), DriverError> {
         let io = |source| DriverError::Io { program: NAME, source };
-        let vsock = self.start_vsock(crew, &machine.dir).await?.into_std().map_err(io)?;
+        let vsock = self.start_vsock(processes, &vm.dir).await?.into_std().map_err(io)?;
         vsock.set_nonblocking(false).map_err(io)?;
-        let (monitor, theirs) = pair().map_err(io)?;
+        let (qmp, theirs) = pair().map_err(io)?;
         let mut command = Command::new(&self.settings.program)
-            .args(argv::argv(machine, self.settings.accel))
+            .args(argv::argv(vm, self.settings.accel))
             .fd(fd::QMP, theirs)
             .fd(fd::VSOCK, OwnedFd::from(vsock));
-        if let Some(console) = &machine.console {
+        if let Some(console) = &vm.console {
             let (ours, theirs) = pair().map_err(io)?;
             BoundedLog::start(ours, console, CONSOLE_MAX)
                 .map_err(DriverError::creating(console))?;
             command = command.fd(fd::CONSOLE, theirs);
         }
         let pid = match self.settings.accel {
-            Accel::Kvm => crew.start_on_kvm(NAME, command)?,
-            Accel::Tcg => crew.start(NAME, command)?,
+            Accel::Kvm => processes.start_with_kvm(NAME, command)?,
+            Accel::Tcg => processes.start(NAME, command)?,
         };
         let deadline = self.settings.launch_deadline;
-        let greeting = Qmp::start(monitor, self.settings.command_deadline);
-        let step = format!("make the machine ({})", self.settings.program.display());
-        let (qmp, version) = crew.attended(&step, deadline, greeting).await?;
+        let greeting = Qmp::start(qmp, self.settings.command_deadline);
+        let step = format!("create the VM ({})", self.settings.program.display());
+        let (qmp, version) = processes.watched(&step, deadline, greeting).await?;
         if version < OLDEST {
             let version = format!("{}.{}.{}", version.major, version.minor, version.micro);
             return Err(DriverError::Old { program: NAME, version, oldest: "7.2" });
@@ -140,41 +149,41 @@ impl Driver for Qemu {
         }
     }
 
-    async fn launch(&self, machine: &Machine) -> Result<Arc<dyn Vmm>> {
-        check(machine)?;
-        check_files(machine)?;
+    async fn launch(&self, vm: &Machine) -> Result<Arc<dyn Vmm>> {
+        check(vm)?;
+        check_files(vm)?;
         if self.settings.accel == Accel::Kvm {
-            check_kvm(machine)?;
+            check_kvm(vm)?;
         }
-        let mut crew = Crew::new(Arc::clone(&self.host), machine)?;
-        let (pid, qmp) = match self.make(&mut crew, machine).await {
+        let mut processes = Processes::new(Arc::clone(&self.host), vm)?;
+        let (pid, qmp) = match self.make(&mut processes, vm).await {
             Ok(made) => made,
             Err(error) => {
-                crew.stop().await?;
+                processes.stop().await?;
                 return Err(error.into());
             }
         };
-        let (crew, ended) = crew.supervise();
+        let (processes, exited) = processes.supervise();
         let qmp = Arc::new(qmp);
         Ok(Arc::new(QemuVmm {
             pid,
-            crew,
-            ended,
-            devices: Devices::new(machine, Arc::clone(&qmp)),
+            processes,
+            exited,
+            devices: Devices::new(vm, Arc::clone(&qmp)),
             qmp,
-            vsock: vsock(&machine.dir),
+            vsock: vsock(&vm.dir),
             booted: AtomicBool::new(false),
             deadline: self.settings.command_deadline,
         }))
     }
 }
 
-/// A machine in QEMU.
+/// A VM in QEMU.
 #[derive(Debug)]
 struct QemuVmm {
     pid: u32,
-    crew: Arc<Crew>,
-    ended: ExitWatch,
+    processes: Arc<Processes>,
+    exited: ExitWatch,
     qmp: Arc<Qmp>,
     devices: Devices,
     vsock: PathBuf,
@@ -189,7 +198,7 @@ impl Vmm for QemuVmm {
     }
 
     fn processes(&self) -> Vec<ProcessMark> {
-        self.crew.marks()
+        self.processes.marks()
     }
 
     fn vsock(&self) -> &Path {
@@ -199,8 +208,8 @@ impl Vmm for QemuVmm {
     async fn attach(&self, device: Device) -> Result<()> {
         // Several commands, each with its own deadline.
         Ok(self
-            .crew
-            .attended("plug in a device", self.deadline * 4, self.devices.plug(device))
+            .processes
+            .watched("plug in a device", self.deadline * 4, self.devices.plug(device))
             .await?)
     }
 
@@ -209,34 +218,34 @@ impl Vmm for QemuVmm {
             return Ok(());
         }
         if !self.booted.load(Ordering::Acquire) {
-            return Err(DriverError::State("does not run yet, so nothing can be unplugged").into());
+            return Err(DriverError::State("is not running yet: nothing can be unplugged").into());
         }
         Ok(self
-            .crew
-            .attended("unplug a device", self.deadline * 4, self.devices.unplug(id))
+            .processes
+            .watched("unplug a device", self.deadline * 4, self.devices.unplug(id))
             .await?)
     }
 
     async fn boot(&self) -> Result<()> {
         if self.booted.swap(true, Ordering::AcqRel) {
-            return Err(DriverError::State("already runs").into());
+            return Err(DriverError::State("is already running").into());
         }
         let boot = self.qmp.call("cont", json!({}));
-        self.crew.attended("run the machine", self.deadline * 2, boot).await?;
+        self.processes.watched("boot the VM", self.deadline * 2, boot).await?;
         Ok(())
     }
 
     async fn grow(&self, vcpus: u32, memory: u64) -> Result<()> {
         let grow = self.devices.grow(vcpus, memory);
         // One command for each processor and two for a memory module.
-        Ok(self.crew.attended("grow the machine", self.deadline * 4, grow).await?)
+        Ok(self.processes.watched("grow the VM", self.deadline * 4, grow).await?)
     }
 
     async fn stop(&self) -> Result<()> {
-        Ok(self.crew.stop().await?)
+        Ok(self.processes.stop().await?)
     }
 
     async fn exited(&self) -> Exit {
-        self.ended.wait().await
+        self.exited.wait().await
     }
 }

@@ -19,12 +19,12 @@ use tokio::task::JoinHandle;
 use crate::error::DriverError;
 use crate::socket::send;
 
-/// What errors call the other side.
+/// The program's name in errors.
 const PROGRAM: &str = "qemu";
-/// The longest line that is read, in bytes.
+/// Maximum length of a line in bytes.
 const LINE_MAX: u64 = 1 << 20;
 
-/// A connection, ready for commands.
+/// A connection that accepts commands.
 #[derive(Debug)]
 pub(crate) struct Qmp {
     write: tokio::sync::Mutex<tokio::net::unix::OwnedWriteHalf>,
@@ -34,7 +34,7 @@ pub(crate) struct Qmp {
     reader: JoinHandle<()>,
 }
 
-/// QEMU's version, as its greeting says.
+/// QEMU's version in its greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub(crate) struct Version {
     pub(crate) major: u32,
@@ -42,7 +42,7 @@ pub(crate) struct Version {
     pub(crate) micro: u32,
 }
 
-/// Who waits for what.
+/// Pending commands and removals.
 #[derive(Debug, Default)]
 struct Waiting {
     closed: bool,
@@ -84,7 +84,7 @@ struct Refusal {
 }
 
 impl Qmp {
-    /// Reads the greeting and starts to take commands, each with `deadline`.
+    /// Reads the greeting and enables commands; each has `deadline`.
     pub(crate) async fn start(
         stream: UnixStream,
         deadline: Duration,
@@ -102,12 +102,12 @@ impl Qmp {
         Ok((qmp, greeting.qmp.version.qemu))
     }
 
-    /// Runs a command and gives its answer.
+    /// Runs a command and returns its result.
     pub(crate) async fn call(&self, command: &str, args: Value) -> Result<Value, DriverError> {
         self.call_with(command, args, None).await
     }
 
-    /// Runs a command that takes a file descriptor.
+    /// Runs a command, passing it a file descriptor.
     pub(crate) async fn call_with(
         &self,
         command: &str,
@@ -150,13 +150,13 @@ impl Qmp {
         }
     }
 
-    /// Unplugs a device and waits until the guest has let it go.
+    /// Unplugs a device and waits until the guest has released it.
     pub(crate) async fn unplug(&self, device: &str) -> Result<(), DriverError> {
         let (sender, gone) = oneshot::channel();
         self.waiting.lock().unplugs.insert(device.to_owned(), sender);
         let exchange = async {
             match self.call("device_del", json!({ "id": device })).await {
-                // An earlier request that the guest has not followed yet still stands.
+                // An earlier request is still pending in the guest.
                 Err(DriverError::Refused { message, .. }) if message.contains("unplug") => {}
                 other => drop(other?),
             }
@@ -173,7 +173,7 @@ impl Qmp {
             Ok(Err(error)) => Err(error),
             Err(_) => Err(DriverError::Deadline {
                 program: "the guest",
-                step: format!("let go of {device}"),
+                step: format!("release {device}"),
                 after: self.deadline,
             }),
         }
@@ -186,25 +186,25 @@ impl Drop for Qmp {
     }
 }
 
-/// Hands each reply and event to whoever waits for it, until the connection ends.
+/// Dispatches replies and events to their waiters until the connection closes.
 async fn dispatch(mut read: BufReader<OwnedReadHalf>, waiting: Arc<Mutex<Waiting>>) {
     loop {
         let line = match next_line(&mut read).await {
             Ok(line) => line,
             Err(error) => {
-                tracing::debug!("QMP ends: {error}");
+                tracing::debug!("the QMP connection has ended: {error}");
                 break;
             }
         };
         match serde_json::from_slice::<Line>(&line) {
             Ok(line) => take(line, &mut waiting.lock()),
             Err(error) => {
-                tracing::error!("QEMU's line cannot be understood, its connection ends: {error}");
+                tracing::error!("closing the QMP connection after an invalid line: {error}");
                 break;
             }
         }
     }
-    // Dropping the senders tells those who wait.
+    // Dropping the senders wakes all waiters with an error.
     *waiting.lock() = Waiting { closed: true, ..Waiting::default() };
 }
 
@@ -213,13 +213,13 @@ fn take(line: Line, waiting: &mut Waiting) {
         return happened(&event, &line.data, waiting);
     }
     let Some(sender) = line.id.and_then(|id| waiting.replies.remove(&id)) else {
-        return tracing::debug!("QEMU answers a command that nobody waits for");
+        return tracing::debug!("QEMU replied to a command that is no longer pending");
     };
     let reply = match line.error {
         Some(refusal) => Err(refusal.desc),
         None => Ok(line.answer.unwrap_or_default()),
     };
-    // Who waited may have run out of time in this very moment.
+    // The receiver may have timed out just now.
     let _ = sender.send(reply);
 }
 
@@ -227,9 +227,9 @@ fn happened(event: &str, data: &Value, waiting: &mut Waiting) {
     let device = data.get("device").and_then(Value::as_str);
     let outcome = match event {
         "DEVICE_DELETED" => Ok(()),
-        "DEVICE_UNPLUG_GUEST_ERROR" => Err("it does not let go of the device".to_owned()),
-        "SHUTDOWN" | "GUEST_PANICKED" => return tracing::info!("the machine: {event} {data}"),
-        _ => return tracing::debug!("the machine: {event} {data}"),
+        "DEVICE_UNPLUG_GUEST_ERROR" => Err("it did not release the device".to_owned()),
+        "SHUTDOWN" | "GUEST_PANICKED" => return tracing::info!(event, %data, "VM event"),
+        _ => return tracing::debug!(event, %data, "VM event"),
     };
     if let Some(sender) = device.and_then(|device| waiting.unplugs.remove(device)) {
         // As above.
@@ -271,7 +271,7 @@ mod tests {
     const GREETING: &[u8] = br#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian"}, "capabilities": ["oob"]}}
 "#;
 
-    /// Serves one connection: the greeting, then for each command what `script` says.
+    /// Serves one connection: the greeting, then for each command the answer of `script`.
     fn serve(script: fn(&Value) -> String) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         tokio::spawn(async move {
@@ -343,6 +343,6 @@ mod tests {
         qmp.unplug("d1").await.unwrap();
         // d1's event says nothing about d2.
         let late = qmp.unplug("d2").await.unwrap_err();
-        assert_eq!(late.to_string(), "the guest did not let go of d2 within 0.3 s");
+        assert_eq!(late.to_string(), "the guest did not release d2 within 0.3 s");
     }
 }

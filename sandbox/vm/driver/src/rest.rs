@@ -1,5 +1,5 @@
-//! cloud-hypervisor's REST calls: HTTP/1.1 on a unix socket, file descriptors beside a request's
-//! first byte. No HTTP library passes descriptors, and the protocol's part in use is small.
+//! cloud-hypervisor's REST API: HTTP/1.1 on a unix socket, with file descriptors sent along with a
+//! request's first byte. No HTTP library passes descriptors, and little of the protocol is in use.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -14,11 +14,11 @@ use crate::error::DriverError;
 use crate::socket::{connect_nofollow, send};
 
 const PROGRAM: &str = "cloud-hypervisor";
-/// The longest head of a response, in bytes.
+/// Maximum size of a response's head in bytes.
 const HEAD_MAX: usize = 8 * 1024;
-/// The longest body of a response, in bytes.
+/// Maximum size of a response's body in bytes.
 const BODY_MAX: usize = 1 << 20;
-/// More header lines than any response has.
+/// Maximum number of header lines.
 const HEADERS_MAX: usize = 32;
 
 /// The server at a unix socket. Each call is a connection of its own.
@@ -41,7 +41,7 @@ impl Rest {
         Self { socket, deadline }
     }
 
-    /// Reads what `call` tells.
+    /// Does `call` and returns the response's body.
     pub(crate) async fn get(&self, call: &str) -> Result<Vec<u8>, DriverError> {
         self.call("GET", call, None, None).await
     }
@@ -73,8 +73,11 @@ impl Rest {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(failed(error, call)),
             Err(_) => {
-                let (step, after) = (format!("answer {call}"), self.deadline);
-                return Err(DriverError::Deadline { program: PROGRAM, step, after });
+                return Err(DriverError::Deadline {
+                    program: PROGRAM,
+                    step: format!("answer {call}"),
+                    after: self.deadline,
+                });
             }
         };
         match response.status {
@@ -101,7 +104,7 @@ fn request(method: &str, call: &str, body: Option<Value>) -> String {
     }
 }
 
-/// What the server's error says: a list of causes, outermost first, or plain text.
+/// The text of an error response: a list of causes, outermost first, or plain text.
 fn message(status: u16, body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     match serde_json::from_slice::<Vec<String>>(body) {
@@ -135,8 +138,8 @@ async fn more(stream: &mut UnixStream, bytes: &mut Vec<u8>) -> io::Result<()> {
     }
 }
 
-/// The head's length, the status and the body's length, once the head is there. Interim
-/// responses do not come: nothing asks for them.
+/// The head's length, the status and the body's length, once the head is complete. There are no
+/// interim responses, since no request asks for them.
 fn parse(bytes: &[u8]) -> io::Result<Option<(usize, u16, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -199,13 +202,13 @@ mod tests {
             for answer in answers {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 stream.read_buf(&mut Vec::with_capacity(4096)).await.unwrap();
-                // In two parts, as it may come; the other side may have enough after the first.
+                // In two parts; the client may close the connection after the first.
                 let (first, second) = answer.split_at(answer.len() / 2);
                 stream.write_all(first.as_bytes()).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                tokio::task::yield_now().await;
                 let _ = stream.write_all(second.as_bytes()).await;
                 if answer.is_empty() {
-                    tokio::time::sleep(Duration::from_secs(60)).await;
+                    std::future::pending::<()>().await;
                 }
             }
         });
@@ -233,9 +236,9 @@ mod tests {
         }
         assert_eq!(errors[0], "cloud-hypervisor refused vm.boot: Error from API: boot: no");
         assert_eq!(errors[1], "cloud-hypervisor refused vm.boot: status 404");
-        assert!(errors[2].ends_with("cannot be understood: its body is too long"), "{errors:?}");
+        assert!(errors[2].ends_with("is invalid: its body is too long"), "{errors:?}");
         assert_eq!(errors[3], "cloud-hypervisor closed the connection during vm.boot");
-        assert!(errors[4].contains("cannot be understood"), "{errors:?}");
+        assert!(errors[4].contains("is invalid: "), "{errors:?}");
         assert_eq!(errors[5], "cloud-hypervisor did not answer vm.boot within 0.5 s");
     }
 
@@ -247,7 +250,8 @@ mod tests {
         let request = request("PUT", "vm.add-net", Some(json!({ "id": "a" })));
         send(&ours, request.as_bytes(), Some(file.as_fd())).await.unwrap();
         theirs.readable().await.unwrap();
-        let (mut bytes, mut space) = ([0; 512], nix::cmsg_space!([RawFd; 2]));
+        let mut bytes = [0; 512];
+        let mut space = nix::cmsg_space!([RawFd; 2]);
         let mut parts = [io::IoSliceMut::new(&mut bytes)];
         let fd = theirs.as_raw_fd();
         let got = recvmsg::<()>(fd, &mut parts, Some(&mut space), MsgFlags::empty()).unwrap();

@@ -1,4 +1,4 @@
-//! Connecting to sockets in a directory that is a monitor's.
+//! Sockets in a directory that a VMM can write to.
 
 use std::fs::OpenOptions;
 use std::io::{self, IoSlice};
@@ -10,22 +10,22 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-/// Connects to the socket that is at `path` itself: a monitor that was taken over could put a
-/// symbolic link there, to a socket that is not for it.
+/// Connects to the socket at `path` without following a symbolic link: a compromised VMM could put
+/// one there that leads to a socket it must not reach.
 ///
 /// # Errors
 ///
-/// The kernel's, and [`io::ErrorKind::InvalidInput`] when something else is there.
+/// Those of the kernel, and [`io::ErrorKind::InvalidInput`] when `path` is not a socket.
 pub async fn connect_nofollow(path: &Path) -> io::Result<UnixStream> {
     let flags = libc::O_PATH | libc::O_NOFOLLOW;
     let place = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if !place.metadata()?.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no socket"));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a socket"));
     }
     UnixStream::connect(format!("/proc/self/fd/{}", place.as_raw_fd())).await
 }
 
-/// Writes all of `bytes`, and `fd` beside the first one.
+/// Writes all of `bytes`, and sends `fd` with the first of them.
 pub(crate) async fn send(
     stream: &UnixStream,
     bytes: &[u8],
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_link_leads_nowhere() {
+    async fn a_link_is_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         let [socket, link, none] = ["socket", "link", "none"].map(|name| dir.path().join(name));
         let listener = UnixListener::bind(&socket).unwrap();

@@ -1,4 +1,4 @@
-//! What the backend asks of a virtual machine monitor (VMM), and what a VM is made of.
+//! The interface to a virtual machine monitor (VMM), and the plan of a VM.
 
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
@@ -9,22 +9,22 @@ use async_trait::async_trait;
 use sandbox_core::host::ProcessMark;
 use sandbox_core::{Exit, Result};
 
-/// How much of a guest's console is kept, in bytes: what it writes is the guest's choice.
+/// How much of a guest's console is kept, in bytes. The guest is not trusted to write less.
 pub(crate) const CONSOLE_MAX: u64 = 4 << 20;
 
-/// A machine to make: pure data, planned from the Pod's configuration.
+/// A VM to create: pure data, planned from the Pod's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
-    /// The machine's own directory (0700), for sockets and logs. Short: a socket's path holds
-    /// at most 107 bytes.
+    /// The VM's own directory (0700), for sockets and logs. At most 90
+    /// bytes: the path of a Unix socket is limited to 107.
     pub dir: PathBuf,
-    /// The Pod's network namespace; the VMM runs in it, where it can reach nobody but the Pod.
+    /// The Pod's network namespace, which the VMM runs in.
     pub netns: Option<PathBuf>,
     /// An uncompressed ELF kernel with a PVH entry.
     pub kernel: PathBuf,
     /// The initial RAM file system with the agent.
     pub initramfs: PathBuf,
-    /// The kernel's command line, without the part that is the driver's own (its console).
+    /// The kernel's command line; the driver appends its own part (the console).
     pub cmdline: String,
     /// Processors to boot with.
     pub vcpus: u32,
@@ -34,18 +34,18 @@ pub struct Machine {
     pub memory: u64,
     /// Memory it can grow to, in bytes.
     pub max_memory: u64,
-    /// Whether a vhost-user device (virtio-fs) will need the memory shared.
+    /// Whether a vhost-user device (virtio-fs) needs shared memory.
     pub shared_memory: bool,
-    /// Whom the VMM runs as; root without one. It must be able to come to `dir`.
+    /// UID the VMM runs as; `None` means root. It must be able to search `dir`.
     pub user: Option<u32>,
-    /// Where disks are: the monitor opens files below these and in its own directory, and no
-    /// other but those of the system.
+    /// Directories of disks: besides system files, the VMM may open files below these and `dir`
+    /// only.
     pub open: Vec<PathBuf>,
-    /// The kernel's console goes to this file; without one there is no console.
+    /// The file that the kernel's console is logged to; `None` means no console.
     pub console: Option<PathBuf>,
 }
 
-/// Something to plug into a machine, before or after it boots.
+/// Something to plug into a VM, before or after it boots.
 #[derive(Debug)]
 pub enum Device {
     /// A network interface.
@@ -57,7 +57,7 @@ pub enum Device {
 }
 
 impl Device {
-    /// What it is called in its machine.
+    /// Its id in the VM.
     pub fn id(&self) -> &str {
         match self {
             Self::Nic(nic) => &nic.id,
@@ -70,7 +70,7 @@ impl Device {
 /// A network interface on an open tap.
 #[derive(Debug)]
 pub struct Nic {
-    /// Unique in the machine: letters and digits.
+    /// Unique in the VM: letters and digits.
     pub id: String,
     /// The address the guest sees.
     pub mac: [u8; 6],
@@ -83,7 +83,7 @@ pub struct Nic {
 /// A block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// Unique in the machine, and the serial number by which the guest finds it: letters and
+    /// Unique in the VM, and the serial number by which the guest finds it: letters and
     /// digits, at most 20 bytes (virtio's limit).
     pub id: String,
     /// An image in raw format or a block device.
@@ -95,7 +95,7 @@ pub struct Disk {
 /// A virtio-fs device, served by a process that listens on `socket`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
-    /// Unique in the machine: letters and digits.
+    /// Unique in the VM: letters and digits.
     pub id: String,
     /// The tag by which the guest mounts it.
     pub tag: String,
@@ -103,64 +103,62 @@ pub struct Share {
     pub socket: PathBuf,
 }
 
-/// What a driver's machines can and cannot do.
+/// What a driver's VMs support.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
-    /// The driver's name, as the configuration writes it.
+    /// The driver's name in the configuration.
     pub name: &'static str,
     /// Whether guests run on emulated processors, many times slower.
     pub emulated: bool,
-    /// Whether disks can be plugged into a running machine, and how many in all.
+    /// Maximum number of disks of a VM; they can be plugged in while it runs.
     pub disks: usize,
-    /// Whether a running machine can get more memory.
+    /// Whether a running VM can get more memory.
     pub grow_memory: bool,
-    /// Whether a running machine can get more processors.
+    /// Whether a running VM can get more processors.
     pub grow_vcpus: bool,
-    /// The most bytes the guest may write to a vsock stream at once, where the device model
-    /// stalls on more.
+    /// Maximum number of bytes that the guest may write to a vsock stream at once, where the device
+    /// model stalls on more.
     pub stream_write_max: Option<u32>,
 }
 
-/// Starts machines.
+/// Starts VMs.
 #[async_trait]
 pub trait Driver: Debug + Send + Sync {
-    /// What its machines can do.
+    /// What its VMs support.
     fn capabilities(&self) -> Capabilities;
 
-    /// Starts the VMM and makes the machine, which does not run yet. When it fails, nothing is
-    /// left running.
-    async fn launch(&self, machine: &Machine) -> Result<Arc<dyn Vmm>>;
+    /// Starts the VMM and creates the VM without booting it. On failure every process is stopped.
+    async fn launch(&self, vm: &Machine) -> Result<Arc<dyn Vmm>>;
 }
 
-/// A machine's monitor. Dropping it kills nothing: call [`Vmm::stop`].
+/// The VMM of one VM. Dropping it kills nothing: call [`Vmm::stop`].
 #[async_trait]
 pub trait Vmm: Debug + Send + Sync {
-    /// The process that stands for the machine.
+    /// The VMM's process id, which stands for the VM.
     fn pid(&self) -> u32;
 
-    /// Every process that lives for the machine, for the record.
+    /// All processes of the VM, for the record.
     fn processes(&self) -> Vec<ProcessMark>;
 
-    /// The hybrid vsock's unix socket: connect and say `CONNECT <port>\n` to reach the guest;
+    /// The hybrid vsock's unix socket: connect and send `CONNECT <port>\n` to reach the guest;
     /// the guest's port P of the host is the socket `<this>_P`.
     fn vsock(&self) -> &Path;
 
-    /// Plugs a device in, before or after the machine boots.
+    /// Plugs a device in, before or after the VM boots.
     async fn attach(&self, device: Device) -> Result<()>;
 
-    /// Unplugs the disk `id` from the running machine. Fine when it is not there.
+    /// Unplugs the disk `id` from the running VM. Succeeds when there is none.
     async fn detach(&self, id: &str) -> Result<()>;
 
-    /// Lets the machine run.
+    /// Boots the VM.
     async fn boot(&self) -> Result<()>;
 
-    /// Grows the running machine to this many processors and bytes; what it has already is
-    /// never taken away.
+    /// Grows the running VM to this many processors and bytes. It never shrinks.
     async fn grow(&self, vcpus: u32, memory: u64) -> Result<()>;
 
-    /// Ends the machine and every process of it, at once. Idempotent.
+    /// Kills all processes of the VM and waits for their exit. Idempotent.
     async fn stop(&self) -> Result<()>;
 
-    /// Resolves when the VMM's process has ended, at once if it already has.
+    /// Resolves when the VMM's process has exited.
     async fn exited(&self) -> Exit;
 }

@@ -1,4 +1,4 @@
-//! Plugging devices, memory and processors into a machine of cloud-hypervisor.
+//! Hotplug of devices, memory and processors in cloud-hypervisor.
 
 use std::os::fd::AsFd;
 
@@ -16,11 +16,11 @@ use crate::vmm::{Device, Disk, Machine, Nic, Share};
 
 /// The name in the configuration, and of the program.
 pub(super) const NAME: &str = "cloud-hypervisor";
-/// Slots of the first PCI segment that the VM's own devices leave.
+/// Slots of the first PCI segment that the built-in devices leave free.
 const FIRST_SEGMENT: usize = 32 - 4;
 /// Slots of both segments: the second one's slot 0 is its root.
 pub(super) const PLACES: usize = FIRST_SEGMENT + 31;
-/// How many memory modules fit in a VM.
+/// The maximum number of memory modules in a VM.
 const MODULES_MAX: u64 = 8;
 
 /// The devices, memory and processors of one VM.
@@ -34,14 +34,9 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    /// Those of a new VM. `deadline` bounds the guest's part in unplugging.
-    pub(super) fn new(
-        machine: &Machine,
-        rest: Rest,
-        removals: Removals,
-        deadline: Duration,
-    ) -> Self {
-        let growth = Growth::of(machine, modules(machine, MODULES_MAX));
+    /// The devices of a new VM. `deadline` bounds the guest's part in unplugging.
+    pub(super) fn new(vm: &Machine, rest: Rest, removals: Removals, deadline: Duration) -> Self {
+        let growth = Growth::of(vm, modules(vm, MODULES_MAX));
         let growth = tokio::sync::Mutex::new(growth);
         Self { rest, removals, places: Places::new(PLACES), growth, deadline }
     }
@@ -51,7 +46,7 @@ impl Devices {
         self.places.has(id)
     }
 
-    /// Plugs `device` into a free place.
+    /// Plugs `device` into a free slot.
     pub(super) async fn plug(&self, device: Device) -> Result<(), DriverError> {
         let id = device.id().to_owned();
         let segment = u16::from(self.places.take(&id)? >= FIRST_SEGMENT);
@@ -68,7 +63,8 @@ impl Devices {
 
     async fn plug_nic(&self, nic: &Nic, segment: u16) -> Result<(), DriverError> {
         let mac: Vec<String> = nic.mac.iter().map(|byte| format!("{byte:02x}")).collect();
-        // It reads the MTU from the tap, next to which it runs; setting one takes a privilege.
+        // It reads the MTU from the tap, which is in its own network namespace; setting one would
+        // need CAP_NET_ADMIN.
         let body = json!({
             "id": name(&nic.id), "pci_segment": segment, "mac": mac.join(":"), "num_queues": 2, "queue_size": 256,
         });
@@ -93,7 +89,7 @@ impl Devices {
         self.rest.put("vm.add-fs", Some(body), None).await
     }
 
-    /// Unplugs a disk and waits until the guest has let it go.
+    /// Unplugs a disk and waits until the guest has released it.
     pub(super) async fn unplug(&self, id: &str) -> Result<(), DriverError> {
         let device = name(id);
         let gone = self.removals.of(&device);
@@ -105,13 +101,13 @@ impl Devices {
             }
             Ok(Err(_)) => Err(DriverError::Closed { program: NAME, call: "removal".to_owned() }),
             Err(_) => {
-                let (step, after) = (format!("let go of {device}"), self.deadline);
-                Err(DriverError::Deadline { program: "the guest", step, after })
+                let step = format!("release {device}");
+                Err(DriverError::Deadline { program: "the guest", step, after: self.deadline })
             }
         }
     }
 
-    /// Adds what is missing to `vcpus` and `memory`.
+    /// Adds processors and memory up to `vcpus` and `memory`.
     pub(super) async fn grow(&self, vcpus: u32, memory: u64) -> Result<(), DriverError> {
         let mut growth = self.growth.lock().await;
         growth.check(vcpus, memory)?;
@@ -129,7 +125,7 @@ impl Devices {
     }
 }
 
-/// A device's name: some that begin otherwise are cloud-hypervisor's own.
+/// A device's name. The prefix keeps it apart from cloud-hypervisor's own devices.
 fn name(id: &str) -> String {
     format!("dev-{id}")
 }

@@ -1,4 +1,4 @@
-//! What cloud-hypervisor tells by its event monitor: JSON objects, a blank line after each.
+//! cloud-hypervisor's event monitor: JSON objects, each followed by a blank line.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,12 +9,12 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::oneshot;
 
-/// What ends an event.
+/// The end of an event.
 const END: &[u8] = b"\n\n";
 /// The longest event, in bytes.
 const EVENT_MAX: usize = 64 * 1024;
 
-/// An event, as far as it matters.
+/// An event, without the fields that are not used.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 struct Event {
     source: String,
@@ -22,15 +22,15 @@ struct Event {
     properties: Option<HashMap<String, String>>,
 }
 
-/// Those who wait, by their device.
+/// Pending removals, by device.
 type Waiting = HashMap<String, oneshot::Sender<()>>;
 
-/// Who waits for which device to be gone; `None` once nobody will tell any more.
+/// Pending removals of devices; `None` once the event stream has ended.
 #[derive(Debug, Clone)]
 pub(super) struct Removals(Arc<Mutex<Option<Waiting>>>);
 
 impl Removals {
-    /// Nobody waits yet.
+    /// None are pending.
     pub(super) fn new() -> Self {
         Self(Arc::new(Mutex::new(Some(HashMap::new()))))
     }
@@ -39,7 +39,7 @@ impl Removals {
         self.0.lock()
     }
 
-    /// Resolves when `device` is gone, with an error when that will not be told.
+    /// Resolves when `device` has been removed, or with an error when the event stream ends.
     pub(super) fn of(&self, device: &str) -> oneshot::Receiver<()> {
         let (sender, gone) = oneshot::channel();
         if let Some(waiting) = self.waiting().as_mut() {
@@ -51,14 +51,14 @@ impl Removals {
     fn gone(&self, device: &str) {
         let sender = self.waiting().as_mut().and_then(|waiting| waiting.remove(device));
         if let Some(sender) = sender {
-            // Who waited may have run out of time in this very moment.
+            // The receiver may have timed out just now.
             let _ = sender.send(());
         }
     }
 }
 
-/// Follows the events until the monitor closes, or the machine restarts: then it resolves to
-/// `true`, since a Pod's machine ends with its guest.
+/// Follows the events until the VMM closes the stream (`false`) or the VM reboots (`true`). A Pod's
+/// VM is not rebooted: it ends with its guest.
 pub(super) async fn follow(mut monitor: impl AsyncRead + Unpin, removals: &Removals) -> bool {
     let mut bytes = Vec::new();
     let restarts = loop {
@@ -66,12 +66,12 @@ pub(super) async fn follow(mut monitor: impl AsyncRead + Unpin, removals: &Remov
             Ok(event) if event.source == "vm" && event.event == "rebooting" => break true,
             Ok(event) => happened(&event, removals),
             Err(error) => {
-                tracing::debug!("cloud-hypervisor's events end: {error}");
+                tracing::debug!("the event stream of cloud-hypervisor has ended: {error}");
                 break false;
             }
         }
     };
-    // Dropping the senders tells those who wait.
+    // Dropping the senders wakes all waiters with an error.
     *removals.waiting() = None;
     restarts
 }
@@ -85,9 +85,9 @@ fn happened(event: &Event, removals: &Removals) {
             }
         }
         ("guest", "panic") | ("vm" | "vmm", "shutdown") => {
-            tracing::info!("the machine: {} {}", event.source, event.event);
+            tracing::info!(source = event.source, event = event.event, "VM event");
         }
-        (source, event) => tracing::debug!("the machine: {source} {event}"),
+        (source, event) => tracing::debug!(source, event, "VM event"),
     }
 }
 
@@ -140,10 +140,11 @@ mod tests {
 "#;
 
     #[tokio::test]
-    async fn tells_of_removals_and_restarts() {
+    async fn reports_removals_and_reboots() {
         let (mut writer, reader) = tokio::io::duplex(16);
         let removals = Removals::new();
-        let (gone, other) = (removals.of("dev-a"), removals.of("dev-b"));
+        let gone = removals.of("dev-a");
+        let other = removals.of("dev-b");
         let follower = removals.clone();
         let follow = tokio::spawn(async move { follow(reader, &follower).await });
         writer.write_all(EVENTS.as_bytes()).await.unwrap();
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ends_with_the_monitor() {
+    async fn ends_with_the_vmm() {
         assert!(!follow(&b"{\"source\": \"vm\""[..], &Removals::new()).await);
         assert!(!follow(&b"nonsense\n\n"[..], &Removals::new()).await);
     }

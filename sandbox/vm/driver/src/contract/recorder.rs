@@ -1,4 +1,4 @@
-//! A host that remembers what was started on it.
+//! A host that records the processes that it starts.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use sandbox_core::host::{
 };
 use sandbox_core::request::RootfsMount;
 
-/// A real host that remembers what it started.
+/// A real host with the marks of all processes that it started.
 #[derive(Debug)]
 pub(super) struct Recorder(pub(super) RealHost, pub(super) Mutex<Vec<ProcessMark>>);
 

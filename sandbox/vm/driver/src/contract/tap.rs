@@ -8,15 +8,13 @@ use std::path::PathBuf;
 /// A tap in a network namespace of its own.
 pub(super) struct Tap {
     pub(super) fd: OwnedFd,
-    /// Keeps the namespace, and names it for this process.
+    /// Keeps the namespace alive; the path is valid in this process only.
     pub(super) netns: (OwnedFd, PathBuf),
 }
 
 impl Tap {
-    /// `None`, with a word, where this process may not make one.
-    pub(super) fn new() -> Option<Self> {
-        let made = std::thread::spawn(Self::make).join().unwrap();
-        made.inspect_err(|error| println!("no network interface is plugged in: {error}")).ok()
+    pub(super) fn new() -> Self {
+        std::thread::spawn(Self::make).join().unwrap().unwrap()
     }
 
     fn make() -> std::io::Result<Self> {

@@ -1,4 +1,4 @@
-//! Plugging devices, memory and processors into a machine of QEMU.
+//! Hotplug of devices, memory and processors in QEMU.
 
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
@@ -21,13 +21,13 @@ pub(super) const NAME: &str = "qemu";
 /// Slots for devices.
 pub(super) const PLACES: usize = BRIDGES * BRIDGE_SLOTS;
 
-/// A place for a processor, as `query-hotpluggable-cpus` tells it.
+/// A socket for a processor, as `query-hotpluggable-cpus` lists it.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct CpuPlace {
     r#type: String,
     props: Map<String, Value>,
-    /// Set when a processor is there.
+    /// Set when it is occupied.
     qom_path: Option<String>,
 }
 
@@ -40,9 +40,9 @@ pub(super) struct Devices {
 }
 
 impl Devices {
-    /// Those of a new VM.
-    pub(super) fn new(machine: &Machine, qmp: Arc<Qmp>) -> Self {
-        let growth = Growth::of(machine, modules(machine, MODULES_MAX));
+    /// The devices of a new VM.
+    pub(super) fn new(vm: &Machine, qmp: Arc<Qmp>) -> Self {
+        let growth = Growth::of(vm, modules(vm, MODULES_MAX));
         let growth = tokio::sync::Mutex::new(growth);
         Self { qmp, places: Places::new(PLACES), growth }
     }
@@ -52,7 +52,7 @@ impl Devices {
         self.places.has(id)
     }
 
-    /// Plugs `device` into a free place.
+    /// Plugs `device` into a free slot.
     pub(super) async fn plug(&self, device: Device) -> Result<(), DriverError> {
         let id = device.id().to_owned();
         let place = self.places.take(&id)?;
@@ -78,7 +78,7 @@ impl Devices {
         Ok(())
     }
 
-    /// Adds what is missing to `vcpus` and `memory`.
+    /// Adds processors and memory up to `vcpus` and `memory`.
     pub(super) async fn grow(&self, vcpus: u32, memory: u64) -> Result<(), DriverError> {
         let mut growth = self.growth.lock().await;
         growth.check(vcpus, memory)?;
@@ -114,20 +114,21 @@ async fn free_cpus(qmp: &Qmp) -> Result<Vec<CpuPlace>, DriverError> {
     let mut places: Vec<CpuPlace> = serde_json::from_value(answer).map_err(|error| {
         DriverError::Answer { program: NAME, call: call.into(), reason: error.to_string() }
     })?;
-    // QEMU lists the last one first.
+    // QEMU lists the highest first.
     places.reverse();
     places.retain(|place| place.qom_path.is_none());
     Ok(places)
 }
 
 async fn plug_nic(qmp: &Qmp, nic: &Nic, place: Value) -> Result<(), DriverError> {
-    let (host, handle) = (format!("net-{}", nic.id), format!("tap-{}", nic.id));
+    let host = format!("net-{}", nic.id);
+    let handle = format!("tap-{}", nic.id);
     qmp.call_with("getfd", json!({ "fdname": handle }), Some(nic.tap.as_fd())).await?;
     let tap = json!({ "type": "tap", "id": host, "fd": handle, "vhost": false });
     let undo = ("closefd", json!({ "fdname": handle }));
     or_undo(qmp, qmp.call("netdev_add", tap).await, undo).await?;
     let mac: Vec<String> = nic.mac.iter().map(|byte| format!("{byte:02x}")).collect();
-    // A network boot ROM is neither used nor always installed.
+    // The network boot ROM is not used, and not always installed.
     let device = json!({
         "driver": "virtio-net-pci", "netdev": host, "mac": mac.join(":"), "host_mtu": nic.mtu, "romfile": "",
     });
@@ -161,7 +162,7 @@ async fn plug_share(qmp: &Qmp, share: &Share, place: Value) -> Result<(), Driver
     or_undo(qmp, qmp.call("device_add", merge(device, place)).await, undo).await
 }
 
-/// Passes `outcome` on; a failure first takes back the step before it.
+/// Returns `outcome`; on failure the previous step is undone first.
 async fn or_undo(
     qmp: &Qmp,
     outcome: Result<Value, DriverError>,
@@ -171,7 +172,7 @@ async fn or_undo(
         Ok(_) => Ok(()),
         Err(error) => {
             if let Err(left) = qmp.call(undo.0, undo.1).await {
-                tracing::warn!("undoing a failed plug: {}", sandbox_core::Error::from(left));
+                tracing::warn!("undoing a failed hotplug: {}", sandbox_core::Error::from(left));
             }
             Err(error)
         }
@@ -186,7 +187,7 @@ fn merge(device: Value, place: Value) -> Value {
     both.flatten().collect::<Map<_, _>>().into()
 }
 
-/// QEMU's names begin with a letter, ours need not.
+/// A valid id for QEMU, which has to begin with a letter.
 fn device_id(id: &str) -> String {
     format!("dev-{id}")
 }
@@ -195,7 +196,7 @@ fn node(id: &str) -> String {
     format!("disk-{id}")
 }
 
-/// A path as JSON can hold it.
+/// A path as a JSON string.
 fn path(path: &Path) -> Result<&str, DriverError> {
     path.to_str().ok_or_else(|| DriverError::File {
         step: "naming",
@@ -209,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_for_processors_are_read() {
+    fn processor_sockets_are_read() {
         let answer = json!([{
             "props": { "core-id": 1, "thread-id": 0, "node-id": 0, "socket-id": 0 },
             "vcpus-count": 1, "type": "max-x86_64-cpu"
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_is_put_in_its_place() {
+    fn a_device_is_merged_with_its_slot() {
         let both = merge(json!({ "driver": "a" }), json!({ "id": "b", "bus": "c" }));
         assert_eq!(both, json!({ "driver": "a", "id": "b", "bus": "c" }));
     }

@@ -1,4 +1,4 @@
-//! The processes that live for one machine: started together, ended together.
+//! The processes of one VM: started together, and stopped together when the first one exits.
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -18,16 +18,16 @@ use crate::files::{installed, paths};
 use crate::user;
 use crate::vmm::Machine;
 
-/// How much of a process's stderr goes to its log file.
+/// How much of a process's stderr goes to its log file, in bytes.
 const LOG_MAX: u64 = 64 * 1024;
-/// How long a process may take to end after SIGKILL.
+/// How long a process may take to exit after SIGKILL.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
-/// How long after its connection a process may end, for the end to be the connection's reason.
-const END_SOON: Duration = Duration::from_secs(2);
+/// How long to wait for a process's exit after its connection broke, to report it as the cause.
+const EXIT_GRACE: Duration = Duration::from_secs(2);
 
 /// One process.
 #[derive(Debug)]
-struct Member {
+struct Process {
     program: &'static str,
     pid: u32,
     mark: Option<ProcessMark>,
@@ -35,52 +35,60 @@ struct Member {
     log: BoundedLog,
 }
 
-impl Member {
+impl Process {
     fn kill(&self) {
         if let (None, Some(mark)) = (self.exit.seen(), self.mark) {
             mark.kill();
         }
     }
 
-    async fn ended(&self) -> DriverError {
+    async fn exited(&self) -> DriverError {
         let exit = self.exit.wait().await;
         let log = self.log.ending().await;
-        DriverError::Ended { program: self.program, status: exit.status, log }
+        DriverError::Exited { program: self.program, status: exit.status, log }
     }
 }
 
-/// A machine's processes, the one that stands for the machine last. They are killed when it is
-/// dropped before [`Crew::supervise`].
+/// The processes of a VM; the last one is the VMM. Unless [`Processes::supervise`] was called,
+/// dropping it kills them.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct Processes {
     host: Arc<dyn Host>,
     dir: PathBuf,
     netns: Option<PathBuf>,
     user: Option<u32>,
-    /// What of the file system they may use.
+    /// The files that they may use.
     paths: Paths,
-    members: Vec<Member>,
+    started: Vec<Process>,
+    /// Files to remove after their exit.
     files: Vec<PathBuf>,
 }
 
-impl Crew {
-    /// Nobody yet, to work for `machine`, whose directory is theirs.
-    pub(crate) fn new(host: Arc<dyn Host>, machine: &Machine) -> Result<Self, DriverError> {
-        let (dir, netns) = (machine.dir.clone(), machine.netns.clone());
-        let (user, paths) = (machine.user, paths(machine));
-        let crew = Self { host, dir, netns, user, paths, members: Vec::new(), files: Vec::new() };
-        crew.give(&machine.dir)?;
-        Ok(crew)
+impl Processes {
+    /// No processes yet; those of `vm` will own its directory.
+    pub(crate) fn new(host: Arc<dyn Host>, vm: &Machine) -> Result<Self, DriverError> {
+        let processes = Self {
+            host,
+            dir: vm.dir.clone(),
+            netns: vm.netns.clone(),
+            user: vm.user,
+            paths: paths(vm),
+            started: Vec::new(),
+            files: Vec::new(),
+        };
+        processes.chown(&vm.dir)?;
+        Ok(processes)
     }
 
-    /// Makes `path` the crew's.
-    pub(crate) fn give(&self, path: &Path) -> Result<(), DriverError> {
-        let failed = |source| DriverError::File { step: "giving away", path: path.into(), source };
+    /// Makes their user the owner of `path`.
+    pub(crate) fn chown(&self, path: &Path) -> Result<(), DriverError> {
+        let failed =
+            |source| DriverError::File { step: "changing the owner of", path: path.into(), source };
         user::give(path, self.user).map_err(failed)
     }
 
-    /// Starts a process with no privileges, confined to the machine's own files and what every
-    /// program needs, and gives its id; what it says goes to `<program>.log`.
+    /// Starts a process without privileges, confined to the VM's files and those of the system,
+    /// and returns its id. Its output goes to `<program>.log`.
     pub(crate) fn start(
         &mut self,
         program: &'static str,
@@ -89,8 +97,8 @@ impl Crew {
         self.spawn(program, command, self.paths.clone(), Vec::new())
     }
 
-    /// [`Crew::start`] for a program that runs its guest by KVM, which nobody else may open.
-    pub(crate) fn start_on_kvm(
+    /// [`Processes::start`] with access to KVM, which no other process of the VM has.
+    pub(crate) fn start_with_kvm(
         &mut self,
         program: &'static str,
         command: Command,
@@ -127,17 +135,17 @@ impl Crew {
         }
         let child = self.host.spawn(command)?;
         let mark = ProcessMark::of(child.pid);
-        self.members.push(Member { program, pid: child.pid, mark, exit: child.exit, log });
+        self.started.push(Process { program, pid: child.pid, mark, exit: child.exit, log });
         Ok(child.pid)
     }
 
-    /// Removes `file` once everybody has ended.
-    pub(crate) fn removes(&mut self, file: PathBuf) {
+    /// Removes `file` once all processes have exited.
+    pub(crate) fn remove_at_exit(&mut self, file: PathBuf) {
         self.files.push(file);
     }
 
-    /// Does `work` while everybody lives: a process's end is its failure, and so is `deadline`.
-    pub(crate) async fn attended<T>(
+    /// Runs `work` while all processes live: it fails when one exits, or after `deadline`.
+    pub(crate) async fn watched<T>(
         &self,
         step: &str,
         deadline: Duration,
@@ -147,48 +155,50 @@ impl Crew {
         let done = tokio::select! {
             biased;
             done = bounded => done,
-            error = self.anybodys_end() => return Err(error),
+            error = self.first_exit() => return Err(error),
         };
         match done {
             Ok(Err(error @ (DriverError::Closed { .. } | DriverError::Io { .. }))) => {
-                match tokio::time::timeout(END_SOON, self.anybodys_end()).await {
-                    Ok(reason) => Err(reason),
+                match tokio::time::timeout(EXIT_GRACE, self.first_exit()).await {
+                    Ok(cause) => Err(cause),
                     Err(_) => Err(error),
                 }
             }
             Ok(done) => done,
             Err(_) => {
-                let program = self.members.last().map_or("the machine", |member| member.program);
+                let program = self.started.last().map_or("the VM", |process| process.program);
                 Err(DriverError::Deadline { program, step: step.to_owned(), after: deadline })
             }
         }
     }
 
-    async fn anybodys_end(&self) -> DriverError {
-        if self.members.is_empty() {
+    async fn first_exit(&self) -> DriverError {
+        if self.started.is_empty() {
             return std::future::pending().await;
         }
-        select_all(self.members.iter().map(|member| Box::pin(member.ended()))).await.0
+        select_all(self.started.iter().map(|process| Box::pin(process.exited()))).await.0
     }
 
-    /// Every process, for the record.
+    /// The marks of all processes, for the record.
     pub(crate) fn marks(&self) -> Vec<ProcessMark> {
-        self.members.iter().filter_map(|member| member.mark).collect()
+        self.started.iter().filter_map(|process| process.mark).collect()
     }
 
-    /// Kills everybody.
+    /// Kills all processes.
     pub(crate) fn kill(&self) {
-        self.members.iter().for_each(Member::kill);
+        self.started.iter().for_each(Process::kill);
     }
 
-    /// Kills everybody and waits for their end.
+    /// Kills all processes, waits for their exit and removes their files.
     pub(crate) async fn stop(&self) -> Result<(), DriverError> {
         self.kill();
-        for member in &self.members {
-            if tokio::time::timeout(KILL_DEADLINE, member.exit.wait()).await.is_err() {
-                let (program, pid) = (member.program, member.pid);
-                let seconds = KILL_DEADLINE.as_secs();
-                return Err(DriverError::StillRunning { program, pid, seconds });
+        for process in &self.started {
+            if tokio::time::timeout(KILL_DEADLINE, process.exit.wait()).await.is_err() {
+                return Err(DriverError::StillRunning {
+                    program: process.program,
+                    pid: process.pid,
+                    seconds: KILL_DEADLINE.as_secs(),
+                });
             }
         }
         for file in &self.files {
@@ -203,31 +213,30 @@ impl Crew {
         Ok(())
     }
 
-    /// From now on the first one's end is everybody's; the answer resolves to the end of the
-    /// process that stands for the machine.
+    /// Stops all processes when the first one exits. The watch resolves to the VMM's exit.
     pub(crate) fn supervise(self) -> (Arc<Self>, ExitWatch) {
-        let crew = Arc::new(self);
-        let (sender, ended) = ExitWatch::pair();
-        let own = Arc::clone(&crew);
-        // It ends with the processes; the one that holds the machine's `Vmm` ends them.
+        let processes = Arc::new(self);
+        let (sender, exited) = ExitWatch::pair();
+        let supervised = Arc::clone(&processes);
+        // It ends with the processes, which the owner of the VM's `Vmm` stops.
         tokio::spawn(async move {
-            let first = own.anybodys_end().await;
-            tracing::info!("a machine ends: {}", sandbox_core::Error::from(first));
-            if let Err(error) = own.stop().await {
-                tracing::error!("{}", sandbox_core::Error::from(error));
+            let cause = supervised.first_exit().await;
+            tracing::info!("stopping a VM: {}", sandbox_core::Error::from(cause));
+            if let Err(error) = supervised.stop().await {
+                tracing::error!("stopping a VM: {}", sandbox_core::Error::from(error));
             }
-            let exit = own.members.last().and_then(|member| member.exit.seen());
+            let exit = supervised.started.last().and_then(|process| process.exit.seen());
             sender.send_replace(Some(exit.unwrap_or_else(|| Exit::now(Exit::KILLED))));
         });
-        (crew, ended)
+        (processes, exited)
     }
 }
 
-impl Drop for Crew {
+impl Drop for Processes {
     fn drop(&mut self) {
         self.kill();
         for file in &self.files {
-            // Most of the time there is nothing to remove, and nobody left to tell.
+            // Mostly already removed by `stop`; there is no caller to report a failure to.
             let _ = std::fs::remove_file(file);
         }
     }
