@@ -1,6 +1,5 @@
-//! The programs that the Pod's interfaces get, as pure code: instructions in,
-//! nothing done. They are generated per interface, so that addresses are constants in them and
-//! no map has to be kept.
+//! The BPF programs for the Pod's interfaces and taps. They are generated per interface: addresses
+//! are constants in them, and there are no maps.
 
 mod guard;
 mod redirect;

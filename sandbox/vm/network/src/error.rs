@@ -1,4 +1,4 @@
-//! Why a Pod's network could not be joined, taken down or forwarded to.
+//! Errors of joining a Pod's network, undoing that and forwarding to it.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use sandbox_core::{Classified, Kind};
 use sandbox_netns::NetnsError;
 
-/// What went wrong with a Pod's network.
+/// An error of a Pod's network.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// The Pod has no network namespace of its own.
     #[error(
-        "a Pod in a virtual machine cannot use the host's network: take `hostNetwork: true` out \
-         of the Pod, or give it a runtime class without a virtual machine"
+        "a Pod in a virtual machine cannot use the host's network: remove `hostNetwork: true` \
+         from the Pod, or use a runtime class without a virtual machine"
     )]
     HostNetwork,
     /// The namespace cannot be entered.
@@ -33,7 +33,7 @@ pub enum NetworkError {
     },
     /// An interface carries no Ethernet frames.
     #[error(
-        "interface {name} ({kind}) of the Pod is no Ethernet interface, which is all that a \
+        "interface {name} ({kind}) of the Pod is not an Ethernet interface, the only kind that a \
          virtual machine can have: use a network plugin that makes veth, macvlan, ipvlan or \
          netkit interfaces"
     )]
@@ -44,19 +44,19 @@ pub enum NetworkError {
         kind: String,
     },
     /// The kernel lacks a part.
-    #[error("the host's kernel has no {part}, for which it needs {mend}")]
+    #[error("the host's kernel lacks {part}, which needs {fix}")]
     Kernel {
         /// What it lacks.
         part: &'static str,
-        /// What brings it.
-        mend: &'static str,
-        /// Its answer.
+        /// What provides it.
+        fix: &'static str,
+        /// Its error.
         source: io::Error,
     },
     /// A change to an interface was refused.
     #[error("{verb} {name}")]
     Link {
-        /// What was tried.
+        /// The failed step.
         verb: &'static str,
         /// The interface.
         name: String,
@@ -81,7 +81,7 @@ impl From<NetnsError> for NetworkError {
         match error {
             NetnsError::Own => Self::HostNetwork,
             NetnsError::Enter { path, source } => Self::Enter { path, source },
-            NetnsError::Kernel { part, mend, source } => Self::Kernel { part, mend, source },
+            NetnsError::Kernel { part, mend, source } => Self::Kernel { part, fix: mend, source },
             NetnsError::Forward { .. } => Self::Forward(error),
         }
     }
@@ -120,7 +120,7 @@ mod tests {
         let enter = |code| NetworkError::Enter { path: "/n".into(), source: errno(code) };
         assert_eq!(enter(libc::ENOENT).kind(), Kind::InvalidArgument);
         assert_eq!(enter(libc::EPERM).kind(), Kind::PermissionDenied);
-        let kernel = NetworkError::Kernel { part: "p", mend: "m", source: errno(libc::ENOENT) };
+        let kernel = NetworkError::Kernel { part: "p", fix: "m", source: errno(libc::ENOENT) };
         assert_eq!(kernel.kind(), Kind::FailedPrecondition);
         let read = NetworkError::Read { what: "routes", source: io::ErrorKind::TimedOut.into() };
         assert_eq!(read.kind(), Kind::DeadlineExceeded);

@@ -1,4 +1,4 @@
-//! What the guest gets: pure plans from what was found in the Pod's namespace.
+//! The guest's network, planned from a snapshot of the Pod's namespace. All of it is pure.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -110,13 +110,13 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// New addresses for the frames to the guest.
+    /// The Ethernet addresses of frames to the guest, where they are rewritten.
     pub(crate) fn inwards(&self) -> Option<Rewrite> {
         self.peer.map(|peer| Rewrite { to: self.mac, from: peer })
     }
 
-    /// New addresses for the frames from the guest: those the host's kernel itself would write
-    /// on a link without ARP.
+    /// The Ethernet addresses of frames from the guest, where they are rewritten: those that the
+    /// host's kernel writes on a link without ARP.
     pub(crate) fn outwards(&self) -> Option<Rewrite> {
         let own = ethernet(&self.link).unwrap_or_default();
         self.peer.map(|_| Rewrite { to: own, from: own })
@@ -132,7 +132,7 @@ pub(crate) fn endpoints(snapshot: &Snapshot) -> Result<Vec<Endpoint>, NetworkErr
             continue;
         }
         if link.flags & IFF_UP == 0 {
-            tracing::warn!("interface {} of the Pod is down: the guest goes without", link.name);
+            tracing::warn!(interface = link.name, "an interface of the Pod is down and left out");
             continue;
         }
         let number = u8::try_from(endpoints.len() + 1).unwrap_or(u8::MAX);
@@ -146,8 +146,8 @@ fn endpoint(snapshot: &Snapshot, link: &Link, number: u8) -> Result<Endpoint, Ne
         let kind = if link.kind.is_empty() { "hardware" } else { &link.kind };
         return Err(NetworkError::NotEthernet { name: link.name.clone(), kind: kind.into() });
     }
-    // ipvlan and netkit have no ARP in their L3 modes. netkit then has no Ethernet address
-    // either; what the guest gets instead stays in the Pod. ipvlan's is its parent's.
+    // In their L3 modes ipvlan and netkit have no ARP. ipvlan has the Ethernet address of its
+    // parent; netkit has none, and the one made up for the guest never leaves the Pod.
     let arp = link.flags & IFF_NOARP == 0;
     let own = ethernet(link).filter(|mac| mac != &[0; 6]);
     let mac = own.unwrap_or([0x02, b'b', b'h', 0, 0, number]);
@@ -200,16 +200,16 @@ pub(crate) fn network(snapshot: &Snapshot, endpoints: &[Endpoint]) -> GuestNetwo
     network
 }
 
-/// Whether the guest needs to be told of an address: link-local ones it makes itself, and
-/// temporary ones come and go.
+/// Whether the guest is configured with an address: it creates link-local ones itself, and temporary
+/// ones are short-lived.
 fn is_for_guest(address: &Address) -> bool {
     let link_local = matches!(address.ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     !link_local && address.flags & (IFA_F_TEMPORARY | IFA_F_DADFAILED) == 0
 }
 
-/// The prefix length that the guest's address gets. A kernel makes a route to the whole prefix
-/// of every address; where the plugin took that away (as `ptp` does), or nobody on the link
-/// answers, the guest must not have it either.
+/// The prefix length of the guest's address. A kernel adds a route to the whole prefix of every
+/// address; where the plugin removed that route (as `ptp` does), or the link has no ARP, the guest
+/// must not have it either.
 fn prefix(snapshot: &Snapshot, endpoint: &Endpoint, address: &Address) -> u8 {
     let whole = (masked(address.ip, address.prefix), address.prefix);
     let on_link = snapshot.routes.iter().any(|route| {
@@ -222,8 +222,8 @@ fn prefix(snapshot: &Snapshot, endpoint: &Endpoint, address: &Address) -> u8 {
     if endpoint.peer.is_none() && on_link { address.prefix } else { host }
 }
 
-/// Whether the guest's kernel makes a route itself: to the prefixes of its addresses, to its
-/// link-local ones, and what it learns.
+/// Whether the guest's kernel adds a route itself: to the prefixes of its addresses, link-local
+/// ones included, and redirects.
 fn is_made_by_guest(route: &snapshot::Route, prefixes: &[(IpAddr, u8)]) -> bool {
     let Some((ip, length)) = route.destination else {
         return route.protocol == RTPROT_REDIRECT;
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_come_and_go_are_not_told() {
+    fn temporary_addresses_are_left_out() {
         let mut snapshot = pod(link("veth", 0, &PARENT));
         snapshot.addresses.push(address("fd00::9", 64, IFA_F_TEMPORARY));
         snapshot.addresses.push(address("fd00::10", 64, IFA_F_DADFAILED));

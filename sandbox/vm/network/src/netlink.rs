@@ -1,6 +1,5 @@
 //! A small netlink client for one thread in a network namespace. Attributes are looked up by
-//! number and what is not known is passed over, so that a newer kernel's additions change
-//! nothing.
+//! number and unknown ones are skipped, so that additions of newer kernels do no harm.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,10 +20,10 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
-/// The kernel answers at once, unless it waits for its lock on the network's configuration.
+/// Receive timeout. The kernel answers at once, unless it waits for the RTNL lock.
 const ANSWER_SECONDS: i64 = 10;
 
-/// How often a dump is asked for again when something changed under it.
+/// How often a dump is tried while the network changes.
 const DUMPS: usize = 5;
 
 /// A socket to the kernel's routing tables of this thread's network namespace.
@@ -47,8 +46,8 @@ impl Netlink {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Bodies of every message of type `answer` that the dump `question` gives. `header` is the
-    /// length of the question's own, which is all zero.
+    /// Bodies of all messages of type `answer` in the dump `question`. `header` is the length of the
+    /// request's own header, which is all zero.
     pub(crate) fn dump(
         &mut self,
         question: u16,
@@ -62,7 +61,7 @@ impl Netlink {
                 return Ok(found);
             }
         }
-        Err(io::Error::new(io::ErrorKind::ResourceBusy, "the network changes all the time"))
+        Err(io::Error::new(io::ErrorKind::ResourceBusy, "the network keeps changing"))
     }
 
     /// Makes a change and waits until it is acknowledged.
@@ -102,7 +101,8 @@ impl Netlink {
     /// Bodies of the messages of type `wanted` until the answer is complete, and whether
     /// something changed meanwhile.
     fn answers(&self, wanted: u16) -> io::Result<(Vec<Vec<u8>>, bool)> {
-        let (mut found, mut interrupted) = (Vec::new(), false);
+        let mut found = Vec::new();
+        let mut interrupted = false;
         let mut buffer = vec![0; 1 << 16];
         loop {
             let read = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
@@ -114,7 +114,8 @@ impl Netlink {
             while !rest.is_empty() {
                 let message = NetlinkBuffer::new_checked(rest).map_err(io::Error::other)?;
                 let length = usize::try_from(message.length()).map_err(io::Error::other)?;
-                let (kind, body) = (message.message_type(), message.payload());
+                let kind = message.message_type();
+                let body = message.payload();
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
                 if message.sequence_number() != self.sequence {
                     continue;
@@ -131,7 +132,7 @@ impl Netlink {
     }
 }
 
-/// What an `NLMSG_ERROR` says; without a code it is an acknowledgement.
+/// The error of an `NLMSG_ERROR`; without a code it is an acknowledgement.
 fn refusal(body: &[u8]) -> io::Result<()> {
     let parsed = ErrorBuffer::new_checked(&body).and_then(|buffer| ErrorMessage::parse(&buffer));
     let message = parsed.map_err(io::Error::other)?;
@@ -180,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_attributes_and_passes_over_others() {
+    fn finds_attributes_and_skips_others() {
         let mut body = vec![9; 8];
         let attributes = [number(4, 1500), text(3, "eth0"), nested(18, &[text(1, "veth")])];
         let mut tail = vec![0; attributes.as_slice().buffer_len()];
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_an_acknowledgement_from_a_refusal() {
+    fn an_acknowledgement_is_not_an_error() {
         assert!(refusal(&[0; 20]).is_ok());
         let mut body = (-libc::ENODEV).to_ne_bytes().to_vec();
         body.extend([0; 16]);
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn asks_the_kernel() {
+    fn queries_the_kernel() {
         let mut netlink = Netlink::open().unwrap();
         let links = netlink.dump(18, 16, 16).unwrap();
         let names: Vec<_> = links.iter().filter_map(|body| attribute(body, 16, 3)).collect();

@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 use sandbox_netns::bpf::{ProgramKind, load_program};
 use sandbox_netns::{Dial, Namespace, PortForward, inside, inside_blocking};
 use serde::{Deserialize, Serialize};
-
 use vm_driver::Nic;
 
 use crate::bpf;
@@ -20,23 +19,22 @@ use crate::snapshot::{self, Snapshot};
 use crate::tap::{self, Tap};
 use crate::tc::{self, Direction};
 
-/// A Pod's network with a tap for each interface of a guest that is yet to come. Nothing passes
-/// before [`Network::connect`].
+/// A Pod's network with a tap for each interface. No frame passes before [`Network::connect`].
 #[derive(Debug)]
 pub struct Prepared {
-    /// What the agent is told.
+    /// The configuration for the guest.
     pub guest: GuestNetwork,
-    /// What the driver plugs in.
+    /// The interfaces for the driver to plug in.
     pub nics: Vec<Nic>,
-    /// How it is connected, and left again.
+    /// Connects the taps, and undoes everything.
     pub network: Network,
 }
 
-/// What was done to a Pod's network namespace: enough to undo it in another process.
+/// The changes to a Pod's network namespace: enough to undo them in another process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkRecord {
     netns: PathBuf,
-    /// Of the namespace: a path can come to mean another one.
+    /// The namespace's inode: the path may have been reused for another one.
     inode: u64,
     links: Vec<JoinedLink>,
 }
@@ -48,36 +46,36 @@ struct JoinedLink {
     name: String,
     tap_index: u32,
     tap_name: String,
-    /// Whether nobody else had programs on the interface.
+    /// Whether the `clsact` qdisc is ours.
     opened: bool,
 }
 
-/// The guest's part of a Pod's network. Dropping it without [`Network::leave`] undoes it too, and
-/// blocks for the few milliseconds that takes.
+/// The changes to a Pod's network namespace. Dropping it without [`Network::leave`] undoes them too,
+/// and blocks for a few milliseconds.
 #[derive(Debug)]
 pub struct Network {
     netns: PathBuf,
     inode: u64,
-    /// Held by who changes the namespace, so that leaving waits for a connection half-way.
+    /// Serialises changes to the namespace: `leave` blocks while `connect` is in progress.
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Of `links`, in their order.
+    /// In the order of `links`.
     endpoints: Vec<Endpoint>,
     links: Vec<JoinedLink>,
     left: bool,
 }
 
-/// Makes a tap for every interface of the Pod's network namespace at `netns` that has an address.
-/// When it fails, or nobody waits for it any more, the namespace is as it was.
+/// Creates a tap for each interface with an address in the Pod's network namespace at `netns`. When
+/// it fails or is cancelled, the namespace is as before.
 ///
 /// # Errors
 ///
 /// [`NetworkError::HostNetwork`] when `netns` is empty or the host's own namespace;
 /// [`NetworkError::NotEthernet`] when a guest cannot have an interface; [`NetworkError::Kernel`]
-/// when the host's kernel lacks a part; others name what was refused.
+/// when the host's kernel lacks a feature; others name the failed step.
 pub async fn prepare(netns: &Path) -> Result<Prepared, NetworkError> {
     let path = netns.to_owned();
     inside(netns, Namespace::open(netns)?, move |namespace| {
@@ -88,11 +86,15 @@ pub async fn prepare(netns: &Path) -> Result<Prepared, NetworkError> {
         let mut links = Vec::new();
         let mut nics = Vec::new();
         for (number, endpoint) in endpoints.iter().enumerate() {
-            // A tap goes with its descriptor: what fails from here on leaves none.
+            // A tap is removed with its descriptor, so a failure from here on leaves none.
             let tap = tap::make(&mut netlink, endpoint.link.mtu)?;
             links.push(JoinedLink::new(endpoint, &tap));
-            let (id, mac, mtu) = (format!("net{number}"), endpoint.mac, endpoint.link.mtu);
-            nics.push(Nic { id, mac, mtu, tap: tap.fd });
+            nics.push(Nic {
+                id: format!("net{number}"),
+                mac: endpoint.mac,
+                mtu: endpoint.link.mtu,
+                tap: tap.fd,
+            });
         }
         let inode = namespace.inode();
         let state = Arc::new(Mutex::new(State { endpoints, links, left: false }));
@@ -101,12 +103,12 @@ pub async fn prepare(netns: &Path) -> Result<Prepared, NetworkError> {
     .await
 }
 
-/// Undoes what `record` tells of: removes the taps and the programs. Idempotent; a namespace or
-/// an interface that is gone needs nothing.
+/// Removes the taps and programs of `record`. Idempotent; it skips namespaces and interfaces that
+/// are gone.
 ///
 /// # Errors
 ///
-/// [`NetworkError`] names what was refused first; everything else was tried.
+/// The first failure; all other steps are done nevertheless.
 pub async fn undo(record: &NetworkRecord) -> Result<(), NetworkError> {
     let Some(namespace) = Namespace::find(&record.netns, record.inode)? else { return Ok(()) };
     let links = record.links.clone();
@@ -115,26 +117,30 @@ pub async fn undo(record: &NetworkRecord) -> Result<(), NetworkError> {
 
 impl JoinedLink {
     fn new(endpoint: &Endpoint, tap: &Tap) -> Self {
-        let (index, name) = (endpoint.link.index, endpoint.link.name.clone());
-        Self { index, name, tap_index: tap.index, tap_name: tap.name.clone(), opened: false }
+        Self {
+            index: endpoint.link.index,
+            name: endpoint.link.name.clone(),
+            tap_index: tap.index,
+            tap_name: tap.name.clone(),
+            opened: false,
+        }
     }
 }
 
 impl Network {
-    /// What another process needs to undo it, for the Pod's record; another one once it is
-    /// connected.
+    /// The changes so far, for the Pod's record. [`Network::connect`] adds to them.
     pub fn record(&self) -> NetworkRecord {
         let links = self.state.lock().links.clone();
         NetworkRecord { netns: self.netns.clone(), inode: self.inode, links }
     }
 
     /// Joins every interface to its tap: from now on the guest is the Pod on the wire. This waits
-    /// for the host's kernel several times, which is why it is not part of [`prepare`]: the machine
-    /// can start meanwhile.
+    /// for the host's kernel several times and is not part of [`prepare`], so that the VM can boot
+    /// meanwhile.
     ///
     /// # Errors
     ///
-    /// As [`prepare`]. What is half-way done goes with [`Network::leave`].
+    /// As [`prepare`]. [`Network::leave`] undoes what was done before the failure.
     pub async fn connect(&self) -> Result<(), NetworkError> {
         let Some(namespace) = Namespace::find(&self.netns, self.inode)? else {
             let source = io::Error::from(io::ErrorKind::NotFound);
@@ -143,7 +149,7 @@ impl Network {
         let state = Arc::clone(&self.state);
         inside(&self.netns, namespace, move |_| {
             let State { endpoints, links, left } = &mut *state.lock();
-            // Who left did not wait for this.
+            // `leave` was called before this began.
             if *left || links.is_empty() {
                 return Ok(());
             }
@@ -156,7 +162,7 @@ impl Network {
         .await
     }
 
-    /// Undoes it, as [`undo`] does.
+    /// Undoes everything, as [`undo`] does.
     ///
     /// # Errors
     ///
@@ -167,9 +173,9 @@ impl Network {
         inside(&self.netns, namespace, move |_| leave(&state)).await
     }
 
-    /// Takes connections to the loopback of the Pod's namespace to the guest, for as long as the
-    /// answer lives. `guest` connects to a port of the guest's loopback. Where that cannot be,
-    /// a warning says so and nothing is forwarded.
+    /// Forwards connections to the loopback of the Pod's namespace until the result is dropped.
+    /// `guest` connects to a port of the guest's loopback. Where the host cannot do that, a warning
+    /// is logged and nothing is forwarded.
     pub async fn forward_ports(&self, guest: Arc<dyn Dial>) -> Option<PortForward> {
         PortForward::offer(&self.netns, guest).await
     }
@@ -190,7 +196,7 @@ impl Drop for Network {
         }
         if let Err(error) = self.leave_blocking() {
             let error = sandbox_core::Error::from(error);
-            tracing::warn!("leaving network namespace {}: {error}", self.netns.display());
+            tracing::warn!(netns = %self.netns.display(), "leaving a network namespace: {error}");
         }
     }
 }
@@ -212,11 +218,12 @@ fn connect(
     endpoint: &Endpoint,
     joined: &mut JoinedLink,
 ) -> Result<(), NetworkError> {
-    let (link, tap) = (&endpoint.link, joined.tap_index);
+    let link = &endpoint.link;
+    let tap = joined.tap_index;
     let guard = load("guard", &bpf::guard(link.index, &endpoint.sources, endpoint.outwards()))?;
     let inwards = load("redirect", &bpf::redirect(tap, endpoint.inwards()))?;
     let only_guest = load("only_from", &bpf::only_from(tap))?;
-    // The guest is held to its addresses before its tap can carry anything.
+    // The guest is restricted to its addresses before its tap can carry a frame.
     open(netlink, tap, &joined.tap_name)?;
     attach(netlink, tap, &joined.tap_name, Direction::Ingress, &guard)?;
     tap::bring_up(netlink, tap, &joined.tap_name)?;
@@ -229,7 +236,7 @@ fn load(name: &'static str, code: &[u64]) -> Result<OwnedFd, NetworkError> {
     let loaded = load_program(ProgramKind::TRAFFIC, name, code);
     loaded.map_err(|source| match source.raw_os_error() {
         Some(libc::ENOSYS) => {
-            NetworkError::Kernel { part: "bpf(2)", mend: "CONFIG_BPF_SYSCALL", source }
+            NetworkError::Kernel { part: "bpf(2)", fix: "CONFIG_BPF_SYSCALL", source }
         }
         _ => NetworkError::Program { name, source },
     })
@@ -249,19 +256,19 @@ fn attach(
     tc::attach(netlink, link, direction, program).map_err(|source| lacking(source, CLS_BPF, name))
 }
 
-/// Parts of the kernel and what brings them.
+/// Features of the kernel and what provides them.
 const CLSACT: (&str, &str) =
     ("traffic control on ingress", "the module sch_ingress (CONFIG_NET_SCH_INGRESS)");
 const CLS_BPF: (&str, &str) = ("BPF classifier", "the module cls_bpf (CONFIG_NET_CLS_BPF)");
 
-/// `ENOENT` is the kernel's answer for a kind of traffic control that it does not know.
+/// The kernel answers `ENOENT` for an unknown kind of traffic control.
 fn lacking(
     source: io::Error,
-    (part, mend): (&'static str, &'static str),
+    (part, fix): (&'static str, &'static str),
     name: &str,
 ) -> NetworkError {
     match source.raw_os_error() {
-        Some(libc::ENOENT | libc::EOPNOTSUPP) => NetworkError::Kernel { part, mend, source },
+        Some(libc::ENOENT | libc::EOPNOTSUPP) => NetworkError::Kernel { part, fix, source },
         _ => NetworkError::Link {
             verb: "attaching a program to interface",
             name: name.into(),
@@ -270,7 +277,7 @@ fn lacking(
     }
 }
 
-/// Undoes `links` in this thread's namespace, the last one first; every step is tried.
+/// Undoes `links` in this thread's namespace, the last one first; a failure does not stop it.
 fn undo_links(links: &[JoinedLink]) -> Result<(), NetworkError> {
     let mut netlink = Netlink::open().map_err(unread)?;
     let present = snapshot::links(&mut netlink).map_err(unread)?;
@@ -283,7 +290,7 @@ fn undo_links(links: &[JoinedLink]) -> Result<(), NetworkError> {
             move |source| NetworkError::Link { verb, name, source }
         };
         if is_there(joined.index, &joined.name) {
-            let failed = failed("taking the programs off interface", &joined.name);
+            let failed = failed("removing the programs of interface", &joined.name);
             first = first.and(take_off(&mut netlink, joined).map_err(failed));
         }
         if is_there(joined.tap_index, &joined.tap_name) {

@@ -1,4 +1,4 @@
-//! What the CNI plugins left in the Pod's network namespace.
+//! The configuration that the CNI plugins made in the Pod's network namespace.
 
 use std::io;
 use std::net::IpAddr;
@@ -84,7 +84,7 @@ pub(crate) struct Route {
     pub(crate) mtu: u32,
 }
 
-/// A neighbour that somebody has put down for good.
+/// A permanent neighbour entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Neighbour {
     pub(crate) link: u32,
@@ -92,7 +92,7 @@ pub(crate) struct Neighbour {
     pub(crate) mac: Vec<u8>,
 }
 
-/// Everything in a namespace that a guest needs to know.
+/// The configuration of a namespace's network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) links: Vec<Link>,
@@ -154,7 +154,7 @@ fn address(body: &[u8]) -> Option<Address> {
     })
 }
 
-/// A route of the main table to other machines. What a guest cannot be told is left out, loudly.
+/// A unicast route of the main table. Those that the guest cannot have are left out with a warning.
 fn route(body: &[u8]) -> Option<Route> {
     let find = |kind| attribute(body, ROUTE.2, kind);
     let number = |kind| find(kind).and_then(|value| u32_at(value, 0));
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn tells_the_own_end_from_the_other() {
+    fn takes_the_local_address_of_a_point_to_point_link() {
         let ends = [raw(IFA_ADDRESS, &[10, 0, 0, 1]), raw(IFA_LOCAL, &[10, 0, 0, 2])];
         let found = address(&message(&[2, 32, 0x80, 0, 7, 0, 0, 0], &ends)).unwrap();
         assert_eq!((found.ip, found.prefix, found.flags), ([10, 0, 0, 2].into(), 32, 0x80));

@@ -1,5 +1,4 @@
-//! The system call that no safe crate has: making a tap. Everything unsafe of the network that
-//! is not bpf(2) is in this file.
+//! Creating a tap, for which no crate has a safe call. This is all the unsafe code of this crate.
 
 #![allow(unsafe_code, reason = "each block names what keeps it sound")]
 
@@ -8,9 +7,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
-/// Makes a tap in this thread's network namespace with virtio-net headers and one queue, and
-/// gives it with its name: the first that is free of those `template` (`tap%d`) stands for. It
-/// is gone when nobody has it open any more.
+/// Creates a tap with virtio-net headers and one queue in this thread's network namespace, and
+/// returns its descriptor and name: the first free one of `template` (`tap%d`). It is removed when
+/// its last descriptor is closed.
 pub(crate) fn open_tap(template: &str) -> io::Result<(OwnedFd, String)> {
     let file = File::options()
         .read(true)

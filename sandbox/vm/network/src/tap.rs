@@ -1,4 +1,4 @@
-//! The guest's end of an interface.
+//! Taps, the guest's ends of the Pod's interfaces.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,7 @@ const RTM_DELLINK: u16 = 17;
 const IFLA_MTU: u16 = 4;
 const IFF_UP: u32 = 1;
 
-/// A tap in this thread's network namespace; it goes with its last descriptor.
+/// A tap in this thread's network namespace; it is removed with its last descriptor.
 #[derive(Debug)]
 pub(crate) struct Tap {
     pub(crate) fd: OwnedFd,
@@ -24,12 +24,12 @@ pub(crate) struct Tap {
     pub(crate) index: u32,
 }
 
-/// Makes a tap with this MTU. It is down, and the host's own network stack will not speak on it.
+/// Creates a tap with this MTU. It is down, and the host's network stack will send nothing on it.
 pub(crate) fn make(netlink: &mut Netlink, mtu: u32) -> Result<Tap, NetworkError> {
     let (fd, name) = sys::open_tap("tap%d").map_err(|source| match source.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => NetworkError::Kernel {
             part: "tap devices (/dev/net/tun)",
-            mend: "the module tun (CONFIG_TUN)",
+            fix: "the module tun (CONFIG_TUN)",
             source,
         },
         _ => NetworkError::Link { verb: "making", name: "a tap".into(), source },
@@ -56,7 +56,7 @@ pub(crate) fn bring_up(netlink: &mut Netlink, index: u32, name: &str) -> Result<
     netlink.change(RTM_NEWLINK, 0, &header(index, IFF_UP), &[]).map_err(failed)
 }
 
-/// Removes the tap with this index, whoever has it open. Fine when it is gone.
+/// Removes the tap with this index, even while it is open. Succeeds when it is gone.
 pub(crate) fn remove(netlink: &mut Netlink, index: u32) -> io::Result<()> {
     match netlink.change(RTM_DELLINK, 0, &header(index, 0), &[]) {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
@@ -64,7 +64,7 @@ pub(crate) fn remove(netlink: &mut Netlink, index: u32) -> io::Result<()> {
     }
 }
 
-/// `struct ifinfomsg` that raises `flags`.
+/// `struct ifinfomsg` that sets `flags`.
 fn header(index: u32, flags: u32) -> Vec<u8> {
     [0, index, flags, flags].iter().flat_map(|field| field.to_ne_bytes()).collect()
 }

@@ -1,4 +1,4 @@
-//! Traffic control: programs on the frames that come in by an interface or leave by it.
+//! Traffic control: attaching programs to an interface's ingress and egress.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,7 +24,7 @@ const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_FLAG_ACT_DIRECT: u32 = 1;
 const ETH_P_ALL: u16 = 3;
 
-/// Ours come before everybody else's, under a handle of their own.
+/// Our filters come first, under a handle of their own.
 const PRIORITY: u32 = 1;
 const HANDLE: u32 = 0xb01d;
 
@@ -32,15 +32,15 @@ const HANDLE: u32 = 0xb01d;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Direction {
-    /// Those that come in by the interface.
+    /// Those that arrive on the interface.
     Ingress = 0xffff_fff2,
     /// Those that leave by it.
     Egress = 0xffff_fff3,
 }
 
-/// Lets an interface have programs. Says whether it could not yet.
+/// Adds a `clsact` qdisc to an interface. Returns whether there was none.
 ///
-/// The older `ingress` has no way out, and takes programs for it as such for the way in.
+/// The older `ingress` qdisc has no egress, and runs egress programs on ingress.
 pub(crate) fn open(netlink: &mut Netlink, link: u32) -> io::Result<bool> {
     let header = header(link, CLSACT_HANDLE, TC_H_CLSACT, 0);
     let flags = NLM_F_CREATE | NLM_F_EXCL;
@@ -57,7 +57,7 @@ pub(crate) fn open(netlink: &mut Netlink, link: u32) -> io::Result<bool> {
     }
 }
 
-/// The kind of what is in the place of a `clsact`.
+/// The kind of the qdisc in the place of a `clsact`.
 fn present(netlink: &mut Netlink, link: u32) -> io::Result<String> {
     let all = netlink.dump(RTM_GETQDISC, RTM_NEWQDISC, HEADER)?;
     let is_it =
@@ -67,13 +67,13 @@ fn present(netlink: &mut Netlink, link: u32) -> io::Result<String> {
     Ok(String::from_utf8_lossy(kind.unwrap_or(b"that is hidden")).into_owned())
 }
 
-/// Takes every program off an interface. Fine when there is none.
+/// Removes the `clsact` qdisc with all programs. Succeeds when there is none.
 pub(crate) fn close(netlink: &mut Netlink, link: u32) -> io::Result<()> {
     let header = header(link, CLSACT_HANDLE, TC_H_CLSACT, 0);
     gone(netlink.change(RTM_DELQDISC, 0, &header, &[]))
 }
 
-/// Attaches a program, in the place of one that was left from an earlier time.
+/// Attaches a program, replacing one of an earlier run.
 pub(crate) fn attach(
     netlink: &mut Netlink,
     link: u32,
@@ -90,7 +90,7 @@ pub(crate) fn attach(
     netlink.change(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_REPLACE, &header, &attributes)
 }
 
-/// Takes off what [`attach`] attached. Fine when it is not there.
+/// Detaches what [`attach`] attached. Succeeds when it is not there.
 pub(crate) fn detach(netlink: &mut Netlink, link: u32, direction: Direction) -> io::Result<()> {
     let header = header(link, HANDLE, direction as u32, info());
     gone(netlink.change(RTM_DELTFILTER, 0, &header, &[text(TCA_KIND, "bpf")]))
@@ -106,7 +106,7 @@ fn header(link: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
     [0, link, handle, parent, info].iter().flat_map(|field| field.to_ne_bytes()).collect()
 }
 
-/// There is nothing to take away from an interface that has gone, or has no such thing.
+/// Removing something succeeds when the interface is gone or has no such thing.
 fn gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error)

@@ -1,4 +1,4 @@
-//! Joining on real namespaces, with a guest that is a thread with the tap in its hand.
+//! Joining in real namespaces. The guest is a thread that has the tap.
 
 mod bed;
 mod forwarding;
@@ -24,7 +24,7 @@ const MAC: [u8; 6] = [0x02, 0, 0, 0x88, 0x07, 0x02];
 const SHORT: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(5);
 
-/// A network whose machine has started.
+/// Prepares and connects a network.
 async fn join(netns: &Path) -> Result<Prepared, NetworkError> {
     let prepared = prepare(netns).await?;
     prepared.network.connect().await?;
@@ -118,11 +118,13 @@ async fn a_guest_is_the_pod_on_the_wire() {
 
 #[tokio::test]
 #[ignore = "needs netns, program:ip, program:tc"]
-async fn nothing_leaves_under_another_name_nor_from_the_hosts_own_stack() {
+async fn nothing_leaves_with_another_source_nor_from_the_hosts_stack() {
     let bed = bridged("spoof").await;
     let joined = join(&bed.pod_path()).await.unwrap();
     let tap = joined.nics.into_iter().next().unwrap().tap;
-    bed.outside(|| packets::ping(OUTSIDE, POD, SHORT)).await.expect_err("nobody but the guest");
+    bed.outside(|| packets::ping(OUTSIDE, POD, SHORT))
+        .await
+        .expect_err("only the guest may answer");
     let wire = bed.outside(Wire::listen).await;
     let to = bed.out_mac().await;
     let udp = |from: Ipv4Addr, mark: &str| packets::udp(MAC, to, from, OUTSIDE, mark.as_bytes());
@@ -147,7 +149,7 @@ async fn nothing_leaves_under_another_name_nor_from_the_hosts_own_stack() {
     // The namespace still has the address and routes, so its stack would send this.
     bed.inside_pod(|| {
         let socket = UdpSocket::bind((POD, 0)).unwrap();
-        // Dropping it may or may not be an error to the sender.
+        // The sender may or may not get an error for a dropped packet.
         drop(socket.send_to(b"bhnet-leak", (OUTSIDE, 9)));
     })
     .await;
@@ -187,7 +189,7 @@ async fn policies_on_the_hosts_end_hold() {
 
 #[tokio::test]
 #[ignore = "needs netns, program:ip, program:tc"]
-async fn a_policy_routed_pod_and_two_families_are_told_in_full() {
+async fn policy_routes_and_both_families_are_planned() {
     let bed = Bed::new("routes").await;
     bed.up().await;
     // Calico's way.
@@ -232,8 +234,8 @@ async fn a_policy_routed_pod_and_two_families_are_told_in_full() {
 #[tokio::test]
 #[ignore = "needs netns, program:ip, program:tc"]
 async fn a_link_without_arp_needs_no_answers() {
-    // As netkit and ipvlan are in their L3 modes: no ARP, and nobody looks at the addresses of
-    // frames. A cable is so when both ends have the same address.
+    // As netkit and ipvlan are in their L3 modes: no ARP, and Ethernet addresses do
+    // not matter. A veth pair behaves so when both ends have the same address.
     let bed = bridged("noarp").await;
     bed.pod("link set eth0 arp off").await;
     bed.out("link set out arp off address 02:00:00:88:07:02").await;
@@ -324,7 +326,7 @@ async fn what_others_attached_stays() {
 
 #[tokio::test]
 #[ignore = "needs netns, program:ip, program:tc"]
-async fn what_a_killed_shim_left_is_taken_over() {
+async fn the_network_of_a_killed_shim_is_taken_over() {
     let bed = bridged("again").await;
     let lost = join(&bed.pod_path()).await.unwrap();
     drop(lost.nics);
@@ -372,7 +374,7 @@ async fn nothing_passes_before_it_is_connected() {
     let seen = wire.until("bhnet-last", LONG).concat();
     assert!(!String::from_utf8_lossy(&seen).contains("bhnet-early"), "{seen:x?}");
 
-    // A connection that comes after the end does nothing.
+    // Connecting after leaving does nothing.
     prepared.network.leave().await.unwrap();
     prepared.network.connect().await.unwrap();
     assert_eq!(bed.state().await, before);
@@ -412,22 +414,23 @@ async fn a_pod_without_interfaces_is_no_error() {
 
 #[tokio::test]
 #[ignore = "needs netns, program:ip, program:tc"]
-async fn a_join_that_nobody_waits_for_is_undone() {
+async fn a_cancelled_join_is_undone() {
     let bed = bridged("cancel").await;
     let before = bed.state().await;
-    // Dropped at different points of its way, its end included.
+    // Cancelled at different points, after the end included.
     for millis in [0, 1, 3, 10, 30, 100] {
         let path = bed.pod_path();
         let joining = tokio::spawn(async move { join(&path).await });
         tokio::time::sleep(Duration::from_millis(millis)).await;
         joining.abort();
         drop(joining.await);
+        // A blocking thread may not have entered the namespace yet when its task is aborted.
         tokio::time::sleep(SHORT).await;
         let deadline = Instant::now() + LONG;
         while bed.threads_in_netns() {
-            assert!(Instant::now() < deadline, "a thread is left in the namespace");
+            assert!(Instant::now() < deadline, "a thread is still in the namespace");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        assert_eq!(bed.state().await, before, "dropped after {millis} ms");
+        assert_eq!(bed.state().await, before, "cancelled after {millis} ms");
     }
 }

@@ -1,13 +1,13 @@
-//! The tap: what the guest sends leaves the Pod only under the Pod's own addresses.
+//! The program on the tap: frames of the guest leave the Pod only with the Pod's own addresses.
 //!
-//! A container's CNI relies on the host's kernel for much of this; a guest has a kernel of its
-//! own, which is not to be trusted. So a frame passes when its Ethernet source is the Pod's and
-//! it is one of
+//! For containers, the host's kernel ensures much of this; a guest's own kernel is not trusted. A
+//! frame passes when its Ethernet source is the Pod's and it is one of
 //!
 //! * IPv4 from one of the Pod's addresses,
-//! * ARP in which the sender is the Pod (or nobody yet, which asks whether an address is free),
+//! * ARP in which the sender is the Pod (or unspecified, as in an address probe),
 //! * IPv6 from one of the Pod's addresses or from none; and if it is neighbour discovery, it
-//!   neither plays the router nor speaks for an address that is not the Pod's.
+//!   is neither a router advertisement nor a redirect, and advertises the Pod's addresses
+//!   only.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -31,7 +31,7 @@ const ROUTING: u32 = 43;
 const DESTINATION: u32 = 60;
 const ICMPV6: u32 = 58;
 
-/// How many extension headers a packet may have.
+/// Maximum number of extension headers.
 const EXTENSIONS: usize = 4;
 
 /// ICMPv6 types of neighbour discovery (RFC 4861).
@@ -39,15 +39,15 @@ const ROUTER_ADVERTISEMENT: u32 = 134;
 const NEIGHBOUR_ADVERTISEMENT: u32 = 136;
 const REDIRECT: u32 = 137;
 
-/// Where on the stack what was read last is: below what `send` uses.
+/// Stack offset of what was read last: below the part that `send` uses.
 const READ: i16 = -64;
 
-/// Who the guest may be.
+/// The addresses that the guest may send from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sources {
     /// Its Ethernet address.
     pub(crate) mac: [u8; 6],
-    /// Whether it speaks ARP on this link.
+    /// Whether it may send ARP on this link.
     pub(crate) arp: bool,
     /// Its IPv4 addresses.
     pub(crate) v4: Vec<Ipv4Addr>,
@@ -94,7 +94,7 @@ fn read(program: &mut Assembler, at: i32, length: i32) {
     read_at_r2(program, length);
 }
 
-/// [`read`] from where R2 says.
+/// [`read`] at the offset in R2.
 fn read_at_r2(program: &mut Assembler, length: i32) {
     program
         .copy(Reg::R1, Reg::R6)
@@ -158,8 +158,8 @@ fn ipv6(program: &mut Assembler, sources: &Sources) {
         .jump_if(Reg::R7, When::Equal, ROUTING, "drop")
         .jump_if(Reg::R7, When::Equal, DESTINATION, "drop")
         .label("payload")
-        // What is no ICMPv6 passes. Neither is a fragment, and nobody takes neighbour discovery
-        // in fragments (RFC 6980).
+        // What is not ICMPv6 passes, fragments included: neighbour discovery in fragments is
+        // ignored by receivers (RFC 6980).
         .jump_if(Reg::R7, When::NotEqual, ICMPV6, "pass")
         .copy(Reg::R2, Reg::R8);
     read_at_r2(program, 1);

@@ -1,13 +1,13 @@
-//! The Pod's interface: what comes in goes to the guest, what leaves comes from the guest.
+//! The programs on the Pod's interface: what arrives goes to the guest, what leaves is from the
+//! guest.
 
 use sandbox_netns::bpf::{Assembler, Helper, Reg, Size, When};
 
-/// Verdicts of traffic control (`linux/pkt_cls.h`): drop, and go on as if the program were not
-/// there.
+/// Verdicts of traffic control (`linux/pkt_cls.h`): drop, and continue as without the program.
 pub(super) const DROP: i32 = 2;
 const GO_ON: i32 = -1;
 
-/// `struct __sk_buff`: the interface that a frame came in by.
+/// `struct __sk_buff`: the interface that a frame arrived on.
 const INGRESS_IFINDEX: i16 = 36;
 
 /// New Ethernet addresses for every frame.
@@ -27,8 +27,8 @@ pub(crate) fn redirect(target: u32, rewrite: Option<Rewrite>) -> Vec<u64> {
     program.finish()
 }
 
-/// Lets frames pass that came in by the interface `source`, and none that this machine's own
-/// network stack made.
+/// Passes frames that arrived on the interface `source`, and drops those that the host's network
+/// stack sends.
 pub(crate) fn only_from(source: u32) -> Vec<u64> {
     let mut program = Assembler::default();
     program
@@ -41,7 +41,7 @@ pub(crate) fn only_from(source: u32) -> Vec<u64> {
     program.finish()
 }
 
-/// Ends a program that has its context in R6 by sending the frame out by `target`.
+/// Ends a program, whose context is in R6, by sending the frame out by `target`.
 pub(super) fn send(program: &mut Assembler, target: u32, rewrite: Option<Rewrite>) {
     if let Some(Rewrite { to, from }) = rewrite {
         let mut addresses = [0; 12];

@@ -1,4 +1,4 @@
-//! The programs on the real kernel: its verifier takes them, and it runs them on frames.
+//! The programs in the real kernel: its verifier accepts them, and it runs them on frames.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -71,7 +71,7 @@ fn advertisement(target: &str) -> Vec<u8> {
 
 #[test]
 #[ignore = "needs bpf"]
-fn the_guard_lets_the_pod_speak_for_itself_only() {
+fn the_guard_passes_the_pods_own_addresses_only() {
     let code = guard(1, &sources(), None);
     let v6 = "fd00::ffff:2";
     let pass = [
@@ -81,7 +81,7 @@ fn the_guard_lets_the_pod_speak_for_itself_only() {
         ("ARP probe", frame(MAC, 0x0806, &arp(MAC, Ipv4Addr::UNSPECIFIED))),
         ("IPv6 UDP", frame(MAC, 0x86dd, &ipv6(v6, &[], 17, &[]))),
         ("IPv6 link-local", frame(MAC, 0x86dd, &ipv6(LL, &[], 6, &[]))),
-        ("solicitation from nobody", frame(MAC, 0x86dd, &ipv6("::", &[], 58, &[135]))),
+        ("solicitation without a source", frame(MAC, 0x86dd, &ipv6("::", &[], 58, &[135]))),
         ("own advertisement", frame(MAC, 0x86dd, &ipv6(v6, &[], 58, &advertisement(LL)))),
         ("MLD behind hop-by-hop", frame(MAC, 0x86dd, &ipv6(LL, &[(0, 0)], 58, &[143]))),
         ("UDP behind options", frame(MAC, 0x86dd, &ipv6(v6, &[(0, 0), (60, 2)], 17, &[]))),
@@ -120,7 +120,7 @@ fn the_guard_lets_the_pod_speak_for_itself_only() {
 
 #[test]
 #[ignore = "needs bpf"]
-fn a_pod_without_addresses_of_a_family_does_not_speak_it() {
+fn a_family_without_addresses_is_dropped() {
     let v4_only = Sources { v6: vec![], ..sources() };
     let v6_frame = frame(MAC, 0x86dd, &ipv6("fd00::ffff:2", &[], 17, &[]));
     assert_eq!(verdict(&guard(1, &v4_only, None), &v6_frame).0, SHOT);

@@ -1,4 +1,4 @@
-//! Two network namespaces with a cable between them: the Pod's and the world's.
+//! Two network namespaces joined by a veth pair: the Pod's and one outside.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ impl Bed {
         let bed = Self { host, pod: name.clone(), out: format!("{name}-out") };
         bed.run("ip", &["netns", "add", &bed.pod]).await.unwrap();
         bed.run("ip", &["netns", "add", &bed.out]).await.unwrap();
-        // Link-local addresses are ready at once, and nothing is said unasked.
+        // Link-local addresses are ready at once, and nothing is sent unsolicited.
         for ns in [&bed.pod, &bed.out] {
             for key in ["default.accept_dad=0", "default.router_solicitations=0"] {
                 let key = format!("net.ipv6.conf.{key}");
@@ -81,7 +81,7 @@ impl Bed {
         self.exec(&self.out, command).await.unwrap()
     }
 
-    /// Brings both ends up, and waits until the kernel has given them all it gives.
+    /// Brings both ends up, and waits until the kernel has configured them.
     pub(super) async fn up(&self) {
         self.out("link set out up").await;
         self.pod("link set eth0 up").await;
@@ -175,7 +175,7 @@ impl Bed {
         links.into_iter().find(|link| link.name == "tap0").unwrap().mtu
     }
 
-    /// Takes the namespaces down, and waits for it.
+    /// Removes the namespaces, and waits for it.
     pub(super) async fn close(self) {
         for ns in [&self.pod, &self.out] {
             self.run("ip", &["netns", "del", ns]).await.unwrap();

@@ -17,7 +17,7 @@ use super::join;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const BULK: usize = 10 << 20;
-/// The guest's port that nobody listens on, that never answers, and that is not spoken to.
+/// Ports of the guest: one that refuses, one that never answers, one that answers nonsense.
 const CLOSED: u16 = 81;
 const SILENT: u16 = 82;
 const NONSENSE: u16 = 83;
@@ -62,7 +62,7 @@ async fn echo(stream: UnixStream) {
     read.read_line(&mut line).await.unwrap();
     let port: u16 = line.trim_end().parse().unwrap();
     if port == SILENT {
-        // Held open until the host gives up.
+        // Held open until the host times out.
         assert_eq!(read.read(&mut [0; 1]).await.unwrap(), 0);
         return;
     }
@@ -74,7 +74,7 @@ async fn echo(stream: UnixStream) {
     write.write_all(&[answer]).await.unwrap();
     if answer == 0 {
         write.write_all(line.as_bytes()).await.unwrap();
-        // The other side may be gone before everything is sent back: the test tells.
+        // The other side may close before everything is sent back; the test checks that.
         let _ = tokio::io::copy(&mut read, &mut write).await;
     }
 }
@@ -140,8 +140,8 @@ async fn connections_to_the_loopback_reach_the_guest() {
     let mut open = bed.inside_pod(one).await.unwrap();
     drop(forward);
     tokio::task::yield_now().await;
-    let ended = tokio::task::spawn_blocking(move || open.read(&mut [0; 1])).await.unwrap();
-    assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    let closed = tokio::task::spawn_blocking(move || open.read(&mut [0; 1])).await.unwrap();
+    assert!(!matches!(closed, Ok(1..)), "{closed:?}");
     let refused = bed
         .inside_pod(|| {
             TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, 80).into(), LIMIT).map(drop)
@@ -153,7 +153,7 @@ async fn connections_to_the_loopback_reach_the_guest() {
 
 #[tokio::test]
 #[ignore = "needs netns, program:ip"]
-async fn connections_are_bounded_and_fail_with_the_machine() {
+async fn connections_are_bounded_and_fail_with_the_guest() {
     let bed = Bed::new("bound").await;
     // A Pod without IPv6 has its ports forwarded too.
     bed.pod_exec("sysctl -q -w net.ipv6.conf.lo.disable_ipv6=1").await;
@@ -172,7 +172,7 @@ async fn connections_are_bounded_and_fail_with_the_machine() {
     while let Err(error) = bed.inside_pod(one).await {
         assert!(Instant::now() < deadline, "no place became free: {error}");
     }
-    // The machine is gone.
+    // The guest is gone.
     guest.abort();
     drop(guest.await);
     let gone = bed.inside_pod(one).await.unwrap_err();

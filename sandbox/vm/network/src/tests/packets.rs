@@ -1,4 +1,4 @@
-//! Frames, and somebody who answers them.
+//! Frames, and a guest that answers them.
 
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
@@ -108,8 +108,8 @@ fn answer(frame: &[u8], mac: [u8; 6], ip: Ipv4Addr) -> Option<Vec<u8>> {
     let from: [u8; 6] = frame[6..12].try_into().ok()?;
     if kind == "arp" {
         let asks = frame[21] == 1 && frame[38..42] == ip.octets();
-        let who: [u8; 4] = frame[28..32].try_into().ok()?;
-        return asks.then(|| arp_reply(mac, from, ip, who.into()));
+        let sender: [u8; 4] = frame[28..32].try_into().ok()?;
+        return asks.then(|| arp_reply(mac, from, ip, sender.into()));
     }
     if frame.len() < 42 || frame[30..34] != ip.octets() {
         return None;
@@ -167,10 +167,11 @@ fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     (!(sum as u16)).to_be_bytes()
 }
 
-/// An ARP reply that says `ip` is at `mac`.
-pub(super) fn arp_reply(mac: [u8; 6], to: [u8; 6], ip: Ipv4Addr, who: Ipv4Addr) -> Vec<u8> {
-    let (ip, who) = (ip.octets(), who.octets());
-    [&to[..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac, &ip, &to, &who].concat()
+/// An ARP reply to `target`: `ip` is at `mac`.
+pub(super) fn arp_reply(mac: [u8; 6], to: [u8; 6], ip: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+    let ip = ip.octets();
+    let target = target.octets();
+    [&to[..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac, &ip, &to, &target].concat()
 }
 
 /// A UDP packet to port 9.
