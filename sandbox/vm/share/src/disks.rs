@@ -1,5 +1,5 @@
-//! Disks of a machine: bound below its directory, where its monitor, which opens no file elsewhere,
-//! finds them. They are not served to the guest.
+//! Disks of a VM: bound below its directory, the only place where its VMM may open files. virtiofsd
+//! does not serve them.
 
 use std::fs;
 use std::io;
@@ -10,52 +10,52 @@ use sandbox_core::host::{Bind, Host, Loan, Propagation, ReadOnly};
 use crate::error::ShareError;
 use vm_driver::Disk;
 
-/// The mount itself; what it is made read-only by is the monitor's opening of it.
+/// A writable bind mount: the VMM opens read-only disks read-only.
 const PLAIN: Bind =
     Bind { recursive: false, read_only: ReadOnly::No, propagation: Propagation::Private };
 
-/// Where the disks of the machine at `machine` are.
-pub fn dir(machine: &Path) -> PathBuf {
-    machine.join("disks")
+/// The directory of the disks of the VM in `vm`.
+pub fn dir(vm: &Path) -> PathBuf {
+    vm.join("disks")
 }
 
-/// Puts the image or device of `disk` there under its id, `user`'s where that is not root, and
-/// gives its path.
+/// Binds the image or device of `disk` there under its id, owned by `user` where there is one, and
+/// returns its path.
 ///
 /// # Errors
 ///
-/// When the source is gone or the kernel refuses; nothing is left then.
-pub(crate) fn lend(
+/// When the source is gone or the kernel refuses the mount; nothing is left then.
+pub(crate) fn bind(
     host: &dyn Host,
-    machine: &Path,
+    vm: &Path,
     disk: &Disk,
     user: Option<u32>,
 ) -> Result<PathBuf, ShareError> {
-    let point = dir(machine).join(&disk.id);
+    let point = dir(vm).join(&disk.id);
     fs::File::create_new(&point).map_err(ShareError::io("making", &point))?;
-    let lent = match user {
+    let bound = match user {
         Some(user) => {
             host.lend(&disk.path, &point, Loan { owner: user, read_only: disk.read_only })
         }
         None => host.bind(&disk.path, &point, PLAIN),
     };
-    match lent {
+    match bound {
         Ok(()) => Ok(point),
         Err(error) => {
-            // Empty, and made just now.
+            // The mount point created above.
             let _ = fs::remove_file(&point);
             Err(error.into())
         }
     }
 }
 
-/// Takes it away again. Idempotent.
+/// Unmounts and removes it. Idempotent.
 ///
 /// # Errors
 ///
-/// When it stays.
-pub(crate) fn take_back(host: &dyn Host, machine: &Path, id: &str) -> Result<(), ShareError> {
-    let point = dir(machine).join(id);
+/// When it cannot be unmounted or removed.
+pub(crate) fn remove(host: &dyn Host, vm: &Path, id: &str) -> Result<(), ShareError> {
+    let point = dir(vm).join(id);
     host.unmount_all(&point)?;
     match fs::remove_file(&point) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -14,18 +14,18 @@ pub enum ShareError {
         "no virtiofsd at {0}; install it (Debian: virtiofsd) or set its path in the handler's file"
     )]
     Missing(String),
-    /// The program is no virtiofsd, or lacks an option that is needed.
+    /// The program is not a virtiofsd, or lacks a required option.
     #[error("{program} cannot serve a Pod: {reason}")]
     Unfit {
         /// The program.
         program: PathBuf,
-        /// What it lacks.
+        /// Why it cannot be used.
         reason: String,
     },
-    /// A file or directory of the share could not be made, read or removed.
+    /// A file or directory of the share could not be created, read or removed.
     #[error("{doing} {path}")]
     Io {
-        /// What was tried.
+        /// The failed step.
         doing: &'static str,
         /// Where.
         path: PathBuf,
@@ -35,7 +35,7 @@ pub enum ShareError {
     /// A process could not be started.
     #[error("starting virtiofsd")]
     Host(#[from] HostError),
-    /// A mount could not be made or taken down.
+    /// A mount or unmount failed.
     #[error(transparent)]
     Mount(#[from] MountError),
     /// A source's file system does not answer.
@@ -45,11 +45,11 @@ pub enum ShareError {
     Stalled {
         /// The container.
         container: String,
-        /// The bound that ran out.
+        /// The deadline that passed.
         seconds: u64,
     },
-    /// A killed process is still there.
-    #[error("virtiofsd (process {0}) is still there after SIGKILL")]
+    /// A process did not exit after SIGKILL.
+    #[error("virtiofsd (process {0}) did not exit after SIGKILL")]
     Survives(u32),
 }
 

@@ -1,5 +1,5 @@
-//! Finding and ending virtiofsd by what `/proc` shows: it forks, and whoever cleans up may not
-//! be the one who started it.
+//! Finding and killing virtiofsd through `/proc`: it forks, and cleanup may run in another process
+//! than the one that started it.
 
 use std::fs;
 use std::path::Path;
@@ -11,19 +11,19 @@ use tokio::time::{Instant, sleep};
 use crate::error::ShareError;
 use crate::program::signatures;
 
-/// How often a killed process is looked at; it may be nobody's child here.
+/// Polling interval for a killed process, which may not be a child of this one.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// The process `mark` and its living children.
 pub(crate) fn with_children(mark: ProcessMark) -> Vec<ProcessMark> {
     let list = format!("/proc/{0}/task/{0}/children", mark.pid);
-    // Gone, or a kernel without CONFIG_PROC_CHILDREN: `find` then still finds them.
+    // Exited, or a kernel without CONFIG_PROC_CHILDREN: `find` still finds the children.
     let children = fs::read_to_string(list).unwrap_or_default();
     let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse().ok());
     std::iter::once(mark).chain(children.filter_map(ProcessMark::of)).collect()
 }
 
-/// Every process that serves `directory`.
+/// All processes that serve `directory`.
 pub(crate) fn find(directory: &Path) -> Result<Vec<ProcessMark>, ShareError> {
     let known = signatures(directory);
     let entries = fs::read_dir("/proc").map_err(ShareError::io("reading", Path::new("/proc")))?;
@@ -36,11 +36,11 @@ fn serves(pid: u32, known: &[String]) -> bool {
     arguments.split(|byte| *byte == 0).any(|arg| known.iter().any(|k| k.as_bytes() == arg))
 }
 
-/// Kills every process that serves `directory` and waits until they are gone.
+/// Kills all processes that serve `directory` and waits for their exit.
 pub(crate) async fn kill(directory: &Path, deadline: Duration) -> Result<(), ShareError> {
     let end = Instant::now() + deadline;
     loop {
-        // A process forked between two looks is found by the next one.
+        // A process that is forked meanwhile is found in the next round.
         let found = find(directory)?;
         let Some(first) = found.first() else { return Ok(()) };
         if Instant::now() > end {

@@ -6,27 +6,27 @@
 //! <dir>/share/<container>/rootfs   a container's root file system
 //! <dir>/share/.volumes/<name>       a volume, the same for all containers that have it
 //! <dir>/fs.sock, <dir>/virtiofsd.log
-//! <dir>/disks/<id>                a disk that the machine's monitor may open
-//! <dir>/vmm/...                   the monitor's own
+//! <dir>/disks/<id>                a disk that the VMM may open
+//! <dir>/vmm/...                   the VMM's own
 //! ```
 //!
-//! * The guest is hostile, and virtiofsd lets it write wherever a mount lets it. Mount points are
-//!   made below `backing`, which is not served, and what is served is read-only around the
-//!   mounts: a guest cannot put a symbolic link where the host mounts next. Nothing is ever
-//!   mounted below a container's root file system on the host.
-//! * All mounts are made where the machine's [`Host`] makes them, in a mount namespace of its own
-//!   ([`Host::apart`]): the host sees the mount points empty.
+//! * The guest is not trusted, and virtiofsd lets it write wherever a mount is writable. Mount points
+//!   are created below `backing`, which is not served, and `share` is read-only around the mounts: a
+//!   guest cannot put a symbolic link where the host mounts next. Nothing is ever mounted below a
+//!   container's root file system on the host.
+//! * All mounts are made by the Pod's [`Host`](sandbox_core::host::Host), in a mount namespace of its own ([`Host::apart`](sandbox_core::host::Host::apart)): in
+//!   the host's namespace the mount points are empty.
 //! * `share` is a shared mount with a peer group of its own, so that mounts made later reach
-//!   virtiofsd's mount namespace, which is another one again. Volumes are private or slave mounts:
-//!   taking one down never takes a mount of the host with it.
-//! * What is mounted read-only is read-only on the host: a guest's own flags bind nobody.
+//!   virtiofsd's own mount namespace. Volumes are private or slave mounts: unmounting one never
+//!   unmounts anything on the host.
+//! * A read-only mount is read-only on the host: flags inside the guest protect nothing.
 //! * virtiofsd announces submounts, so that files of two mounts with the same inode number are
 //!   two files in the guest.
 //! * virtiofsd runs in its own mount, pid and network namespace with its seccomp filter and the
 //!   capabilities it keeps by itself. It dies with this process and is never restarted: the
 //!   guest's open files would be lost.
-//! * When a container is gone the guest still knows its directories until it looks at
-//!   `<share>/<container>` again; a look there lets virtiofsd drop what it holds of them.
+//! * After a container is deleted, the guest caches its directories until it looks up
+//!   `<share>/<container>` again; virtiofsd then closes what it holds of them.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! The two virtiofsd programs, and how each is told what to do.
+//! The two implementations of virtiofsd and their command lines.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ShareError;
 
-/// Where distributions put it: the Rust one (Debian 13, Fedora, RHEL 9, Arch; Ubuntu), then
+/// Where distributions install it: the Rust one (Debian 13, Fedora, RHEL 9, Arch; Ubuntu), then
 /// QEMU's own (Debian 12).
 const PLACES: [&str; 5] = [
     "/usr/libexec/virtiofsd",
@@ -21,23 +21,23 @@ const PLACES: [&str; 5] = [
     "/usr/lib/qemu/virtiofsd",
 ];
 
-/// Bound on `--help`.
+/// Deadline for `--help`.
 const HELP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// More open files than this help no guest: virtiofsd's own bound.
+/// virtiofsd's own default limit of open files.
 const OPEN_FILES: u64 = 1_000_000;
 
 /// Bit of CAP_SYS_RESOURCE, which lets a process raise its limits.
 const SYS_RESOURCE: u32 = 24;
 
-/// A virtiofsd that was found and asked what it understands.
+/// An installed virtiofsd and the kind of its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Virtiofsd {
     program: PathBuf,
     dialect: Dialect,
 }
 
-/// How its options are written.
+/// The syntax of its options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Dialect {
     /// The virtio-fs project's, in Rust: `--shared-dir`.
@@ -47,8 +47,8 @@ enum Dialect {
 }
 
 impl Virtiofsd {
-    /// Finds the program, at `configured` or in the known places, and asks it for its options,
-    /// unless the directory `cache` has its answer.
+    /// Finds the program, at `configured` or in the known places, and runs its `--help` to learn its
+    /// options, unless the result is in the directory `cache`.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl Virtiofsd {
         };
         let unfit = |reason| ShareError::Unfit { program: program.to_path_buf(), reason };
         if !output.success() {
-            return Err(unfit(format!("its --help ended with status {}", output.exit.status)));
+            return Err(unfit(format!("its --help exited with status {}", output.exit.status)));
         }
         let text = [output.stdout, output.stderr].concat();
         let dialect = classify(&String::from_utf8_lossy(&text)).map_err(unfit)?;
@@ -114,13 +114,13 @@ impl Virtiofsd {
     }
 }
 
-/// The arguments by which a process that serves `directory` is known.
+/// Arguments that identify a process that serves `directory`.
 pub(crate) fn signatures(directory: &Path) -> [String; 2] {
     let directory = directory.display();
     [format!("--shared-dir={directory}"), format!("source={directory}")]
 }
 
-/// Tells the programs apart by their `--help`.
+/// Classifies a program by its `--help`.
 fn classify(help: &str) -> Result<Dialect, String> {
     let (dialect, needed) = if help.contains("--shared-dir") {
         (Dialect::Rust, ["--fd", "--announce-submounts", "--posix-acl", "--rlimit-nofile"])
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// Lines of the programs' own `--help` that matter.
+    /// The relevant lines of the programs' `--help`.
     const RUST_1_14: &str = "Launch a virtiofsd backend.\n\nUsage: virtiofsd --shared-dir \
         <SHARED_DIR> --socket-path <SOCKET_PATH> [OPTIONS]\n      --fd <FD>\n      \
         --announce-submounts\n      --posix-acl[=<never|auto|always>]\n      --rlimit-nofile \
@@ -166,7 +166,7 @@ mod tests {
         -o announce_submounts\n    -o posix_acl/no_posix_acl\n    -o source=PATH\n    --fd=FDNUM\n";
 
     #[test]
-    fn the_programs_are_told_apart() {
+    fn the_programs_are_classified() {
         assert_eq!(classify(RUST_1_14), Ok(Dialect::Rust));
         assert_eq!(classify(QEMU_7_2), Ok(Dialect::Qemu));
         let old = QEMU_7_2.replace("announce_submounts", "");
@@ -190,15 +190,15 @@ mod tests {
         assert_eq!(foreign.kind(), Kind::FailedPrecondition);
         assert!(foreign.to_string().starts_with("/bin/sh cannot serve"), "{foreign}");
         let killed = find("/bin/sh").await.unwrap_err();
-        assert!(killed.to_string().ends_with("its --help ended with status 137"), "{killed}");
+        assert!(killed.to_string().ends_with("its --help exited with status 137"), "{killed}");
         let asked = find("/bin/sh").await.unwrap();
-        assert_eq!(find("/bin/sh").await.unwrap(), asked, "it is asked once");
+        assert_eq!(find("/bin/sh").await.unwrap(), asked, "its --help runs once");
         assert_eq!(asked.dialect, Dialect::Qemu);
         assert_eq!(host.commands().len(), 3);
     }
 
     #[test]
-    fn a_process_is_known_by_its_arguments() {
+    fn a_process_is_identified_by_its_arguments() {
         let directory = Path::new("/run/x/share");
         for dialect in [Dialect::Rust, Dialect::Qemu] {
             let command = Virtiofsd { program: "/v".into(), dialect }.command(directory, 3);

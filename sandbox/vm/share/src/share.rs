@@ -19,12 +19,12 @@ use crate::leftover;
 use crate::program::Virtiofsd;
 use crate::tree::Tree;
 
-/// How long a killed virtiofsd may take to be gone.
+/// How long virtiofsd may take to exit after SIGKILL.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
-/// How much of what virtiofsd says goes to its log file.
+/// How much of virtiofsd's output goes to its log file, in bytes.
 const LOG_MAX: u64 = 256 * 1024;
 
-/// The number under which virtiofsd finds its listening socket.
+/// The descriptor of the listening socket in virtiofsd.
 const SOCKET_FD: i32 = 3;
 
 /// A running virtiofsd. Dropping it kills nothing: call [`Share::stop`].
@@ -38,12 +38,12 @@ pub struct Share {
 }
 
 impl Share {
-    /// Starts `program` on `tree`. The socket can be connected to as soon as this returns: the
-    /// process is born with it listening.
+    /// Starts `program` on `tree`. The socket accepts connections as soon as this returns, since the
+    /// process inherits it.
     ///
     /// # Errors
     ///
-    /// [`ShareError::Io`] when `<dir>/fs.sock` (at most 107 bytes) or the log cannot be made,
+    /// [`ShareError::Io`] when `<dir>/fs.sock` (at most 107 bytes) or the log cannot be created,
     /// [`ShareError::Host`] when the program does not start.
     pub fn start(
         host: &dyn Host,
@@ -60,7 +60,7 @@ impl Share {
             .command(tree.served(), SOCKET_FD)
             .fd(SOCKET_FD, listener)
             .stderr(stderr)
-            // Its own group, so that one signal reaches it and the child it forks.
+            // A group of its own, so that one signal reaches it and the child that it forks.
             .new_session();
         let child = host.spawn(command)?;
         let mark = ProcessMark::of(child.pid);
@@ -77,24 +77,24 @@ impl Share {
         self.mark.into_iter().flat_map(leftover::with_children).collect()
     }
 
-    /// Resolves when virtiofsd has ended, at once if it already has.
+    /// Resolves when virtiofsd has exited.
     pub async fn exited(&self) -> Exit {
         self.exit.wait().await
     }
 
-    /// The end of what it wrote to its log, for an error's message.
+    /// The tail of its log, for error messages.
     pub fn log_tail(&self) -> String {
         self.log.tail()
     }
 
-    /// Ends it at once and removes its socket. Idempotent.
+    /// Kills it and removes its socket. Idempotent.
     ///
     /// # Errors
     ///
-    /// [`ShareError::Survives`] when a process is not gone in time.
+    /// [`ShareError::Survives`] when a process does not exit in time.
     pub async fn stop(&self) -> Result<(), ShareError> {
         if let Some(mark) = self.mark.filter(ProcessMark::alive) {
-            // Gone in this very moment, or killed: the wait below tells.
+            // It may have exited just now: the wait below decides.
             let group = Pid::from_raw(i32::try_from(mark.pid).unwrap_or(i32::MAX));
             let _ = killpg(group, Signal::SIGKILL);
             tokio::time::timeout(KILL_DEADLINE, self.exit.wait())
@@ -106,12 +106,12 @@ impl Share {
     }
 }
 
-/// Ends what serves `<dir>/share` and takes every mount below it down, from the name alone; for
-/// a process that knows nothing else. Idempotent.
+/// Kills what serves `<dir>/share` and unmounts everything below it, for a process that knows the
+/// directory only. Idempotent.
 ///
 /// # Errors
 ///
-/// The first fault; every step is done nevertheless.
+/// The first failure; all other steps are done nevertheless.
 pub async fn purge(host: Arc<dyn Host>, dir: &Path) -> Result<(), ShareError> {
     let tree = Tree::at(host, dir);
     let killed = leftover::kill(tree.served(), KILL_DEADLINE).await;
@@ -124,7 +124,7 @@ fn listen(socket: &Path, user: Option<u32>) -> Result<OwnedFd, ShareError> {
     let listener = UnixListener::bind(socket).map_err(ShareError::io("listening on", socket))?;
     std::fs::set_permissions(socket, PermissionsExt::from_mode(0o600))
         .and_then(|()| user::give(socket, user))
-        .map_err(ShareError::io("closing to others", socket))?;
+        .map_err(ShareError::io("restricting access to", socket))?;
     Ok(listener.into())
 }
 

@@ -1,4 +1,4 @@
-//! The share as it really is: mounts, and both virtiofsd programs where they are installed.
+//! The share with real mounts and each virtiofsd that is installed.
 //! `BULKHEAD_VIRTIOFSD` names more of them, separated by colons.
 
 use std::fs;
@@ -21,7 +21,7 @@ use crate::volumes::Volumes;
 const PRIVATE: Bind =
     Bind { recursive: true, read_only: ReadOnly::No, propagation: Propagation::Private };
 
-/// A directory of its own whose share is taken down even when the test fails.
+/// A directory of its own whose share is unmounted even when the test fails.
 struct Scratch {
     dir: tempfile::TempDir,
     host: Arc<RealHost>,
@@ -123,7 +123,7 @@ async fn programs(scratch: &Scratch) -> Vec<Virtiofsd> {
 
 #[tokio::test]
 #[ignore = "needs mount"]
-async fn a_volume_is_mounted_once_for_all_who_have_it() {
+async fn a_volume_is_mounted_once_for_all_containers() {
     let scratch = Scratch::new();
     let tree = scratch.tree();
     scratch.write("volumes/data/f", "data");
@@ -147,7 +147,7 @@ async fn a_volume_is_mounted_once_for_all_who_have_it() {
     assert_eq!(volumes.acquire(&tree, &one, volume("v4", &file)).await.unwrap(), "v4");
     assert_eq!(fs::read_to_string(served("v4")).unwrap(), "127.0.0.1 y");
     volumes.release(&tree, &one).unwrap();
-    assert!(served("v1/f").exists() && !served("v4").exists(), "one of two has left");
+    assert!(served("v1/f").exists() && !served("v4").exists(), "one of two users is gone");
     volumes.release(&tree, &one).unwrap();
     volumes.release(&tree, &two).unwrap();
     assert_eq!(scratch.mounted(), before);
@@ -186,7 +186,7 @@ async fn mounts_are_made_and_undone_from_names_alone() {
 
     let again = tree.mount(&id("c1"), Vec::new()).await.unwrap_err();
     assert!(again.to_string().starts_with("making "), "{again}");
-    assert!(served("m0").exists(), "a refused second mount must not take the first one down");
+    assert!(served("m0").exists(), "a failed second mount must not undo the first one");
 
     let stranger = Tree::at(scratch.host.clone(), scratch.dir.path());
     stranger.remove(&id("c1")).unwrap();
@@ -210,7 +210,7 @@ async fn a_failed_mount_leaves_nothing_and_names_the_source() {
     assert_eq!(scratch.mounted(), 1, "the share itself");
     assert!(!tree.served().join("c1").exists());
     // Data below a mount point's directory is never removed.
-    let stray = scratch.write("backing/c3/m0", "somebody's");
+    let stray = scratch.write("backing/c3/m0", "a user's");
     assert!(tree.destroy().is_err());
     assert!(stray.exists());
     fs::remove_file(stray).unwrap();
@@ -226,13 +226,13 @@ async fn virtiofsd_sees_what_is_mounted_before_and_after_it_starts() {
         let tree = scratch.tree();
         tree.mount(&id("early"), vec![overlay(&scratch)]).await.unwrap();
         let share = Share::start(&*scratch.host, &program, &tree, None).unwrap();
-        // QEMU's enters its sandbox once somebody has connected.
+        // QEMU's enters its sandbox once a client has connected.
         let client = UnixStream::connect(share.socket()).unwrap();
         let (_, root) = sandboxed(&share, "early/rootfs/etc/os").await;
         tree.mount(&id("late"), vec![path_mount("m0", &file, PRIVATE)]).await.unwrap();
         assert_eq!(fs::read_to_string(root.join("late/m0")).unwrap(), "old");
         tree.remove(&id("late")).unwrap();
-        assert!(!root.join("late").exists(), "taken down there as well");
+        assert!(!root.join("late").exists(), "unmounted there as well");
         assert!(!root.join("etc").exists(), "nothing else of the host is in sight");
 
         share.stop().await.unwrap();
@@ -248,7 +248,7 @@ async fn virtiofsd_sees_what_is_mounted_before_and_after_it_starts() {
 
 #[tokio::test]
 #[ignore = "needs mount, program:virtiofsd"]
-async fn a_death_is_told_and_takes_the_child_along() {
+async fn an_exit_is_reported_and_kills_the_child() {
     let scratch = Scratch::new();
     for program in programs(&scratch).await {
         let tree = scratch.tree();
@@ -258,8 +258,8 @@ async fn a_death_is_told_and_takes_the_child_along() {
         let (child, _) = sandboxed(&share, "c1/rootfs/etc/os").await;
         assert!(share.processes()[0].kill());
         let soon = Duration::from_secs(10);
-        tokio::time::timeout(soon, share.exited()).await.expect("the death is told");
-        until("the child's end", || !child.alive()).await;
+        tokio::time::timeout(soon, share.exited()).await.expect("virtiofsd exits");
+        until("the child's exit", || !child.alive()).await;
         purge(scratch.host.clone(), scratch.dir.path()).await.unwrap();
         purge(scratch.host.clone(), scratch.dir.path()).await.unwrap();
         drop(client);
@@ -269,7 +269,7 @@ async fn a_death_is_told_and_takes_the_child_along() {
 
 #[tokio::test]
 #[ignore = "needs mount, program:virtiofsd"]
-async fn what_it_says_when_it_fails_is_at_hand() {
+async fn the_log_of_a_failure_is_available() {
     let scratch = Scratch::new();
     for program in programs(&scratch).await {
         let tree = scratch.tree();
@@ -278,9 +278,9 @@ async fn what_it_says_when_it_fails_is_at_hand() {
         let share = Share::start(&*scratch.host, &program, &missing, None).unwrap();
         let client = UnixStream::connect(share.socket());
         let soon = Duration::from_secs(10);
-        let exit = tokio::time::timeout(soon, share.exited()).await.expect("an end");
+        let exit = tokio::time::timeout(soon, share.exited()).await.expect("virtiofsd exits");
         assert_ne!(exit.status, 0);
-        until("its last words", || !share.log_tail().is_empty()).await;
+        until("its log", || !share.log_tail().is_empty()).await;
         eprintln!("{}: {}", program.program().display(), share.log_tail());
         share.stop().await.unwrap();
         tree.destroy().unwrap();
@@ -411,8 +411,8 @@ async fn a_guest_reads_and_writes_what_it_may() {
         printed(&scratch, "FOUND gone").await;
         let soon = Duration::from_secs(60);
         tokio::time::timeout(soon, exit.wait()).await.expect("the guest powers off");
-        // Its client gone, virtiofsd ends by itself.
-        tokio::time::timeout(soon, share.exited()).await.expect("virtiofsd ends");
+        // Without its client, virtiofsd exits by itself.
+        tokio::time::timeout(soon, share.exited()).await.expect("virtiofsd exits");
         share.stop().await.unwrap();
         tree.destroy().unwrap();
     }

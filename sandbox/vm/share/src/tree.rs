@@ -1,4 +1,4 @@
-//! The shared directory: what is mounted below it, and taking that down from names alone.
+//! The shared directory and the mounts below it, which can be undone from their names alone.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -14,7 +14,7 @@ use crate::disks;
 use crate::error::ShareError;
 use vm_driver::Disk;
 
-/// How long the mounts of one container may take; a volume's server may not answer.
+/// Deadline for the mounts of one container: a volume's server may not answer.
 const MOUNT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A root file system to mount below a container's directory.
@@ -22,7 +22,7 @@ const MOUNT_DEADLINE: Duration = Duration::from_secs(60);
 pub struct SharedMount {
     /// Its name there: letters and digits.
     pub name: String,
-    /// What it is.
+    /// What is mounted.
     pub what: Shared,
 }
 
@@ -31,7 +31,7 @@ pub struct SharedMount {
 pub enum Shared {
     /// As the snapshotter described it, each mount on the one before.
     Rootfs(Vec<RootfsMount>),
-    /// A directory of the host where it is in place.
+    /// A directory of the host that is already mounted.
     Path {
         /// The directory.
         source: PathBuf,
@@ -40,11 +40,11 @@ pub enum Shared {
     },
 }
 
-/// A file or directory of the host that a container is to have.
+/// A file or directory of the host to mount for a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
-    /// Its name below the share, unless the Pod has it already: letters and digits. Never given
-    /// twice, for a guest may remember what had the name before.
+    /// Its name below the share, unless the Pod has mounted it already: letters and digits. Names are
+    /// never reused, since a guest may cache what had the name before.
     pub name: String,
     /// The file or directory.
     pub source: PathBuf,
@@ -60,29 +60,28 @@ pub const VOLUMES: &str = ".volumes";
 pub struct Tree {
     host: Arc<dyn Host>,
     dir: PathBuf,
-    /// Where mount points are made.
+    /// Where mount points are created; not served.
     backing: PathBuf,
     /// The same directory as virtiofsd sees it.
     served: PathBuf,
 }
 
 impl Tree {
-    /// The tree below `dir`, whether it is there or not.
+    /// The tree below `dir`, which may not exist.
     pub fn at(host: Arc<dyn Host>, dir: &Path) -> Self {
-        let (backing, served) = (dir.join("backing"), dir.join("share"));
-        Self { host, dir: dir.to_owned(), backing, served }
+        Self { host, dir: dir.to_owned(), backing: dir.join("backing"), served: dir.join("share") }
     }
 
-    /// Makes the tree below the existing directory `dir`. When it fails, nothing is left.
+    /// Creates the tree below the existing directory `dir`. On failure nothing is left.
     ///
     /// # Errors
     ///
-    /// When a directory is there already, or the kernel refuses the mount.
+    /// When a directory exists already, or the kernel refuses the mount.
     pub fn create(host: Arc<dyn Host>, dir: &Path) -> Result<Self, ShareError> {
         let tree = Self::at(host, dir);
         let how =
             Bind { recursive: false, read_only: ReadOnly::Top, propagation: Propagation::Shared };
-        // Whoever was here before stays: only what was made from here on is undone.
+        // An existing tree must stay: only what is created from here on is undone.
         make_dir(&tree.backing)?;
         let made = make_dir(&tree.served)
             .and_then(|()| Ok(tree.host.bind(&tree.backing, &tree.served, how)?));
@@ -92,22 +91,22 @@ impl Tree {
         }
     }
 
-    /// Lets the machine's monitor open the image or device of `disk`, and gives its path there.
+    /// Binds the image or device of `disk` where the VMM may open it, and returns that path.
     ///
     /// # Errors
     ///
-    /// When the source is gone or the kernel refuses.
+    /// When the source is gone or the kernel refuses the mount.
     pub fn lend_disk(&self, disk: &Disk, user: Option<u32>) -> Result<PathBuf, ShareError> {
-        disks::lend(&*self.host, &self.dir, disk, user)
+        disks::bind(&*self.host, &self.dir, disk, user)
     }
 
     /// Undoes [`Tree::lend_disk`]. Idempotent.
     ///
     /// # Errors
     ///
-    /// When it stays.
+    /// When it cannot be unmounted or removed.
     pub fn take_disk_back(&self, id: &str) -> Result<(), ShareError> {
-        disks::take_back(&*self.host, &self.dir, id)
+        disks::remove(&*self.host, &self.dir, id)
     }
 
     /// The Pod's directory.
@@ -120,7 +119,7 @@ impl Tree {
         &self.served
     }
 
-    /// Mounts what `container` needs. When it fails, nothing of it is left.
+    /// Makes the mounts of `container`. On failure none of them is left.
     ///
     /// # Errors
     ///
@@ -130,7 +129,7 @@ impl Tree {
         self.bounded(container, move |tree| tree.mount_now(&id, &mounts)).await
     }
 
-    /// Does `work`, which may block on a file system, for `container`.
+    /// Runs `work`, which may block on a file system, for `container`.
     pub(crate) async fn bounded<T: Send + 'static>(
         &self,
         container: &Id,
@@ -156,7 +155,8 @@ impl Tree {
 
     fn add(&self, container: &Id, mount: &SharedMount) -> Result<(), ShareError> {
         let place = Path::new(container.as_str()).join(&mount.name);
-        let (point, target) = (self.backing.join(&place), self.served.join(&place));
+        let point = self.backing.join(&place);
+        let target = self.served.join(&place);
         match &mount.what {
             Shared::Rootfs(mounts) => {
                 make_dir(&point)?;
@@ -172,11 +172,11 @@ impl Tree {
         Ok(())
     }
 
-    /// Binds a file or directory at `place`, where nothing is yet.
+    /// Binds a file or directory at `place`, which must not exist yet.
     fn bind(&self, source: &Path, place: &Path, how: Bind) -> Result<(), ShareError> {
         let point = self.backing.join(place);
-        let sort = fs::metadata(source).map_err(ShareError::io("reading", source))?;
-        if sort.is_dir() {
+        let metadata = fs::metadata(source).map_err(ShareError::io("reading", source))?;
+        if metadata.is_dir() {
             make_dir(&point)?;
         } else {
             fs::File::create_new(&point).map_err(ShareError::io("making", &point))?;
@@ -184,7 +184,7 @@ impl Tree {
         Ok(self.host.bind(source, &self.served.join(place), how)?)
     }
 
-    /// Mounts a volume. When it fails, nothing of it is left.
+    /// Mounts a volume. On failure nothing of it is left.
     pub(crate) fn add_volume(&self, volume: &Volume) -> Result<(), ShareError> {
         match make_dir(&self.backing.join(VOLUMES)) {
             Err(ShareError::Io { source, .. }) if source.kind() == io::ErrorKind::AlreadyExists => {
@@ -196,28 +196,28 @@ impl Tree {
         bound.map_err(|error| undone(error, self.remove_volume(&volume.name)))
     }
 
-    /// Takes a volume down. Idempotent.
+    /// Unmounts a volume. Idempotent.
     pub(crate) fn remove_volume(&self, name: &str) -> Result<(), ShareError> {
         let place = Path::new(VOLUMES).join(name);
         self.host.unmount_all(&self.served.join(&place))?;
         remove_point(&self.backing.join(&place))
     }
 
-    /// Takes down what was mounted for `container`. Idempotent, and needs nothing but names.
+    /// Unmounts everything of `container`. Idempotent, and needs names only.
     ///
     /// # Errors
     ///
-    /// When a mount or a directory stays.
+    /// When something cannot be unmounted or removed.
     pub fn remove(&self, container: &Id) -> Result<(), ShareError> {
         self.host.unmount_all(&self.served.join(container.as_str()))?;
         remove_points(&self.backing.join(container.as_str()))
     }
 
-    /// Takes everything down. Idempotent.
+    /// Unmounts and removes everything. Idempotent.
     ///
     /// # Errors
     ///
-    /// When a mount or a directory stays.
+    /// When something cannot be unmounted or removed.
     pub fn destroy(&self) -> Result<(), ShareError> {
         self.host.unmount_all(&self.served)?;
         for container in entries(&self.backing)? {
@@ -230,14 +230,14 @@ impl Tree {
 
 /// How a snapshotter's mount is to be bound, if it is a bind mount.
 fn as_bind(mount: &RootfsMount) -> Option<Bind> {
-    let has = |option: &str| mount.options.iter().any(|given| given == option);
+    let has = |option: &str| mount.options.iter().any(|present| present == option);
     let read_only = if has("ro") { ReadOnly::Top } else { ReadOnly::No };
     let bind = Bind { recursive: has("rbind"), read_only, propagation: Propagation::Private };
     (mount.kind == "bind" || has("bind") || has("rbind")).then_some(bind)
 }
 
-/// Removes the empty mount points in `dir`, and it. Nothing that holds something is removed:
-/// were a mount still there, it would be somebody's data.
+/// Removes the empty mount points in `dir`, and `dir`. Nothing with content is removed: if a mount
+/// were still there, it would be a user's data.
 fn remove_points(dir: &Path) -> Result<(), ShareError> {
     for point in entries(dir)? {
         remove_point(&point)?;
@@ -251,7 +251,7 @@ fn remove_point(point: &Path) -> Result<(), ShareError> {
         Ok((true, _)) => gone(fs::remove_dir(point), point),
         Ok((false, 0)) => gone(fs::remove_file(point), point),
         Ok((false, _)) => {
-            let error = io::Error::other("it is not empty, so no mount point");
+            let error = io::Error::other("it is not empty, so it is not a mount point");
             Err(ShareError::io("removing", point)(error))
         }
         Err(error) => gone(Err(error), point),
@@ -280,10 +280,10 @@ fn make_dir(path: &Path) -> Result<(), ShareError> {
     DirBuilder::new().mode(0o700).create(path).map_err(ShareError::io("making", path))
 }
 
-/// The error that is told after a step was undone; a fault of the undoing goes to the log.
+/// Returns `error` after undoing its step; a failure of the undoing is logged.
 fn undone(error: ShareError, undo: Result<(), ShareError>) -> ShareError {
-    if let Err(fault) = undo {
-        tracing::warn!("undoing a failed mount: {}", sandbox_core::Error::from(fault));
+    if let Err(left) = undo {
+        tracing::warn!("undoing a failed mount: {}", sandbox_core::Error::from(left));
     }
     error
 }

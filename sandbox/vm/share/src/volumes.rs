@@ -1,5 +1,5 @@
-//! Volumes of the host below the share: one mount for all containers of a Pod that have the same
-//! one. A guest keeps a cache of names, pages and locks per mount, and two would differ.
+//! Volumes of the host below the share: all containers of a Pod share one mount of the same volume.
+//! A guest's caches of names, pages and locks are per mount, and those of two would differ.
 
 use std::collections::BTreeSet;
 use std::fs::{self, Metadata};
@@ -10,7 +10,7 @@ use sandbox_core::Id;
 use crate::error::ShareError;
 use crate::tree::{Tree, Volume};
 
-/// The volumes of a Pod, and who has them.
+/// The mounted volumes of a Pod and the containers that use them.
 #[derive(Debug, Default)]
 pub struct Volumes {
     mounted: Vec<Mounted>,
@@ -25,7 +25,11 @@ struct Mounted {
 }
 
 impl Volumes {
-    /// Mounts `volume` for `container`, if the Pod has not got it, and gives its name.
+    /// Mounts `volume` for `container`, unless the Pod has it already, and returns its name.
+    ///
+    /// It borrows all volumes while it mounts one: two containers that are created at once must not
+    /// mount the same volume twice. Its two steps take at most 60 s each, after which a stalled
+    /// file system fails the container.
     ///
     /// # Errors
     ///
@@ -52,17 +56,18 @@ impl Volumes {
         }
         let wanted = volume.clone();
         tree.bounded(container, move |tree| tree.add_volume(&wanted)).await?;
-        let (name, users) = (volume.name.clone(), BTreeSet::from([container.clone()]));
+        let name = volume.name.clone();
+        let users = BTreeSet::from([container.clone()]);
         self.mounted.push(Mounted { volume, file, users });
         Ok(name)
     }
 
-    /// Takes down what no container but `container` has. Idempotent.
+    /// Unmounts what only `container` uses. Idempotent.
     ///
     /// # Errors
     ///
-    /// The first fault, when a mount or its mount point stays; every step is done nevertheless,
-    /// and the next release tries what has stayed again.
+    /// The first failure to unmount or remove a mount point; all other steps are done nevertheless,
+    /// and the next release tries again.
     pub fn release(&mut self, tree: &Tree, container: &Id) -> Result<(), ShareError> {
         let mut result = Ok(());
         self.mounted.retain_mut(|there| {

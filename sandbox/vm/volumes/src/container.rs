@@ -11,7 +11,7 @@ use crate::{devices, mounts, rootfs, spec};
 ///
 /// # Errors
 ///
-/// [`PlanError`] names the place in the configuration, the reason and the mend.
+/// [`PlanError`] names the place in the configuration, the reason and a fix.
 pub fn plan(request: &Request<'_>, facts: &Facts) -> Result<ContainerPlan, PlanError> {
     let mut plan = ContainerPlan::new(request);
     spec::edit(&mut plan, request)?;
@@ -22,13 +22,14 @@ pub fn plan(request: &Request<'_>, facts: &Facts) -> Result<ContainerPlan, PlanE
     Ok(plan)
 }
 
-/// Each disk once, and no more than the machine takes.
+/// Removes duplicate disks, and checks that the VM has slots for the rest.
 fn bounded(plan: &mut ContainerPlan, request: &Request<'_>) -> Result<(), PlanError> {
     let mut seen = BTreeSet::new();
     plan.disks.retain(|disk| seen.insert(disk.id.clone()));
     let needed = request.pod.disks.union(&seen).count();
-    let (driver, room) = (request.capabilities.name, request.capabilities.disks);
-    let mend = "fewer containers or block volumes, or an image of fewer layers, fit; \
+    let driver = request.capabilities.name;
+    let room = request.capabilities.disks;
+    let fix = "fewer containers or block volumes, or an image of fewer layers, fit; \
                 overlayfs as the snapshotter needs no disks";
-    if needed > room { Err(PlanError::Disks { needed, room, driver, mend }) } else { Ok(()) }
+    if needed > room { Err(PlanError::Disks { needed, room, driver, fix }) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! Device nodes: what every guest has, what becomes a disk, what cannot be.
+//! Device nodes: those of every guest, those that become disks, and those that are refused.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::facts::Facts;
 use crate::names::disk_id;
 use crate::plan::{BlockDevice, ContainerPlan};
 
-/// Character devices of every guest, with the numbers that Linux gives them everywhere.
+/// Character devices of every guest, with the numbers that they have on every Linux.
 const GUESTS: [(u64, u64, &str); 8] = [
     (1, 3, "/dev/null"),
     (1, 5, "/dev/zero"),
@@ -23,7 +23,7 @@ const GUESTS: [(u64, u64, &str); 8] = [
     (10, 200, "/dev/net/tun"),
 ];
 
-/// The mode of a node that the configuration gives none.
+/// The default mode of a node.
 const MODE: u64 = 0o660;
 
 /// The guest's own node for a character device.
@@ -31,8 +31,7 @@ pub(crate) fn guest_node(major: u64, minor: u64) -> Option<&'static str> {
     GUESTS.iter().find(|(a, b, _)| (*a, *b) == (major, minor)).map(|(.., node)| *node)
 }
 
-/// Whether the container is privileged, by the rule that CRI gives it: every device, every
-/// access.
+/// Whether the container is privileged, by its device cgroup rule: every device, every access.
 fn privileged(spec: &Value) -> bool {
     let rules = spec.pointer("/linux/resources/devices").and_then(Value::as_array);
     rules.into_iter().flatten().any(|rule| {
@@ -45,7 +44,7 @@ fn privileged(spec: &Value) -> bool {
     })
 }
 
-/// Sorts `linux.devices` into what stays, what is a disk, and what is left out.
+/// Divides `linux.devices` into those that stay, those that become disks, and those left out.
 pub(crate) fn plan(plan: &mut ContainerPlan, facts: &Facts) -> Result<(), PlanError> {
     let privileged = privileged(&plan.spec);
     let Some(listed) = plan.spec.pointer_mut("/linux/devices").map(Value::take) else {
@@ -55,7 +54,7 @@ pub(crate) fn plan(plan: &mut ContainerPlan, facts: &Facts) -> Result<(), PlanEr
         Value::Array(listed) => listed,
         _ => Vec::new(),
     };
-    // A node that no guest has shows that a privileged container got all of the host's.
+    // A node that no guest has: this privileged container got all devices of the host.
     let foreign = |device: &Value| !is_block(device) && !in_guests(device);
     let all_of_the_host = privileged && listed.iter().any(foreign);
     let mut kept = Vec::new();
@@ -124,7 +123,7 @@ fn add_listed(
 }
 
 /// Whether a rule of the device control group lets the container write to a block device. The
-/// last rule that speaks of it holds; without one it may.
+/// last rule for it applies; without one it may.
 fn writable(spec: &Value, (major, minor): (u64, u64)) -> bool {
     let rules = spec.pointer("/linux/resources/devices").and_then(Value::as_array);
     let exact = |rule: &&Value| {

@@ -13,30 +13,30 @@ pub enum PlanError {
     Invalid {
         /// The field of config.json, or the mount.
         place: String,
-        /// What is wrong, and the mend.
+        /// What is wrong, and how to fix it.
         fault: String,
     },
-    /// No virtual machine can do that.
+    /// A VM cannot do that.
     #[error("{place}: {reason}")]
     Unsupported {
         /// The field of config.json, or the mount.
         place: String,
-        /// Why, and the mend.
+        /// Why, and an alternative.
         reason: String,
     },
-    /// The machine has no room for more disks.
-    #[error("the Pod needs {needed} disks, {driver} takes {room}; {mend}")]
+    /// The VM has no slots for more disks.
+    #[error("the Pod needs {needed} disks, {driver} takes {room}; {fix}")]
     Disks {
-        /// How many there would be.
+        /// How many the Pod would have.
         needed: usize,
-        /// How many there can be.
+        /// How many a VM can have.
         room: usize,
         /// The driver.
         driver: &'static str,
-        /// The mend.
-        mend: &'static str,
+        /// How to need fewer.
+        fix: &'static str,
     },
-    /// A path cannot be looked at.
+    /// A path cannot be examined.
     #[error("looking at {path}")]
     Look {
         /// The path.
@@ -44,7 +44,7 @@ pub enum PlanError {
         /// Why.
         source: io::Error,
     },
-    /// Looking at the sources takes too long.
+    /// Examining the sources took too long.
     #[error("looking at the volumes took more than {0} s; is a volume's server gone?")]
     Stalled(u64),
 }

@@ -1,15 +1,16 @@
-//! From a container's config.json, full of the host's paths, to what the guest is told.
+//! From a container's config.json, with paths of the host, to a config.json for the guest and what
+//! the host has to provide for it.
 //!
-//! [`Facts::gather`] looks at what the configuration names, [`plan`] decides; planning is pure.
-//! The rules, each with its reason:
+//! [`Facts::gather`] examines the paths of the configuration, [`plan`] decides and is pure. The rules,
+//! each with its reason:
 //!
 //! **Root file system**
 //!
 //! * Mounts that are images or block devices (`erofs`, `ext4`, `xfs`, `btrfs`, and an `overlay` or
 //!   `bind` on top whose options refer to them as `{{ mount 0 }}` and `{{ overlay 1 3 }}`: the
-//!   mount manager of containerd 2.2 and later) become disks: the guest reads them without a
+//!   mount manager of containerd 2.2 and later) become disks, which the guest reads without a
 //!   file server. An overlay without a writable image gets its writable layer from the guest's
-//!   memory, whatever directory the snapshotter meant for it: a guest's overlay cannot write
+//!   memory, whatever directory the snapshotter provides: a guest's overlay cannot write
 //!   through virtio-fs.
 //! * Everything else is mounted on the host below the share, as the snapshotter asked.
 //! * dm-verity and images that span several devices are refused rather than read unverified or
@@ -18,43 +19,43 @@
 //! **Mounts**
 //!
 //! * A bind is mounted below the share, with its submounts if it has `rbind`, and read-only on
-//!   the host if it is read-only (`rro`: with its submounts), for a guest keeps no promises. The
+//!   the host if it is read-only (`rro`: with its submounts), since the guest is not trusted. The
 //!   guest's mount is read-only as well, unless the host has submounts there that are to stay
 //!   writable: to a guest they are one file system.
-//!   All containers of a Pod that have the same one share one mount of it, for a guest's caches
-//!   are per mount; an emptyDir is the Pod's own and is writable there, so that those who may
+//!   All containers of a Pod with the same volume share one mount of it, since a guest's caches are
+//!   per mount; an emptyDir is the Pod's own and is writable there, so that containers that may
 //!   only read it see what the others write.
 //!   `rslave` is kept between host and share, where it means something; in the guest each mount
-//!   is private. `rshared` is refused: nothing a guest mounts can appear on the host.
+//!   is private. `rshared` is refused: what a guest mounts cannot appear on the host.
 //! * The Pod's `/dev/shm` is the guest's own, of the host's size: shared memory does not work
-//!   through virtio-fs. It is known as the one that the Pod's first container has there.
+//!   through virtio-fs. It is recognised as the one that the Pod's first container has there.
 //! * A memory emptyDir (`kubernetes.io~empty-dir`, the root of a tmpfs) is a tmpfs in the guest
 //!   with the host's size, mode and owner, one for all containers of the Pod. Other tmpfs
 //!   volumes (secrets, tokens, configuration) hold what the host writes, and stay shared.
-//!   A subPath of a memory emptyDir is refused: it would be another directory than the rest of
-//!   the Pod sees. Huge pages are refused for the same reason.
-//! * Sockets and fifos of the host are refused: virtio-fs shows them, but nobody of the guest
-//!   reaches who listens. `/dev` as a whole is refused, its devices are not there.
+//!   A subPath of a memory emptyDir is refused: it would be another directory than the one that the
+//!   rest of the Pod sees. Huge pages are refused for the same reason.
+//! * Sockets and fifos of the host are refused: virtio-fs shows them, but a guest cannot connect to
+//!   their other end. `/dev` as a whole is refused, since the guest does not have its devices.
 //! * A character device that every guest has is the guest's; a block device becomes a disk.
-//! * `proc`, `sysfs`, `cgroup`, `mqueue`, `tmpfs`, `devpts` pass; options that speak of the host's
-//!   SELinux or cgroup mount are taken off. Other types are refused.
+//! * `proc`, `sysfs`, `cgroup`, `mqueue`, `tmpfs`, `devpts` pass; options about the host's SELinux
+//!   or cgroup mount are removed. Other types are refused.
 //!
 //! **Devices**
 //!
 //! * null, zero, full, random, urandom, tty, fuse and net/tun pass, block devices become disks,
-//!   others are refused. Where a privileged Pod was given all devices of the host
+//!   others are refused. Where a privileged Pod gets all devices of the host
 //!   (`privileged_without_host_devices = false`), those a guest does not have are left out, and
 //!   so are the host's disks.
 //!
 //! **The rest of the configuration**
 //!
-//! * Namespaces: network, IPC and UTS are the guest's own, so those entries go, with the host's
-//!   paths; the host name and the sysctls of the first container are the guest's as well. A
+//! * Namespaces: network, IPC and UTS are the guest's own, so those entries are removed with the
+//!   host's paths; the host name and the sysctls of the first container are the guest's as well. A
 //!   process id namespace by path is the Pod's. Without one, or without an IPC namespace, the
-//!   Pod wants the host's: refused. So are user namespaces: the share knows no id mapping.
+//!   Pod wants the host's: refused. So are user namespaces: the share has no id mapping.
 //! * cgroup path, AppArmor, SELinux, Intel RDT, host hooks, cpusets, block I/O and RDMA limits
-//!   speak of the host's kernel and go. `linux.resources.devices` stays.
-//! * Annotations: only CRI's names of container and Pod stay.
+//!   are about the host's kernel and are removed. `linux.resources.devices` stays.
+//! * Annotations: only CRI's names of the container and Pod stay.
 //! * `root.path` is the agent's to set, `root.readonly` stays.
 
 #![forbid(unsafe_code)]

@@ -1,4 +1,5 @@
-//! The mounts of a configuration: what is shared, what is the guest's own, what cannot be.
+//! The mounts of a configuration: those that are shared, those of the guest's own, and those that
+//! are refused.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -16,13 +17,13 @@ use crate::plan::{ContainerPlan, GUEST_ROOT, Request, Storage, StorageSource};
 /// Upper bound on mounts per container.
 const MOUNTS_MAX: usize = 1024;
 
-/// Where a container sees shared memory, and where the guest has it.
+/// Where shared memory is mounted, in a container and in the guest.
 const SHM: &str = "/dev/shm";
 
-/// File systems that a guest's kernel mounts by itself.
+/// File systems that a guest's kernel provides.
 const OWN: [&str; 7] = ["proc", "sysfs", "cgroup", "cgroup2", "mqueue", "tmpfs", "devpts"];
 
-/// Options of a bind that the guest is told. `rro` is `ro` there: the host holds it.
+/// Options of a bind that are kept in the guest. `rro` becomes `ro` there: the host enforces it.
 const BIND_OPTIONS: [&str; 14] = [
     "ro",
     "rw",
@@ -40,7 +41,7 @@ const BIND_OPTIONS: [&str; 14] = [
     "dirsync",
 ];
 
-/// Options of the host's own mounts.
+/// Options that are about the host's mounts.
 const HOST_OPTIONS: [&str; 6] =
     ["context=", "fscontext=", "defcontext=", "rootcontext=", "nsdelegate", "memory_recursiveprot"];
 
@@ -50,17 +51,17 @@ pub(crate) fn plan(
     request: &Request<'_>,
     facts: &Facts,
 ) -> Result<(), PlanError> {
-    let given = match plan.spec.get_mut("mounts").map(Value::take) {
+    let mounts = match plan.spec.get_mut("mounts").map(Value::take) {
         None | Some(Value::Null) => return Ok(()),
         Some(Value::Array(mounts)) => mounts,
         Some(_) => return Err(invalid("mounts", "this is no list")),
     };
-    if given.len() > MOUNTS_MAX {
-        let fault = format!("{} mounts; {MOUNTS_MAX} are allowed", given.len());
+    if mounts.len() > MOUNTS_MAX {
+        let fault = format!("{} mounts; {MOUNTS_MAX} are allowed", mounts.len());
         return Err(invalid("mounts", fault));
     }
     let mut kept = Vec::new();
-    for (index, mount) in given.iter().enumerate() {
+    for (index, mount) in mounts.iter().enumerate() {
         let destination = destination(mount, index)?;
         if is_bind(mount) {
             let bind = BindMount { mount, destination, index };
@@ -95,7 +96,7 @@ fn own(mount: &Value, destination: &str) -> Result<Value, PlanError> {
     }
     let of_host = |option: &&str| HOST_OPTIONS.iter().any(|start| option.starts_with(start));
     let options: Vec<&str> = options(mount).filter(|option| !of_host(option)).collect();
-    // The source of such a mount is a mere name.
+    // The source of such a mount is only a name.
     Ok(json!({"destination": destination, "type": kind, "source": kind, "options": options}))
 }
 
@@ -126,7 +127,8 @@ impl BindMount<'_> {
             return Err(invalid(format!("mount {}", self.destination), "a bind needs a source"));
         };
         self.check(&source)?;
-        let (found, nests) = (facts.source(&source), facts.nests(&source));
+        let found = facts.source(&source);
+        let nests = facts.nests(&source);
         let before = plan.volumes.len();
         let guest = match found {
             Source::Missing => {
@@ -170,12 +172,12 @@ impl BindMount<'_> {
                 self.share(plan, request, source, nests)
             }
         };
-        // Of what is not shared the host makes nothing read-only.
+        // The host makes only what is shared read-only.
         let nests = nests && plan.volumes.len() > before;
         Ok(Some(self.guest(&guest, nests)))
     }
 
-    /// Refuses what cannot hold in a guest, whatever the source is.
+    /// Refuses options that cannot work in a guest, whatever the source is.
     fn check(&self, source: &Path) -> Result<(), PlanError> {
         if self.has(&["rshared", "shared"]) {
             let reason = "what a virtual machine mounts cannot appear on the host; use \
@@ -192,7 +194,7 @@ impl BindMount<'_> {
     fn is_pod_shm(&self, source: &Path, request: &Request<'_>) -> bool {
         let here = self.destination.trim_end_matches('/') == SHM;
         let known = match request.pod.opened {
-            // An emptyDir that a Pod put there is a volume like others.
+            // An emptyDir at that path is a volume like any other.
             false => !in_empty_dir(source),
             true => request.pod.shm.as_deref() == Some(source),
         };
@@ -216,22 +218,22 @@ impl BindMount<'_> {
         nests: bool,
     ) -> String {
         let slave = self.has(&["slave", "rslave"]);
-        // With other mounts below it the guest's own read-only would cover those too.
+        // With mounts below it, a read-only mount in the guest would cover those too.
         let own = in_empty_dir(&source) && !nests;
         let how = Bind {
             recursive: self.has(&["rbind"]),
             read_only: if own { ReadOnly::No } else { self.read_only() },
             propagation: if slave { Propagation::Slave } else { Propagation::Private },
         };
-        // No other container is called like this one, now or later.
+        // Container ids are unique and not reused.
         let name = format!("v{:016x}x{}", hash(&request.id.as_str()), self.index);
         let guest = shared_at(&name);
         plan.volumes.push(Volume { name, source, how });
         guest
     }
 
-    /// The guest's own mount. `nests` says that the host has others below the source: to the guest
-    /// all of them are one file system, so the host alone can tell what is read-only in it.
+    /// The guest's own mount. `nests`: the host has mounts below the source, which are one file
+    /// system to the guest, so that only the host can make parts of it read-only.
     fn guest(&self, source: &str, nests: bool) -> Value {
         let mut kept = vec!["rbind", "rprivate"];
         for option in options(self.mount) {
@@ -239,7 +241,7 @@ impl BindMount<'_> {
                 "rro" => kept.push("ro"),
                 "ro" if nests && self.read_only() == ReadOnly::Top => {}
                 known if BIND_OPTIONS.contains(&known) => kept.push(known),
-                // Labels, propagation and what else speaks of the host.
+                // Labels, propagation and others that are about the host.
                 _ => {}
             }
         }

@@ -13,12 +13,13 @@ pub(crate) fn disk_id(path: &Path, read_only: bool) -> String {
     format!("d{:016x}", hash(&(path, read_only)))
 }
 
-/// Where the guest has the volume `name`.
+/// The path of the volume `name` in the guest.
 pub(crate) fn shared_at(name: &str) -> String {
     format!("{SHARE_MOUNT}/{VOLUMES}/{name}")
 }
 
-/// Names volumes in a planned configuration by the names that the Pod has them under.
+/// Replaces the names of volumes in a planned configuration: each pair is a planned name and the
+/// name under which the Pod has mounted the volume.
 pub fn rename(spec: &mut Value, renamed: &[(String, String)]) {
     let mounts = spec.get_mut("mounts").and_then(Value::as_array_mut);
     for mount in mounts.into_iter().flatten() {

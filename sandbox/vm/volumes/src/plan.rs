@@ -25,24 +25,24 @@ pub struct Request<'a> {
     pub id: &'a Id,
     /// The bundle's directory.
     pub bundle: &'a Path,
-    /// Its config.json, as given.
+    /// Its config.json, unchanged.
     pub spec: &'a Value,
-    /// What the snapshotter wants mounted as its root file system.
+    /// The snapshotter's mounts for its root file system.
     pub rootfs: &'a [RootfsMount],
-    /// What the Pod is by now.
+    /// The state of the Pod.
     pub pod: &'a PodState,
-    /// What the machine can do.
+    /// What the VM supports.
     pub capabilities: &'a Capabilities,
 }
 
-/// What earlier containers of the Pod have settled.
+/// The state of a Pod that results from its earlier containers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodState {
-    /// Whether there is a container already: what the first one asks for is the guest's.
+    /// Whether there is a container already: the first one configures the guest.
     pub opened: bool,
     /// The directory behind the Pod's `/dev/shm`, as the first container's plan has it.
     pub shm: Option<PathBuf>,
-    /// The process ids that containerd was told for the Pod's containers.
+    /// The process ids that were reported to containerd for the Pod's containers.
     pub pids: Vec<u32>,
     /// Ids of the disks that are plugged in.
     pub disks: BTreeSet<String>,
@@ -51,11 +51,11 @@ pub struct PodState {
 /// What a container needs on the host, and what the guest gets.
 #[derive(Debug, PartialEq)]
 pub struct ContainerPlan {
-    /// The root file system to mount below the share before the container is made, if it is not
-    /// on disks.
+    /// The root file system to mount below the share before the container is created, if it is
+    /// not on disks.
     pub shared: Vec<SharedMount>,
-    /// Files and directories of the host to have below the share before the container is made;
-    /// where the Pod has one under another name, `spec` is to say so.
+    /// Files and directories of the host to mount below the share before the container is created;
+    /// where the Pod has one under another name, `spec` has to be changed by [`crate::rename`].
     pub volumes: Vec<Volume>,
     /// To plug in. One id is one disk: plugged in for the first container that has it, taken out
     /// with the last.
@@ -156,7 +156,7 @@ pub struct BlockDevice {
     pub read_only: bool,
 }
 
-/// What the Pod's first container asks of the guest as a whole.
+/// How the Pod's first container configures the guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuestPlan {
     /// The host name.

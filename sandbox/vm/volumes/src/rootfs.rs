@@ -1,4 +1,4 @@
-//! The root file system: disks where the snapshotter hands over images, else the share.
+//! The root file system: disks where the snapshotter provides images, else the share.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::plan::{
 /// File systems on disks that a guest mounts.
 const ON_DISK: [&str; 4] = ["erofs", "ext4", "xfs", "btrfs"];
 
-/// The most layers that one overlay of the guest takes.
+/// Maximum number of layers of an overlay in the guest.
 const LAYERS_MAX: usize = 100;
 
 /// Options of an image that are about the host's way to mount it.
@@ -38,7 +38,7 @@ pub(crate) fn plan(
         return Err(unsupported(place(mount), reason));
     }
     let what = match request.rootfs {
-        // Nothing to mount: it is in place, in the bundle or where `root.path` says.
+        // Nothing to mount: it is in the bundle or at `root.path`.
         [] => Shared::Path {
             source: request.bundle.join(request.spec["root"]["path"].as_str().unwrap_or(ROOTFS)),
             how: Bind {
@@ -144,13 +144,13 @@ impl Image {
         Ok(Self { path, fs_type: mount.kind.clone(), options, read_only })
     }
 
-    /// Adds its disk to the plan and gives what the guest mounts.
+    /// Adds its disk to the plan, and returns what the guest mounts.
     fn add(&self, plan: &mut ContainerPlan, read_only: bool) -> GuestDisk {
         let id = disk_id(&self.path, read_only);
         plan.disks.push(Disk { id: id.clone(), path: self.path.clone(), read_only });
         let mut options = self.options.clone();
         if self.fs_type == "xfs" {
-            // Copies of one image have one UUID, which xfs takes for the same file system.
+            // Copies of an image have the same UUID, and xfs refuses to mount a UUID twice.
             options.push("nouuid".into());
         }
         let fs_type = self.fs_type.clone();
@@ -187,7 +187,7 @@ fn stack(last: &RootfsMount, count: usize) -> Result<(Vec<usize>, Option<usize>)
     }
     let layers = layers.into_iter().map(checked).collect::<Result<_, _>>()?;
     let upper = match value("upperdir=").map(|dir| (dir, template(dir))) {
-        // A directory of the host: the guest's memory stands in for it.
+        // A directory of the host: the guest's memory is used instead.
         Some((dir, None)) if Path::new(dir).is_absolute() => None,
         Some((_, Some((range, "/upper")))) if range.len() == 1 => Some(checked(range[0])?),
         Some((dir, _)) => return Err(wrong(&format!("upperdir {dir:?}"))),
@@ -205,7 +205,8 @@ fn template(text: &str) -> Option<(Vec<usize>, &str)> {
     let range = match words[..] {
         ["mount", only] => vec![number(only)?],
         ["overlay", first, last] => {
-            let (first, last) = (number(first)?, number(last)?);
+            let first = number(first)?;
+            let last = number(last)?;
             if first <= last { (first..=last).collect() } else { (last..=first).rev().collect() }
         }
         _ => return None,

@@ -1,5 +1,5 @@
-//! What else of a configuration speaks of the host. JSON in, JSON out, so that fields which this
-//! project does not know stay as they were given.
+//! The other parts of a configuration that are about the host. This edits JSON, so that unknown
+//! fields stay as they are.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::error::{PlanError, invalid, unsupported};
 use crate::plan::{ContainerPlan, GuestPlan, Request};
 
-/// Annotations that stay: names of what the container is.
+/// Annotations that stay: names of the container and its Pod.
 const ANNOTATIONS: [&str; 7] = [
     CONTAINER_TYPE,
     SANDBOX_ID,
@@ -94,27 +94,27 @@ fn edit_linux(
     Ok(())
 }
 
-/// kubelet writes a limit of nothing for each size of page.
+/// Whether a limit is not 0: kubelet writes a limit of 0 for each page size.
 fn asks_for_pages(limits: &Value) -> bool {
     limits.as_array().into_iter().flatten().any(|limit| limit["limit"].as_u64() > Some(0))
 }
 
-fn sysctls(given: Value) -> Result<BTreeMap<String, String>, PlanError> {
-    serde_json::from_value::<Option<_>>(given)
+fn sysctls(value: Value) -> Result<BTreeMap<String, String>, PlanError> {
+    serde_json::from_value::<Option<_>>(value)
         .map(Option::unwrap_or_default)
         .map_err(|error| invalid("linux.sysctl", error.to_string()))
 }
 
-/// Takes the guest's own namespaces and the host's paths off; tells whether the process id
-/// namespace is the Pod's.
+/// Removes the guest's own namespaces and the host's paths. Returns whether the process id namespace
+/// is the Pod's.
 fn namespaces(linux: &mut Map<String, Value>, pids: &[u32]) -> Result<bool, PlanError> {
     let place = "linux.namespaces";
-    let mut given = match linux.remove("namespaces") {
-        Some(Value::Array(given)) => given,
+    let mut namespaces = match linux.remove("namespaces") {
+        Some(Value::Array(namespaces)) => namespaces,
         None | Some(Value::Null) => Vec::new(),
         Some(_) => return Err(invalid(place, "this is no list")),
     };
-    let find = |kind: &str| given.iter().find(|namespace| namespace["type"] == kind);
+    let find = |kind: &str| namespaces.iter().find(|namespace| namespace["type"] == kind);
     if find("user").is_some() {
         let reason = "a container of a virtual machine has no user namespace; leave hostUsers out";
         return Err(unsupported(place, reason));
@@ -136,18 +136,18 @@ fn namespaces(linux: &mut Map<String, Value>, pids: &[u32]) -> Result<bool, Plan
             return Err(unsupported(place, reason));
         }
     };
-    given.retain(|namespace| namespace["type"].as_str().is_some_and(|k| !GUESTS.contains(&k)));
+    namespaces.retain(|namespace| namespace["type"].as_str().is_some_and(|k| !GUESTS.contains(&k)));
     if shared {
-        given.retain(|namespace| namespace["type"] != "pid");
+        namespaces.retain(|namespace| namespace["type"] != "pid");
     }
-    for namespace in given.iter_mut().filter_map(Value::as_object_mut) {
+    for namespace in namespaces.iter_mut().filter_map(Value::as_object_mut) {
         namespace.remove("path");
     }
     // A host with cgroup v1 asks for none; without one the guest's whole tree is in sight.
-    if !given.iter().any(|namespace| namespace["type"] == "cgroup") {
-        given.push(json!({"type": "cgroup"}));
+    if !namespaces.iter().any(|namespace| namespace["type"] == "cgroup") {
+        namespaces.push(json!({"type": "cgroup"}));
     }
-    linux.insert("namespaces".into(), given.into());
+    linux.insert("namespaces".into(), namespaces.into());
     Ok(shared)
 }
 

@@ -41,10 +41,12 @@ fn volumes_are_shared_as_they_were_asked_for() {
             let plan = case.plan().unwrap();
             let last = plan.volumes.last().unwrap();
             assert_eq!((last.source.to_str(), last.how), (Some(SECRET), wanted), "{options:?}");
-            let told = mount(&plan, "/v");
-            assert_eq!(told["options"], guest);
-            assert_eq!(told["source"], shared_at(&last.name));
-            assert!(told["source"].as_str().unwrap().starts_with("/run/bulkhead/share/.volumes/v"));
+            let planned = mount(&plan, "/v");
+            assert_eq!(planned["options"], guest);
+            assert_eq!(planned["source"], shared_at(&last.name));
+            assert!(
+                planned["source"].as_str().unwrap().starts_with("/run/bulkhead/share/.volumes/v")
+            );
         }
     }
 }
