@@ -1,5 +1,5 @@
-//! Dialling the guest through the hybrid vsock: a unix socket, on which `CONNECT <port>\n` is
-//! answered by `OK <n>\n` (cloud-hypervisor's `docs/vsock.md`; vhost-device-vsock speaks the same).
+//! Connecting to the guest through the hybrid vsock: a unix socket on which `CONNECT <port>\n` is
+//! answered by `OK <n>\n` (cloud-hypervisor's `docs/vsock.md`; vhost-device-vsock does the same).
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,20 +14,20 @@ use tokio::net::UnixStream;
 
 use crate::driver::connect_nofollow;
 
-/// How long a guest may take to accept a forwarded connection.
+/// Deadline for a guest to accept a forwarded connection.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The longest answer to `CONNECT`.
+/// Maximum length of the answer to `CONNECT` in bytes.
 const ANSWER_MAX: usize = 32;
 
-/// A connection that did not come about.
+/// Why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     #[error("connecting to port {port} of the guest")]
     Io { port: u32, source: io::Error },
-    #[error("the guest did not take a connection to port {0}")]
+    #[error("the guest did not accept a connection to port {0}")]
     Closed(u32),
-    #[error("port {port} of the guest: {seconds} s went by without a connection")]
+    #[error("connecting to port {port} of the guest took more than {seconds} s")]
     Deadline { port: u32, seconds: u64 },
     #[error("the guest refused {header:?} on port {port}")]
     Refused { port: u32, header: String },
@@ -43,8 +43,8 @@ impl Classified for DialError {
     }
 }
 
-/// Connects to `port` of the guest behind the socket `vsock` and has `header`, a line without its
-/// end, accepted.
+/// Connects to `port` of the guest behind the socket `vsock` and sends it `header`, a line without
+/// its newline, which the agent has to accept.
 pub(crate) async fn dial(
     vsock: &Path,
     port: u32,
@@ -85,11 +85,11 @@ async fn handshake(vsock: &Path, port: u32, header: &str) -> Result<UnixStream, 
     };
     let mut stream = connect_nofollow(vsock).await.map_err(failed)?;
     stream.write_all(format!("CONNECT {port}\n").as_bytes()).await.map_err(failed)?;
-    // Byte by byte: what follows the line belongs to the stream.
+    // Byte by byte, since what follows the line belongs to the stream.
     let mut answer = Vec::with_capacity(ANSWER_MAX);
     while answer.last() != Some(&b'\n') {
         if answer.len() == ANSWER_MAX {
-            let odd = io::Error::new(io::ErrorKind::InvalidData, "an answer that is no line");
+            let odd = io::Error::new(io::ErrorKind::InvalidData, "the answer is not a line");
             return Err(failed(odd));
         }
         answer.push(stream.read_u8().await.map_err(failed)?);
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// What one answer of the other side makes of a dial.
+    /// The outcome of a dial that gets `answer`.
     async fn outcome(answer: &'static [u8]) -> Result<Vec<u8>, DialError> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vsock");
@@ -121,7 +121,7 @@ mod tests {
             stream.read_exact(&mut asked).await.unwrap();
             assert_eq!(&asked, b"CONNECT 1025\n");
             stream.write_all(answer).await.unwrap();
-            // Whoever is told nonsense hangs up at once, which these two may notice.
+            // The client closes the connection after nonsense, which may fail these two.
             let _ = stream.shutdown().await;
             let _ = stream.read_to_end(&mut Vec::new()).await;
         };
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_answer_has_its_meaning() {
+    async fn answers_are_classified() {
         assert_eq!(outcome(b"OK 1073741824\n\0left").await.unwrap(), b"left");
         let error = |result: Result<Vec<u8>, DialError>| result.unwrap_err();
         assert!(matches!(error(outcome(b"").await), DialError::Closed(1025)));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_guest_is_given_up() {
+    async fn a_silent_guest_times_out() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vsock");
         let _listener = UnixListener::bind(&path).unwrap();

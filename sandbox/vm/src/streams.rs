@@ -1,5 +1,5 @@
-//! A process's streams: the containers' side is a vsock connection each, containerd's side a
-//! fifo, file or logger, and a task copies between them. Whoever stalls holds up that one stream.
+//! A process's streams: a vsock connection each on the guest's side, a fifo, file or logger on
+//! containerd's, and a task that copies between them. A stalled end blocks its own stream only.
 
 use std::fs::File;
 use std::io;
@@ -16,11 +16,11 @@ use tokio::task::JoinHandle;
 
 use crate::guest::{Guest, GuestError, Key};
 
-/// The size of a copy; a pipe's own default.
+/// Size of a copy in bytes: the default capacity of a pipe.
 const CHUNK: usize = 64 * 1024;
 
-/// How long an ended process's output may take before the end is told. The copying goes on after
-/// it, at the reader's pace.
+/// How long the exit of a process is held back for its output. The copying continues afterwards at
+/// the reader's pace.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// The streams of one process, being copied.
@@ -33,8 +33,8 @@ pub(crate) struct Copying {
 
 impl Drop for Copying {
     fn drop(&mut self) {
-        // Outputs go on to their end: what the process wrote is still on its way. They end with
-        // the guest's connection, or with their reader.
+        // Outputs continue, since output of the process may still be in flight. They end with the
+        // guest's connection or with their reader.
         if let Some(input) = &self.input {
             input.abort();
         }
@@ -42,7 +42,7 @@ impl Drop for Copying {
 }
 
 impl Copying {
-    /// Connects the process `key` of the guest to `fds`, of which `held` is this side's share.
+    /// Connects the process `key` of the guest to `fds`; `held` keeps containerd's ends open.
     pub(crate) async fn connect(
         guest: &Guest,
         key: &Key,
@@ -76,11 +76,11 @@ impl Copying {
         self.held.close_stdin();
     }
 
-    /// Hands over what the ended process left, for two seconds at most.
+    /// Waits until the remaining output of the exited process is copied, for two seconds at most.
     pub(crate) async fn finish(&self) {
         let outputs = std::mem::take(&mut *self.outputs.lock());
         let all = futures::future::join_all(outputs);
-        // A reader that stalls gets the rest when it reads again.
+        // A stalled reader gets the rest when it reads again.
         let _ = tokio::time::timeout(DRAIN, all).await;
         self.held.finish().await;
     }
@@ -94,12 +94,13 @@ fn output(from: impl AsyncRead + Send + Unpin + 'static, to: OwnedFd) -> JoinHan
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            tracing::debug!("a stream of the guest's ends: {error}");
+            tracing::debug!("an output of the guest has failed: {error}");
         }
     })
 }
 
-/// Copies from `from` to the guest; its end shuts the connection down where `half` of it may be.
+/// Copies from `from` to the guest. At the end of `from` it shuts down the connection if `half` of
+/// it may be closed.
 fn input(
     from: OwnedFd,
     mut to: impl AsyncWrite + Send + Unpin + 'static,
@@ -112,17 +113,17 @@ fn input(
         };
         let result = match result {
             Ok(()) if half => to.shutdown().await,
-            // A terminal's one connection has to outlive its input: until this task is dropped.
+            // The connection of a terminal has to outlive its input, until this task is aborted.
             Ok(()) => std::future::pending().await,
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            tracing::debug!("a stream to the guest ends: {error}");
+            tracing::debug!("an input of the guest has failed: {error}");
         }
     })
 }
 
-/// Copies to the end. The buffer is there only while there is something to copy.
+/// Copies to the end. The large buffer is allocated only while there is much to copy.
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     loop {
         let mut first = [0; 512];
@@ -148,8 +149,7 @@ async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin)
     }
 }
 
-/// Whether the file is one that can be waited for; a log file or `/dev/null` never makes anybody
-/// wait.
+/// Whether the file can be polled; a log file or `/dev/null` never blocks.
 fn is_pipe(file: &File) -> io::Result<bool> {
     Ok(file.metadata()?.file_type().is_fifo())
 }

@@ -1,4 +1,4 @@
-//! From the plans of this backend to the messages of the agent's protocol.
+//! Conversion of this backend's plans to messages of the agent's protocol.
 
 use std::net::IpAddr;
 
@@ -100,7 +100,7 @@ pub(crate) fn device(device: BlockDevice) -> agent::BlockDevice {
     }
 }
 
-/// Which streams the guest has to make for `paths`.
+/// The streams that the guest has to create for `paths`.
 pub(crate) fn stdio(paths: &StdioPaths) -> agent::Stdio {
     agent::Stdio {
         stdin: paths.stdin.is_some() && !paths.terminal,
