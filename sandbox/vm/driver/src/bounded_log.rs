@@ -56,7 +56,7 @@ impl BoundedLog {
     }
 
     /// The last lines, after all that was written has been read.
-    pub async fn ending(&self) -> String {
+    pub(crate) async fn ending(&self) -> String {
         let mut done = self.done.clone();
         // It times out only when another process holds the pipe: the tail so far has to do.
         let _ = tokio::time::timeout(DRAIN, done.changed()).await;

@@ -89,11 +89,6 @@ impl Virtiofsd {
         Ok(found(dialect))
     }
 
-    /// The program's path.
-    pub fn program(&self) -> &Path {
-        &self.program
-    }
-
     /// The command that serves `directory` on the listening socket `fd`.
     pub(crate) fn command(&self, directory: &Path, fd: i32) -> Command {
         let files = open_files();

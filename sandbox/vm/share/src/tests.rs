@@ -281,7 +281,6 @@ async fn the_log_of_a_failure_is_available() {
         let exit = tokio::time::timeout(soon, share.exited()).await.expect("virtiofsd exits");
         assert_ne!(exit.status, 0);
         until("its log", || !share.log_tail().is_empty()).await;
-        eprintln!("{}: {}", program.program().display(), share.log_tail());
         share.stop().await.unwrap();
         tree.destroy().unwrap();
         drop(client);

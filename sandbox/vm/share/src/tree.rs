@@ -115,7 +115,7 @@ impl Tree {
     }
 
     /// What virtiofsd serves.
-    pub fn served(&self) -> &Path {
+    pub(crate) fn served(&self) -> &Path {
         &self.served
     }
 
