@@ -21,10 +21,10 @@ use tempfile::TempDir;
 
 use crate::backend::Means;
 use crate::config::VmConfig;
-use crate::driver::cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};
-use crate::driver::fake::{Call, FakeDriver};
-use crate::driver::qemu::{Qemu, QemuSettings};
+use crate::driver::{Call, FakeDriver};
 use crate::driver::{Capabilities, Driver};
+use crate::driver::{CloudHypervisor, CloudHypervisorSettings};
+use crate::driver::{Qemu, QemuSettings};
 use crate::purge;
 use crate::sandbox::VmSandbox;
 use guest::Played;

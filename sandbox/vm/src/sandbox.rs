@@ -14,7 +14,6 @@ use sandbox_core::{Container, CreateContainer, Error, Exit, Id, Kind, Result, Ro
 use crate::backend::{Means, machine_dir};
 use crate::boot::{self, Planned};
 use crate::container::VmContainer;
-use crate::driver::user;
 use crate::error::VmError;
 use crate::guest::Key;
 use crate::machine::{Machine, Parts};
@@ -97,7 +96,7 @@ impl VmSandbox {
         let most = size::largest(config, HostSize::read());
         Ok(Planned {
             id: request.id.to_string(),
-            user: (!config.monitor_as_root).then(|| user::of(&dir)),
+            user: (!config.monitor_as_root).then(|| crate::driver::vm_user(&dir)),
             dir,
             netns: network_namespace(request.bundle.spec())?,
             cgroup: cgroup(request.bundle.spec()),

@@ -70,7 +70,7 @@ impl Fixture {
 
 /// UID of the VMMs; only root can start processes of other users.
 fn vmm_user() -> Option<u32> {
-    nix::unistd::geteuid().is_root().then(|| user::of(Path::new("/run/contract")))
+    nix::unistd::geteuid().is_root().then(|| user::vm_user(Path::new("/run/contract")))
 }
 
 /// A directory that other users can search.
@@ -96,7 +96,7 @@ async fn launched(driver: &dyn Driver, vm: &Machine) -> Arc<dyn Vmm> {
 fn disk(dir: &Path, id: &str, read_only: bool) -> Disk {
     let path = dir.join(format!("{id}.img"));
     File::create(&path).unwrap().set_len(1 << 20).unwrap();
-    user::give(&path, vmm_user()).unwrap();
+    user::chown(&path, vmm_user()).unwrap();
     Disk { id: id.into(), path, read_only }
 }
 
@@ -209,7 +209,7 @@ async fn plugs_in_a_share(driver: &dyn Driver, fixture: &Fixture) {
         }
     })
     .await;
-    user::give(&socket, vmm_user()).unwrap();
+    user::chown(&socket, vmm_user()).unwrap();
     let share = Share { id: "fs".into(), tag: "share".into(), socket };
     soon("a share", vmm.attach(Device::Share(share))).await.unwrap();
     // It serves one VM, and exits with it.

@@ -37,7 +37,7 @@ pub(crate) fn paths(vm: &Machine) -> Paths {
 
 /// The files that `programs` read, besides those of their VM: they have to exist in the mount
 /// namespace that VMs run in.
-pub fn files<'a>(programs: impl Iterator<Item = &'a Path>) -> Vec<PathBuf> {
+pub fn system_files<'a>(programs: impl Iterator<Item = &'a Path>) -> Vec<PathBuf> {
     let found = programs.filter_map(find_program).flat_map(installed);
     SYSTEM.iter().chain(&DEVICES).chain([&user::KVM]).map(PathBuf::from).chain(found).collect()
 }

@@ -14,27 +14,32 @@
 mod bounded_log;
 mod check;
 mod choose;
-pub mod cloud_hypervisor;
+mod cloud_hypervisor;
 mod connect;
 #[cfg(test)]
 mod contract;
 mod error;
 #[cfg(any(test, feature = "testing"))]
-pub mod fake;
+mod fake;
 mod files;
 mod growth;
 mod kvm;
 mod place;
 mod processes;
-pub mod qemu;
+mod qemu;
 mod qmp;
 mod rest;
 mod socket;
-pub mod user;
+mod user;
 mod vmm;
 
 pub use bounded_log::BoundedLog;
 pub use choose::{Choice, Hypervisor, choose};
-pub use files::files;
+pub use cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};
+#[cfg(any(test, feature = "testing"))]
+pub use fake::{Call, FakeDriver};
+pub use files::system_files;
+pub use qemu::{Accel, Qemu, QemuSettings};
 pub use socket::connect_nofollow;
+pub use user::{chown, vm_user};
 pub use vmm::{Capabilities, Device, Disk, Driver, Machine, Nic, Share, Vmm};

@@ -84,7 +84,7 @@ impl Processes {
     pub(crate) fn chown(&self, path: &Path) -> Result<(), DriverError> {
         let failed =
             |source| DriverError::File { step: "changing the owner of", path: path.into(), source };
-        user::give(path, self.user).map_err(failed)
+        user::chown(path, self.user).map_err(failed)
     }
 
     /// Starts a process without privileges, confined to the VM's files and those of the system,

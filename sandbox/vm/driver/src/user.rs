@@ -20,13 +20,13 @@ const COUNT: u32 = 0x0fff_fff0;
 pub(crate) const KVM: &str = "/dev/kvm";
 
 /// The UID of the VM in `dir`, which is also its GID.
-pub fn of(dir: &Path) -> u32 {
+pub fn vm_user(dir: &Path) -> u32 {
     let digest = Sha256::digest(dir.as_os_str().as_encoded_bytes());
     FIRST + digest.iter().take(4).fold(0, |number, byte| number << 8 | u32::from(*byte)) % COUNT
 }
 
 /// Changes the owner of `path` to `user`; `None` leaves it.
-pub fn give(path: &Path, user: Option<u32>) -> io::Result<()> {
+pub fn chown(path: &Path, user: Option<u32>) -> io::Result<()> {
     match user {
         Some(user) => lchown(path, Some(user), Some(user)),
         None => Ok(()),
@@ -84,12 +84,12 @@ mod tests {
 
     #[test]
     fn every_vm_has_a_user_of_its_own() {
-        let [one, other] = ["/run/bulkhead/vm/a", "/run/bulkhead/vm/b"].map(Path::new).map(of);
+        let [one, other] = ["/run/bulkhead/vm/a", "/run/bulkhead/vm/b"].map(Path::new).map(vm_user);
         assert_ne!(one, other);
         for user in [one, other] {
             assert!((FIRST..0x7fff_ffff).contains(&user), "{user:x}");
         }
-        assert_eq!(one, of(Path::new("/run/bulkhead/vm/a")));
+        assert_eq!(one, vm_user(Path::new("/run/bulkhead/vm/a")));
     }
 
     #[test]

@@ -15,7 +15,7 @@ const PLAIN: Bind =
     Bind { recursive: false, read_only: ReadOnly::No, propagation: Propagation::Private };
 
 /// The directory of the disks of the VM in `vm`.
-pub fn dir(vm: &Path) -> PathBuf {
+pub fn disks_dir(vm: &Path) -> PathBuf {
     vm.join("disks")
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn bind(
     disk: &Disk,
     user: Option<u32>,
 ) -> Result<PathBuf, ShareError> {
-    let point = dir(vm).join(&disk.id);
+    let point = disks_dir(vm).join(&disk.id);
     fs::File::create_new(&point).map_err(ShareError::io("making", &point))?;
     let bound = match user {
         Some(user) => {
@@ -55,7 +55,7 @@ pub(crate) fn bind(
 ///
 /// When it cannot be unmounted or removed.
 pub(crate) fn remove(host: &dyn Host, vm: &Path, id: &str) -> Result<(), ShareError> {
-    let point = dir(vm).join(id);
+    let point = disks_dir(vm).join(id);
     host.unmount_all(&point)?;
     match fs::remove_file(&point) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -30,7 +30,7 @@
 
 #![forbid(unsafe_code)]
 
-pub mod disks;
+mod disks;
 mod error;
 mod leftover;
 mod program;
@@ -40,6 +40,7 @@ mod tests;
 mod tree;
 mod volumes;
 
+pub use disks::disks_dir;
 pub use error::ShareError;
 pub use program::Virtiofsd;
 pub use share::{Share, purge};

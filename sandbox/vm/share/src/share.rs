@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use sandbox_core::Exit;
 use sandbox_core::host::{ExitWatch, Host, ProcessMark};
-use vm_driver::{BoundedLog, user};
+use vm_driver::{BoundedLog, chown};
 
 use crate::error::ShareError;
 use crate::leftover;
@@ -123,7 +123,7 @@ fn listen(socket: &Path, user: Option<u32>) -> Result<OwnedFd, ShareError> {
     remove_socket(socket)?;
     let listener = UnixListener::bind(socket).map_err(ShareError::io("listening on", socket))?;
     std::fs::set_permissions(socket, PermissionsExt::from_mode(0o600))
-        .and_then(|()| user::give(socket, user))
+        .and_then(|()| chown(socket, user))
         .map_err(ShareError::io("restricting access to", socket))?;
     Ok(listener.into())
 }

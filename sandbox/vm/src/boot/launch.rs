@@ -13,11 +13,11 @@ use tokio::net::UnixListener;
 use super::Planned;
 use super::timings::{Timings, timed};
 use crate::backend::Means;
-use crate::driver::{Device, Machine as MachinePlan, Share as ShareDevice, Vmm, user};
+use crate::driver::{Device, Machine as MachinePlan, Share as ShareDevice, Vmm};
 use crate::error::VmError;
 use crate::machine::Parts;
 use crate::network::{self, GuestNetwork, Prepared};
-use crate::share::{Share, Tree, Virtiofsd, disks};
+use crate::share::{Share, Tree, Virtiofsd};
 
 /// The started processes, and what the guest is to be told.
 pub(super) struct Launched {
@@ -80,7 +80,7 @@ fn make_dirs(planned: &Planned, root: &Path) -> Result<(), VmError> {
     };
     make(root, way)?;
     make(&planned.dir, way)?;
-    make(&disks::dir(&planned.dir), way)?;
+    make(&crate::share::disks_dir(&planned.dir), way)?;
     make(&monitor_dir(&planned.dir), 0o700)
 }
 
@@ -103,7 +103,7 @@ async fn plug(
     let failed = VmError::file("listening for the agent on", &path);
     let listener = UnixListener::bind(&path);
     listener
-        .and_then(|listener| user::give(Path::new(&path), user).map(|()| listener))
+        .and_then(|listener| crate::driver::chown(Path::new(&path), user).map(|()| listener))
         .map_err(failed)
 }
 
@@ -175,7 +175,7 @@ fn machine(planned: &Planned, means: &Means) -> MachinePlan {
         max_memory: planned.most.memory,
         shared_memory: true,
         user: planned.user,
-        open: vec![disks::dir(&planned.dir)],
+        open: vec![crate::share::disks_dir(&planned.dir)],
         console: means.config.console.then(|| planned.dir.join("console")),
     }
 }
