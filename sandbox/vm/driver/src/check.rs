@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::DriverError;
 use crate::user::check_readable;
-use crate::vmm::{Disk, Machine, Share};
+use crate::vmm::{Disk, Share, VmPlan};
 
 /// Memory is plugged in by sections of this many bytes (Linux on x86-64).
 pub(crate) const SECTION: u64 = 128 << 20;
@@ -20,11 +20,11 @@ const VCPUS_MAX: u32 = 254;
 const DIR_MAX: usize = 107 - 17;
 
 /// Rejects plans that no driver can create a VM from.
-pub(crate) fn check(vm: &Machine) -> Result<(), DriverError> {
+pub(crate) fn check(vm: &VmPlan) -> Result<(), DriverError> {
     let wrong = |field, value: &dyn ToString, fix| {
         Err(DriverError::Plan { field, value: value.to_string(), fix })
     };
-    let Machine { vcpus, max_vcpus, memory, max_memory, .. } = vm;
+    let VmPlan { vcpus, max_vcpus, memory, max_memory, .. } = vm;
     if !(1..=VCPUS_MAX).contains(vcpus) {
         return wrong("vcpus", vcpus, "give 1 to 254");
     }
@@ -53,7 +53,7 @@ pub(crate) fn check(vm: &Machine) -> Result<(), DriverError> {
 }
 
 /// Rejects a kernel or initramfs that no VM can boot.
-pub(crate) fn check_files(vm: &Machine) -> Result<(), DriverError> {
+pub(crate) fn check_files(vm: &VmPlan) -> Result<(), DriverError> {
     let wrong = |field, path: &Path, fix| {
         Err(DriverError::Plan { field, value: path.display().to_string(), fix })
     };
@@ -108,8 +108,8 @@ pub(crate) fn vsock(dir: &Path) -> PathBuf {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn vm(dir: &Path) -> Machine {
-        Machine {
+    pub(crate) fn vm(dir: &Path) -> VmPlan {
+        VmPlan {
             dir: dir.to_owned(),
             netns: None,
             kernel: "/boot/vmlinux".into(),
@@ -130,27 +130,27 @@ pub(crate) mod tests {
     fn rejects_invalid_plans() {
         let fine = vm(Path::new("/run/m"));
         check(&fine).unwrap();
-        check(&Machine { memory: 65 << 20, max_memory: 65 << 20, ..fine.clone() }).unwrap();
+        check(&VmPlan { memory: 65 << 20, max_memory: 65 << 20, ..fine.clone() }).unwrap();
         let wrong = [
-            Machine { vcpus: 0, ..fine.clone() },
-            Machine { max_vcpus: 300, ..fine.clone() },
-            Machine { vcpus: 3, ..fine.clone() },
-            Machine { memory: 1 << 20, ..fine.clone() },
-            Machine { memory: 200 << 20, ..fine.clone() },
-            Machine { max_memory: SECTION, ..fine.clone() },
-            Machine { dir: "m".into(), ..fine.clone() },
-            Machine { dir: "/run/a,b".into(), ..fine.clone() },
-            Machine { dir: Path::new("/").join("x".repeat(90)), ..fine.clone() },
-            Machine { cmdline: "a\nb".into(), ..fine.clone() },
+            VmPlan { vcpus: 0, ..fine.clone() },
+            VmPlan { max_vcpus: 300, ..fine.clone() },
+            VmPlan { vcpus: 3, ..fine.clone() },
+            VmPlan { memory: 1 << 20, ..fine.clone() },
+            VmPlan { memory: 200 << 20, ..fine.clone() },
+            VmPlan { max_memory: SECTION, ..fine.clone() },
+            VmPlan { dir: "m".into(), ..fine.clone() },
+            VmPlan { dir: "/run/a,b".into(), ..fine.clone() },
+            VmPlan { dir: Path::new("/").join("x".repeat(90)), ..fine.clone() },
+            VmPlan { cmdline: "a\nb".into(), ..fine.clone() },
         ];
         for vm in wrong {
             assert!(check(&vm).is_err(), "{vm:?}");
         }
-        let none = Machine { kernel: "/no/such/kernel".into(), ..fine.clone() };
+        let none = VmPlan { kernel: "/no/such/kernel".into(), ..fine.clone() };
         assert!(check_files(&none).unwrap_err().to_string().contains("that can be read"));
-        let packed = Machine { kernel: "/etc/passwd".into(), ..fine.clone() };
+        let packed = VmPlan { kernel: "/etc/passwd".into(), ..fine.clone() };
         assert!(check_files(&packed).unwrap_err().to_string().contains("uncompressed"));
-        let error = check(&Machine { vcpus: 0, ..fine }).unwrap_err();
+        let error = check(&VmPlan { vcpus: 0, ..fine }).unwrap_err();
         assert_eq!(error.to_string(), "vm.vcpus = 0: give 1 to 254");
     }
 }

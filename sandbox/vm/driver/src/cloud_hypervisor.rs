@@ -28,7 +28,7 @@ use crate::error::DriverError;
 use crate::processes::Processes;
 use crate::rest::Rest;
 use crate::user::check_kvm;
-use crate::vmm::{CONSOLE_MAX, Capabilities, Device, Driver, Machine, Vmm};
+use crate::vmm::{CONSOLE_MAX, Capabilities, Device, Driver, VmPlan, Vmm};
 
 /// The oldest supported major version: the first that accepts vsock packets of any size from
 /// newer guest kernels, and an explicit image type.
@@ -110,7 +110,7 @@ impl CloudHypervisor {
         Ok(Started { pid, rest: Rest::new(socket, self.settings.command_deadline), events })
     }
 
-    async fn make(&self, processes: &mut Processes, vm: &Machine) -> Result<Started, DriverError> {
+    async fn make(&self, processes: &mut Processes, vm: &VmPlan) -> Result<Started, DriverError> {
         let started = self.start(processes, &vm.dir)?;
         let console = vm.console.as_ref().map(|_| vm.dir.join("console.fifo"));
         let reader = console.as_deref().map(fifo).transpose()?;
@@ -179,7 +179,7 @@ impl Driver for CloudHypervisor {
         }
     }
 
-    async fn launch(&self, vm: &Machine) -> Result<Arc<dyn Vmm>> {
+    async fn launch(&self, vm: &VmPlan) -> Result<Arc<dyn Vmm>> {
         check(vm)?;
         check_files(vm)?;
         check_kvm(vm)?;

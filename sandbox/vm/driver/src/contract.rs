@@ -24,7 +24,7 @@ use crate::fake::FakeDriver;
 use crate::kvm::probe_kvm;
 use crate::qemu::{Accel, Qemu, QemuSettings};
 use crate::user;
-use crate::vmm::{Device, Disk, Driver, Machine, Nic, Share, Vmm};
+use crate::vmm::{Device, Disk, Driver, Nic, Share, VmPlan, Vmm};
 
 /// Deadline for everything but the guest's boot.
 const SOON: Duration = Duration::from_secs(90);
@@ -49,8 +49,8 @@ impl Fixture {
         Self { kernel, initramfs, guest_runs, real: true }
     }
 
-    fn vm(&self, dir: &Path) -> Machine {
-        Machine {
+    fn vm(&self, dir: &Path) -> VmPlan {
+        VmPlan {
             dir: dir.to_owned(),
             netns: None,
             kernel: self.kernel.clone(),
@@ -89,7 +89,7 @@ async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
 }
 
 /// Launches a VM, which must succeed.
-async fn launched(driver: &dyn Driver, vm: &Machine) -> Arc<dyn Vmm> {
+async fn launched(driver: &dyn Driver, vm: &VmPlan) -> Arc<dyn Vmm> {
     soon("launch", driver.launch(vm)).await.unwrap()
 }
 
@@ -117,10 +117,10 @@ async fn rejects_invalid_plans(driver: &dyn Driver, fixture: &Fixture) {
     let dir = tempfile::tempdir().unwrap();
     let fine = fixture.vm(dir.path());
     let bad = [
-        Machine { vcpus: 0, ..fine.clone() },
-        Machine { memory: SECTION + 1, ..fine.clone() },
-        Machine { kernel: dir.path().join("none"), ..fine.clone() },
-        Machine { initramfs: dir.path().join("none"), ..fine.clone() },
+        VmPlan { vcpus: 0, ..fine.clone() },
+        VmPlan { memory: SECTION + 1, ..fine.clone() },
+        VmPlan { kernel: dir.path().join("none"), ..fine.clone() },
+        VmPlan { initramfs: dir.path().join("none"), ..fine.clone() },
     ];
     for vm in bad {
         let error = soon("a rejection", driver.launch(&vm)).await.unwrap_err();
@@ -225,7 +225,7 @@ async fn fills(driver: &dyn Driver, vmm: &dyn Vmm, dir: &Path) {
     }
 }
 
-async fn grows(driver: &dyn Driver, vmm: &dyn Vmm, vm: &Machine) {
+async fn grows(driver: &dyn Driver, vmm: &dyn Vmm, vm: &VmPlan) {
     let capabilities = driver.capabilities();
     let memory = if capabilities.grow_memory { 3 * SECTION } else { vm.memory };
     let vcpus = if capabilities.grow_vcpus { 2 } else { vm.vcpus };
@@ -380,7 +380,7 @@ async fn prints_launch_times(driver: &dyn Driver, fixture: &Fixture) {
     let mut best = [Duration::MAX; 3];
     for _ in 0..10 {
         let dir = tempfile::tempdir().unwrap();
-        let vm = Machine { console: None, ..fixture.vm(dir.path()) };
+        let vm = VmPlan { console: None, ..fixture.vm(dir.path()) };
         let begun = Instant::now();
         let vmm = launched(driver, &vm).await;
         let made = begun.elapsed();
@@ -399,7 +399,7 @@ async fn prints_launch_times(driver: &dyn Driver, fixture: &Fixture) {
 async fn opens_no_other_files(driver: &dyn Driver, fixture: &Fixture) {
     let dir = tempfile::tempdir().unwrap();
     let other = open_dir();
-    let vm = Machine { open: Vec::new(), ..fixture.vm(dir.path()) };
+    let vm = VmPlan { open: Vec::new(), ..fixture.vm(dir.path()) };
     let vmm = launched(driver, &vm).await;
     soon("boot", vmm.boot()).await.unwrap();
     let outside = Device::Disk(disk(other.path(), "a", true));

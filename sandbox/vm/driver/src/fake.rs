@@ -15,7 +15,7 @@ use crate::check::{check, check_disk, check_files, check_share, vsock};
 use crate::error::DriverError;
 use crate::growth::{Growth, modules};
 use crate::place::Places;
-use crate::vmm::{Capabilities, Device, Driver, Machine, Vmm};
+use crate::vmm::{Capabilities, Device, Driver, VmPlan, Vmm};
 
 const NAME: &str = "fake";
 /// Slots for devices.
@@ -27,7 +27,7 @@ const MODULES_MAX: u64 = 8;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
     /// [`Driver::launch`], with the VM.
-    Launch(Box<Machine>),
+    Launch(Box<VmPlan>),
     /// [`Vmm::attach`], with the device's id.
     Attach(String),
     /// [`Vmm::detach`], with the disk's id.
@@ -160,7 +160,7 @@ impl Driver for FakeDriver {
         self.state().capabilities
     }
 
-    async fn launch(&self, vm: &Machine) -> Result<Arc<dyn Vmm>> {
+    async fn launch(&self, vm: &VmPlan) -> Result<Arc<dyn Vmm>> {
         self.called(Call::Launch(Box::new(vm.clone())))?;
         check(vm)?;
         check_files(vm)?;
@@ -286,7 +286,7 @@ mod tests {
         std::fs::write(&kernel, b"\x7fELF").unwrap();
         std::fs::write(&initramfs, b"").unwrap();
         let vm = crate::check::tests::vm(dir.path());
-        let vm = Machine { kernel, initramfs, ..vm };
+        let vm = VmPlan { kernel, initramfs, ..vm };
         let driver = FakeDriver::default();
         driver.fails("launch", Kind::Unavailable, "no");
         let refused = driver.launch(&vm).await.unwrap_err();

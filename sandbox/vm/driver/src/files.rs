@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sandbox_core::host::{Paths, find_program};
 
 use crate::user;
-use crate::vmm::Machine;
+use crate::vmm::VmPlan;
 
 /// What every program reads: programs, libraries and their data, /proc and /sys.
 const SYSTEM: [&str; 11] = [
@@ -26,7 +26,7 @@ const SYSTEM: [&str; 11] = [
 const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
 /// The files that the processes of a VM may use.
-pub(crate) fn paths(vm: &Machine) -> Paths {
+pub(crate) fn paths(vm: &VmPlan) -> Paths {
     let boots = [&vm.kernel, &vm.initramfs];
     Paths {
         read: SYSTEM.map(PathBuf::from).iter().chain(boots).cloned().collect(),

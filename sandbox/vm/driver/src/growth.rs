@@ -2,7 +2,7 @@
 
 use crate::check::SECTION;
 use crate::error::DriverError;
-use crate::vmm::Machine;
+use crate::vmm::VmPlan;
 
 /// A VM's size. Memory is added in modules, whose number is limited.
 #[derive(Debug)]
@@ -16,14 +16,14 @@ pub(crate) struct Growth {
 }
 
 /// How many modules `vm` needs slots for, at most `most`.
-pub(crate) fn modules(vm: &Machine, most: u64) -> u64 {
+pub(crate) fn modules(vm: &VmPlan, most: u64) -> u64 {
     ((vm.max_memory - vm.memory) / SECTION).min(most)
 }
 
 impl Growth {
     /// The size of a VM that boots, with slots for `modules` modules.
-    pub(crate) fn of(vm: &Machine, modules: u64) -> Self {
-        let Machine { vcpus, max_vcpus, memory, max_memory, .. } = *vm;
+    pub(crate) fn of(vm: &VmPlan, modules: u64) -> Self {
+        let VmPlan { vcpus, max_vcpus, memory, max_memory, .. } = *vm;
         Self { vcpus, max_vcpus, memory, max_memory, modules: 0, max_modules: modules }
     }
 

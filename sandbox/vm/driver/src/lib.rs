@@ -1,7 +1,7 @@
 //! Drivers for virtual machine monitors (VMMs): cloud-hypervisor and QEMU behind the traits
 //! [`Driver`] and [`Vmm`], and the choice between them for this host.
 //!
-//! A [`Driver`] starts a VMM from a [`Machine`], which is pure data, and returns a [`Vmm`], which
+//! A [`Driver`] starts a VMM from a [`VmPlan`], which is pure data, and returns a [`Vmm`], which
 //! plugs devices in, boots the VM, grows it and stops it. The drivers differ in data
 //! ([`Capabilities`]), not in methods. Both keep one contract, which runs as a test on each of
 //! them and on the fake (feature `testing`).
@@ -42,4 +42,4 @@ pub use files::system_files;
 pub use qemu::{Accel, Qemu, QemuSettings};
 pub use socket::connect_nofollow;
 pub use user::{chown, vm_user};
-pub use vmm::{Capabilities, Device, Disk, Driver, Machine, Nic, Share, Vmm};
+pub use vmm::{Capabilities, Device, Disk, Driver, Nic, Share, VmPlan, Vmm};

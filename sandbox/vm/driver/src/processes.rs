@@ -16,7 +16,7 @@ use crate::bounded_log::BoundedLog;
 use crate::error::DriverError;
 use crate::files::{installed, paths};
 use crate::user;
-use crate::vmm::Machine;
+use crate::vmm::VmPlan;
 
 /// How much of a process's stderr goes to its log file, in bytes.
 const LOG_MAX: u64 = 64 * 1024;
@@ -66,7 +66,7 @@ pub(crate) struct Processes {
 
 impl Processes {
     /// No processes yet; those of `vm` will own its directory.
-    pub(crate) fn new(host: Arc<dyn Host>, vm: &Machine) -> Result<Self, DriverError> {
+    pub(crate) fn new(host: Arc<dyn Host>, vm: &VmPlan) -> Result<Self, DriverError> {
         let processes = Self {
             host,
             dir: vm.dir.clone(),

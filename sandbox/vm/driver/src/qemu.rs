@@ -29,7 +29,7 @@ use crate::error::DriverError;
 use crate::processes::Processes;
 use crate::qmp::{Qmp, Version};
 use crate::user::check_kvm;
-use crate::vmm::{CONSOLE_MAX, Capabilities, Device, Driver, Machine, Vmm};
+use crate::vmm::{CONSOLE_MAX, Capabilities, Device, Driver, VmPlan, Vmm};
 
 /// The oldest version that is known to work.
 const OLDEST: Version = Version { major: 7, minor: 2, micro: 0 };
@@ -104,7 +104,7 @@ impl Qemu {
     async fn make(
         &self,
         processes: &mut Processes,
-        vm: &Machine,
+        vm: &VmPlan,
     ) -> Result<(u32, Qmp), DriverError> {
         let io = |source| DriverError::Io { program: NAME, source };
         let vsock = self.start_vsock(processes, &vm.dir).await?.into_std().map_err(io)?;
@@ -149,7 +149,7 @@ impl Driver for Qemu {
         }
     }
 
-    async fn launch(&self, vm: &Machine) -> Result<Arc<dyn Vmm>> {
+    async fn launch(&self, vm: &VmPlan) -> Result<Arc<dyn Vmm>> {
         check(vm)?;
         check_files(vm)?;
         if self.settings.accel == Accel::Kvm {

@@ -9,7 +9,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::error::DriverError;
-use crate::vmm::Machine;
+use crate::vmm::VmPlan;
 
 /// UIDs that no system allocates: systemd's "Users, Groups, UIDs and GIDs" lists those from
 /// 0x7000_0000 to 0x7fff_ffff as unused.
@@ -41,7 +41,7 @@ pub(crate) fn kvm_group() -> Option<u32> {
 }
 
 /// Rejects a KVM that the VM's user cannot open.
-pub(crate) fn check_kvm(vm: &Machine) -> Result<(), DriverError> {
+pub(crate) fn check_kvm(vm: &VmPlan) -> Result<(), DriverError> {
     if vm.user.is_none() {
         return Ok(());
     }

@@ -14,7 +14,7 @@ pub(crate) const CONSOLE_MAX: u64 = 4 << 20;
 
 /// A VM to create: pure data, planned from the Pod's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Machine {
+pub struct VmPlan {
     /// The VM's own directory (0700), for sockets and logs. At most 90
     /// bytes: the path of a Unix socket is limited to 107.
     pub dir: PathBuf,
@@ -128,7 +128,7 @@ pub trait Driver: Debug + Send + Sync {
     fn capabilities(&self) -> Capabilities;
 
     /// Starts the VMM and creates the VM without booting it. On failure every process is stopped.
-    async fn launch(&self, vm: &Machine) -> Result<Arc<dyn Vmm>>;
+    async fn launch(&self, vm: &VmPlan) -> Result<Arc<dyn Vmm>>;
 }
 
 /// The VMM of one VM. Dropping it kills nothing: call [`Vmm::stop`].

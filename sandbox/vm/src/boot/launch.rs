@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 use super::Planned;
 use super::timings::{Timings, timed};
 use crate::backend::Means;
-use crate::driver::{Device, Machine as MachinePlan, Share as ShareDevice, Vmm};
+use crate::driver::{Device, Share as ShareDevice, VmPlan, Vmm};
 use crate::error::VmError;
 use crate::machine::Parts;
 use crate::network::{self, GuestNetwork, Prepared};
@@ -161,9 +161,9 @@ async fn undo(
     fault.unwrap_or_else(|| VmError::Stillborn(String::new()))
 }
 
-fn machine(planned: &Planned, means: &Means) -> MachinePlan {
+fn machine(planned: &Planned, means: &Means) -> VmPlan {
     let capabilities = means.driver.capabilities();
-    MachinePlan {
+    VmPlan {
         dir: monitor_dir(&planned.dir),
         netns: planned.netns.clone(),
         kernel: means.image.kernel(),

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::check::vsock;
-use crate::vmm::Machine;
+use crate::vmm::VmPlan;
 
 /// PCI segments, of one bus each.
 const SEGMENTS: u16 = 2;
@@ -13,7 +13,7 @@ const SEGMENTS: u16 = 2;
 const GUEST_CID: u32 = 3;
 
 /// The body of `vm.create`. `console` is the file of the serial console.
-pub(super) fn config(vm: &Machine, console: Option<&Path>) -> Value {
+pub(super) fn config(vm: &VmPlan, console: Option<&Path>) -> Value {
     let serial = match console {
         Some(path) => json!({ "mode": "File", "file": path }),
         None => json!({ "mode": "Off" }),

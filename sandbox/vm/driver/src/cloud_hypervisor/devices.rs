@@ -12,7 +12,7 @@ use crate::error::DriverError;
 use crate::growth::{Growth, modules};
 use crate::place::Places;
 use crate::rest::Rest;
-use crate::vmm::{Device, Disk, Machine, Nic, Share};
+use crate::vmm::{Device, Disk, Nic, Share, VmPlan};
 
 /// The name in the configuration, and of the program.
 pub(super) const NAME: &str = "cloud-hypervisor";
@@ -35,7 +35,7 @@ pub(super) struct Devices {
 
 impl Devices {
     /// The devices of a new VM. `deadline` bounds the guest's part in unplugging.
-    pub(super) fn new(vm: &Machine, rest: Rest, removals: Removals, deadline: Duration) -> Self {
+    pub(super) fn new(vm: &VmPlan, rest: Rest, removals: Removals, deadline: Duration) -> Self {
         let growth = Growth::of(vm, modules(vm, MODULES_MAX));
         let growth = tokio::sync::Mutex::new(growth);
         Self { rest, removals, places: Places::new(PLACES), growth, deadline }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use crate::growth::modules;
-use crate::vmm::Machine;
+use crate::vmm::VmPlan;
 
 /// The file descriptors that QEMU inherits.
 pub(super) mod fd {
@@ -32,7 +32,7 @@ const CODE_CACHE: u32 = 128;
 
 /// The whole command line but the program. QEMU finds its VMM, the vsock device and the
 /// console at the numbers in [`fd`].
-pub(super) fn argv(vm: &Machine, accel: Accel) -> Vec<OsString> {
+pub(super) fn argv(vm: &VmPlan, accel: Accel) -> Vec<OsString> {
     let mut argv: Vec<OsString> = Vec::new();
     let mut add = |args: &[&str]| argv.extend(args.iter().map(OsString::from));
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-S"]);
@@ -87,7 +87,7 @@ pub(super) fn argv(vm: &Machine, accel: Accel) -> Vec<OsString> {
 }
 
 /// The kernel's command line, completed by the driver.
-fn cmdline(vm: &Machine, accel: Accel) -> String {
+fn cmdline(vm: &VmPlan, accel: Accel) -> String {
     let mut words = vec![vm.cmdline.as_str()];
     if accel == Accel::Tcg {
         // Timer checks and mitigations make no sense with emulation.
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use crate::check::tests::vm;
 
-    fn line(vm: &Machine, accel: Accel) -> String {
+    fn line(vm: &VmPlan, accel: Accel) -> String {
         let argv = argv(vm, accel);
         argv.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ")
     }

@@ -14,7 +14,7 @@ use crate::error::DriverError;
 use crate::growth::{Growth, modules};
 use crate::place::Places;
 use crate::qmp::Qmp;
-use crate::vmm::{Device, Disk, Machine, Nic, Share};
+use crate::vmm::{Device, Disk, Nic, Share, VmPlan};
 
 /// The name in the configuration.
 pub(super) const NAME: &str = "qemu";
@@ -41,7 +41,7 @@ pub(super) struct Devices {
 
 impl Devices {
     /// The devices of a new VM.
-    pub(super) fn new(vm: &Machine, qmp: Arc<Qmp>) -> Self {
+    pub(super) fn new(vm: &VmPlan, qmp: Arc<Qmp>) -> Self {
         let growth = Growth::of(vm, modules(vm, MODULES_MAX));
         let growth = tokio::sync::Mutex::new(growth);
         Self { qmp, places: Places::new(PLACES), growth }
