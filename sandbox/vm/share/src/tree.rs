@@ -96,16 +96,16 @@ impl Tree {
     /// # Errors
     ///
     /// When the source is gone or the kernel refuses the mount.
-    pub fn lend_disk(&self, disk: &Disk, user: Option<u32>) -> Result<PathBuf, ShareError> {
+    pub fn bind_disk(&self, disk: &Disk, user: Option<u32>) -> Result<PathBuf, ShareError> {
         disks::bind(&*self.host, &self.dir, disk, user)
     }
 
-    /// Undoes [`Tree::lend_disk`]. Idempotent.
+    /// Undoes [`Tree::bind_disk`]. Idempotent.
     ///
     /// # Errors
     ///
     /// When it cannot be unmounted or removed.
-    pub fn take_disk_back(&self, id: &str) -> Result<(), ShareError> {
+    pub fn remove_disk(&self, id: &str) -> Result<(), ShareError> {
         disks::remove(&*self.host, &self.dir, id)
     }
 
