@@ -9,11 +9,9 @@ use guest_image::Guest;
 use sandbox_core::host::Host;
 use sandbox_core::{Backend, Id, Result, Sandbox};
 use sha2::{Digest, Sha256};
+use vm_driver::{self as driver, Choice, CloudHypervisorSettings, Driver, QemuSettings, choose};
 
 use crate::config::VmConfig;
-use crate::driver::CloudHypervisorSettings;
-use crate::driver::QemuSettings;
-use crate::driver::{self, Choice, Driver, choose};
 use crate::purge;
 use crate::sandbox::VmSandbox;
 

@@ -14,6 +14,8 @@ use sandbox_core::Error;
 use sandbox_core::cgroup::Cgroup;
 use sandbox_netns::PortForward;
 use tokio::net::{UnixListener, UnixStream};
+use vm_network::GuestNetwork;
+use vm_volumes::GuestPlan;
 
 use self::launch::{Launched, launch};
 use self::timings::{Timings, report, timed};
@@ -22,9 +24,7 @@ use crate::dial::GuestPorts;
 use crate::error::VmError;
 use crate::guest::Guest;
 use crate::machine::{Connected, Parts};
-use crate::network::GuestNetwork;
 use crate::size::Size;
-use crate::volumes::GuestPlan;
 use crate::wire;
 
 /// How much of the guest's console an error shows.

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use sandbox_core::settings::{Fault, Faults};
 use serde::{Deserialize, Serialize};
-
-use crate::driver::Hypervisor;
+use vm_driver::Hypervisor;
 
 /// Deadlines in seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,13 +18,13 @@ use sandbox_core::{
 };
 use serde_json::json;
 use tempfile::TempDir;
+use vm_driver::{
+    Call, Capabilities, CloudHypervisor, CloudHypervisorSettings, Driver, FakeDriver, Qemu,
+    QemuSettings,
+};
 
 use crate::backend::Means;
 use crate::config::VmConfig;
-use crate::driver::{Call, FakeDriver};
-use crate::driver::{Capabilities, Driver};
-use crate::driver::{CloudHypervisor, CloudHypervisorSettings};
-use crate::driver::{Qemu, QemuSettings};
 use crate::purge;
 use crate::sandbox::VmSandbox;
 use guest::Played;

@@ -11,8 +11,7 @@ use sandbox_core::{Classified, Kind};
 use sandbox_netns::{Dial, Stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-
-use crate::driver::connect_nofollow;
+use vm_driver::connect_nofollow;
 
 /// Deadline for a guest to accept a forwarded connection.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(10);

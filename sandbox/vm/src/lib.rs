@@ -25,8 +25,3 @@ mod wire;
 pub use backend::VmBackend;
 pub use config::VmConfig;
 pub use vm_driver::Hypervisor;
-
-use vm_driver as driver;
-use vm_network as network;
-use vm_share as share;
-use vm_volumes as volumes;

@@ -12,15 +12,15 @@ use sandbox_core::{Error, Exit, Id};
 use sandbox_netns::PortForward;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use vm_driver::{Capabilities, Device, Disk, Vmm};
+use vm_network::Network;
+use vm_share::{Share, SharedMount, Tree, Volume, Volumes};
+use vm_volumes::PodState;
 
 use crate::config::VmConfig;
-use crate::driver::{Capabilities, Device, Disk, Vmm};
 use crate::error::VmError;
 use crate::guest::Guest;
-use crate::network::Network;
-use crate::share::{Share, SharedMount, Tree, Volume, Volumes};
 use crate::size::{Demand, Limit, Size};
-use crate::volumes::PodState;
 
 /// Everything that lives for a machine and goes with it.
 #[derive(Debug)]

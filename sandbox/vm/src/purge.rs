@@ -8,11 +8,10 @@ use std::time::Duration;
 use sandbox_core::host::Host;
 use sandbox_core::teardown::{self, Steps};
 use sandbox_core::{Error, Id};
+use vm_share::Tree;
 
 use crate::error::VmError;
-use crate::network;
 use crate::record::Record;
-use crate::share::{self, Tree};
 
 /// How long a process may take to exit after SIGKILL.
 const END: Duration = Duration::from_secs(5);
@@ -46,9 +45,9 @@ pub(crate) async fn container(id: &Id, bundle: &Path, host: &Arc<dyn Host>) -> R
 async fn vm(record: &Record, host: &Arc<dyn Host>, steps: &mut Steps<VmError>) {
     steps.take(teardown::end(&record.processes, END).await);
     if let Some(network) = &record.network {
-        steps.take(network::undo(network).await.map_err(Error::from));
+        steps.take(vm_network::undo(network).await.map_err(Error::from));
     }
-    let purged = share::purge(Arc::clone(host), &record.dir).await.map_err(Error::from);
+    let purged = vm_share::purge(Arc::clone(host), &record.dir).await.map_err(Error::from);
     let unmounted = host.unmount_all(&record.dir);
     let clean = purged.is_ok() && unmounted.is_ok();
     steps.take(purged);

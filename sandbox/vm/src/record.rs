@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use sandbox_core::host::ProcessMark;
 use sandbox_core::record::{self, RecordError};
 use serde::{Deserialize, Serialize};
-
-use crate::network::NetworkRecord;
+use vm_network::NetworkRecord;
 
 /// The record's name in the bundle.
 const FILE: &str = "vm.json";

@@ -10,6 +10,8 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use sandbox_core::exit::ExitCell;
 use sandbox_core::stdio::{self, Owner};
 use sandbox_core::{Container, CreateContainer, Error, Exit, Id, Kind, Result, Role, Sandbox};
+use vm_network::Network;
+use vm_volumes::{self as volumes, ContainerPlan, Facts, GuestPlan, PodState};
 
 use crate::backend::{Means, machine_dir};
 use crate::boot::{self, Planned};
@@ -17,13 +19,11 @@ use crate::container::VmContainer;
 use crate::error::VmError;
 use crate::guest::Key;
 use crate::machine::{Machine, Parts};
-use crate::network::Network;
 use crate::process::GuestProcess;
 use crate::purge;
 use crate::record::Record;
 use crate::size::{self, HostSize, Limit, Size};
 use crate::streams::Copying;
-use crate::volumes::{self, ContainerPlan, Facts, GuestPlan, PodState};
 use crate::wire;
 
 /// A sandbox, made or still to be made.
@@ -96,7 +96,7 @@ impl VmSandbox {
         let most = size::largest(config, HostSize::read());
         Ok(Planned {
             id: request.id.to_string(),
-            user: (!config.monitor_as_root).then(|| crate::driver::vm_user(&dir)),
+            user: (!config.monitor_as_root).then(|| vm_driver::vm_user(&dir)),
             dir,
             netns: network_namespace(request.bundle.spec())?,
             cgroup: cgroup(request.bundle.spec()),

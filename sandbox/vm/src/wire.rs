@@ -4,9 +4,8 @@ use std::net::IpAddr;
 
 use agent_api::agent;
 use sandbox_core::StdioPaths;
-
-use crate::network::{GuestNetwork, Prefix};
-use crate::volumes::{BlockDevice, GuestDisk, Rootfs, Storage, StorageSource, Tmpfs};
+use vm_network::{GuestNetwork, Prefix};
+use vm_volumes::{BlockDevice, GuestDisk, Rootfs, Storage, StorageSource, Tmpfs};
 
 /// The guest's interfaces.
 pub(crate) fn interfaces(network: &GuestNetwork) -> Vec<agent::Interface> {
@@ -113,13 +112,14 @@ pub(crate) fn stdio(paths: &StdioPaths) -> agent::Stdio {
 
 #[cfg(test)]
 mod tests {
+    use vm_network::{Interface, Neighbour, Route};
+
     use super::*;
-    use crate::network::{Interface, Neighbour, Route};
 
     #[test]
     fn the_plans_paths_are_the_protocols() {
-        assert_eq!(crate::volumes::GUEST_ROOT, agent_api::GUEST_ROOT);
-        assert_eq!(crate::volumes::SHARE_MOUNT, agent_api::SHARE_MOUNT);
+        assert_eq!(vm_volumes::GUEST_ROOT, agent_api::GUEST_ROOT);
+        assert_eq!(vm_volumes::SHARE_MOUNT, agent_api::SHARE_MOUNT);
     }
 
     #[test]
