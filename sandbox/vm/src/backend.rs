@@ -9,11 +9,9 @@ use guest_image::Guest;
 use sandbox_core::host::Host;
 use sandbox_core::{Backend, Id, Result, Sandbox};
 use sha2::{Digest, Sha256};
+use vm_driver::{self as driver, Choice, CloudHypervisorSettings, Driver, QemuSettings, choose};
 
 use crate::config::VmConfig;
-use crate::driver::cloud_hypervisor::CloudHypervisorSettings;
-use crate::driver::qemu::QemuSettings;
-use crate::driver::{self, Choice, Driver, choose};
 use crate::purge;
 use crate::sandbox::VmSandbox;
 
@@ -74,7 +72,7 @@ impl VmBackend {
         let config = &self.config;
         let programs = [&config.cloud_hypervisor, &config.qemu, &config.vsock_device];
         let programs = programs.into_iter().chain(&config.virtiofsd).map(PathBuf::as_path);
-        let mut keep = driver::files(programs);
+        let mut keep = driver::system_files(programs);
         keep.extend([config.guest.clone(), config.root.clone()]);
         Ok(self.host.with_private_mounts(&keep)?)
     }

@@ -5,6 +5,7 @@ mod launch;
 mod timings;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api::agent::{self, ConfigureRequest};
@@ -13,16 +14,18 @@ use sandbox_core::Error;
 use sandbox_core::cgroup::Cgroup;
 use sandbox_netns::PortForward;
 use tokio::net::{UnixListener, UnixStream};
+use vm_network::GuestNetwork;
+use vm_volumes::GuestPlan;
 
 use self::launch::{Launched, launch};
 use self::timings::{Timings, report, timed};
 use crate::backend::Means;
+use crate::dial::GuestPorts;
 use crate::error::VmError;
 use crate::guest::Guest;
 use crate::machine::{Connected, Parts};
-use crate::network::GuestNetwork;
 use crate::size::Size;
-use crate::volumes::GuestPlan;
+use crate::wire;
 
 /// How much of the guest's console an error shows.
 const CONSOLE_TAIL: usize = 600;
@@ -113,7 +116,7 @@ async fn connect(
     let request = configuration(planned, means, told)?;
     let answer = guest.configure(request, config.timeouts.create()).await?;
     let forward = match &parts.network {
-        Some(network) => network.forward_ports(parts.vmm.vsock().to_owned()).await,
+        Some(network) => network.forward_ports(Arc::new(GuestPorts::new(parts.vmm.vsock()))).await,
         None => None,
     };
     report(means.prepared, timings, begun.elapsed(), &answer, guest.waited());
@@ -176,9 +179,9 @@ fn configuration(
         hostname: planned.guest.hostname.clone().unwrap_or_else(|| short(&planned.id)),
         sysctls: planned.guest.sysctls.clone().into_iter().collect(),
         entropy,
-        interfaces: network.interfaces.clone(),
-        routes: network.routes.clone(),
-        neighbours: network.neighbours.clone(),
+        interfaces: wire::interfaces(network),
+        routes: wire::routes(network),
+        neighbours: wire::neighbours(network),
         shares: vec![share],
         stream_write_max: means.driver.capabilities().stream_write_max.unwrap_or(0),
         shm_size: planned.guest.shm.as_ref().map_or(0, |(_, size)| *size),

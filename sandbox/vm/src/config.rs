@@ -1,37 +1,25 @@
-//! What the admin decides about a VM handler.
+//! The settings of a VM handler.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sandbox_core::settings::{Fault, Faults};
 use serde::{Deserialize, Serialize};
+use vm_driver::Hypervisor;
 
-/// Which virtual machine monitor runs the Pods.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Hypervisor {
-    /// cloud-hypervisor where it is installed and KVM runs a guest, else QEMU.
-    #[default]
-    Auto,
-    /// cloud-hypervisor; needs KVM.
-    CloudHypervisor,
-    /// QEMU, with KVM or, where allowed, emulated.
-    Qemu,
-}
-
-/// How long each kind of step may take, in seconds.
+/// Deadlines in seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Timeouts {
-    /// The VMM's start, and each of its calls.
+    /// Starting the VMM, and each call to it.
     pub launch: u64,
-    /// From the machine's start to the agent's word that it is ready.
+    /// From the VM's boot to the agent's connection.
     pub boot: u64,
     /// One call to the agent.
     pub call: u64,
-    /// Making a container in the guest.
+    /// Creating a container in the guest.
     pub create: u64,
-    /// The end of a killed machine.
+    /// Stopping a VM.
     pub stop: u64,
 }
 
@@ -67,7 +55,7 @@ impl Timeouts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VmConfig {
-    /// The virtual machine monitor.
+    /// The virtual machine monitor (VMM).
     pub hypervisor: Hypervisor,
     /// Let QEMU emulate the processor where KVM runs no guest. Many times slower: for development
     /// and tests.
@@ -76,41 +64,40 @@ pub struct VmConfig {
     pub cloud_hypervisor: PathBuf,
     /// The QEMU program, as above.
     pub qemu: PathBuf,
-    /// The vhost-device-vsock program that QEMU's machines need, as above.
+    /// The vhost-device-vsock program that VMs of QEMU need, as above.
     pub vsock_device: PathBuf,
-    /// The virtiofsd program. Without it, Debian's places are looked at.
+    /// The virtiofsd program; by default it is searched for where distributions install it.
     pub virtiofsd: Option<PathBuf>,
     /// Directory of the guest's kernel and initramfs, as `bulkhead guest build` makes it.
     pub guest: PathBuf,
-    /// Directory of the machines' sockets and shared directories; each machine has one in it.
+    /// Directory of the VMs' sockets and shared directories; each VM has a directory in it.
     pub root: PathBuf,
-    /// Run the VMM as root, without capabilities, and not as a user of its own.
+    /// Run the VMM as root, without capabilities, instead of as a user of its own.
     pub monitor_as_root: bool,
-    /// More parameters for the guest's kernel, in front of those that it needs.
+    /// Parameters for the guest's kernel, before the built-in ones.
     pub kernel_params: String,
     /// Processors of a Pod that sets no CPU limit.
     pub vcpus: u32,
-    /// Processors a Pod can have at most; 0 for as many as the host has.
+    /// Maximum processors of a Pod; 0 for as many as the host has.
     pub max_vcpus: u32,
     /// Memory in MiB of a Pod that sets no memory limit.
     pub memory_mib: u64,
-    /// Memory in MiB that a machine has at least.
+    /// Minimum memory of a VM in MiB.
     pub memory_floor_mib: u64,
-    /// Memory in MiB that the guest's kernel and agent get beyond the Pod's limit.
+    /// Memory in MiB for the guest's kernel and agent, on top of the Pod's limit.
     pub memory_overhead_mib: u64,
-    /// Memory in MiB a machine can grow to; 0 for as much as the host has.
+    /// Maximum memory of a VM in MiB; 0 for as much as the host has.
     pub max_memory_mib: u64,
-    /// Keep the guest kernel's console in the machine's directory, and its tail in the log of a
-    /// failed boot.
+    /// Log the guest kernel's console to the VM's directory, and its tail with a failed boot.
     pub console: bool,
     /// Debug messages of the agent on the console.
     pub debug: bool,
-    /// Limits on the time of each step.
+    /// Deadlines of each step.
     pub timeouts: Timeouts,
 }
 
 impl VmConfig {
-    /// Where what is found out about this host is kept until it boots again.
+    /// Directory for cached facts about this host.
     pub(crate) fn known(&self) -> PathBuf {
         self.root.join("known")
     }
@@ -142,15 +129,14 @@ impl Default for VmConfig {
     }
 }
 
-/// The longest `root`, in bytes: a machine's sockets have to fit the 107 bytes of a Unix
-/// socket's path behind it.
+/// Maximum length of `root` in bytes: the paths of the sockets below it are limited to 107.
 const ROOT_MAX: usize = 60;
 
-/// Kernel parameters that decide about the wall or the agent's way to the host.
+/// Kernel parameters that isolation or the agent's connection to the host depend on.
 const OWN_PARAMS: [&str; 6] = ["init", "rdinit", "root", "console", "panic", "initrd"];
 
 impl VmConfig {
-    /// Every setting that cannot be used, at once.
+    /// All invalid settings.
     pub fn faults(&self) -> Vec<Fault> {
         let mut faults = Faults::default();
         faults.check_program("cloud_hypervisor", &self.cloud_hypervisor);
@@ -163,7 +149,7 @@ impl VmConfig {
         if !self.root.is_absolute() || self.root == Path::new("/") {
             faults.add("root", root, "must be an absolute path below /");
         } else if self.root.as_os_str().len() > ROOT_MAX {
-            faults.add("root", root, "is longer than 60 bytes, too long for a machine's sockets");
+            faults.add("root", root, "is longer than 60 bytes, too long for a VM's sockets");
         }
         if !self.guest.is_absolute() {
             faults.add("guest", self.guest.display(), "must be an absolute path");
@@ -226,12 +212,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_have_no_fault() {
+    fn defaults_are_valid() {
         assert_eq!(VmConfig::default().faults(), []);
     }
 
     #[test]
-    fn every_fault_is_told_at_once() {
+    fn all_faults_are_reported_at_once() {
         let config = VmConfig {
             qemu: "bin/qemu".into(),
             root: "run".into(),

@@ -14,7 +14,8 @@ use crate::guest::Key;
 use crate::machine::Machine;
 use crate::process::GuestProcess;
 use crate::purge;
-use crate::streams::{self, Copying};
+use crate::streams::Copying;
+use crate::wire;
 
 /// A container.
 #[derive(Debug)]
@@ -67,7 +68,7 @@ impl Container for VmContainer {
         let opened = stdio::open(&request.stdio, &self.owner, &*self.host).await;
         let (fds, held) = opened.map_err(VmError::from)?;
         let guest = &self.machine.guest;
-        guest.exec(&key, spec, streams::wanted(&request.stdio)).await.map_err(VmError::from)?;
+        guest.exec(&key, spec, wire::stdio(&request.stdio)).await.map_err(VmError::from)?;
         match Copying::connect(guest, &key, &request.stdio, fds, held).await {
             Ok(copying) => {
                 let machine = Arc::clone(&self.machine);

@@ -19,13 +19,13 @@ use sandbox_core::{
 };
 use serde_json::json;
 use tempfile::TempDir;
+use vm_driver::{
+    Call, Capabilities, CloudHypervisor, CloudHypervisorSettings, Driver, FakeDriver, Qemu,
+    QemuSettings,
+};
 
 use crate::backend::Means;
 use crate::config::VmConfig;
-use crate::driver::cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};
-use crate::driver::fake::{Call, FakeDriver};
-use crate::driver::qemu::{Qemu, QemuSettings};
-use crate::driver::{Capabilities, Driver};
 use crate::purge;
 use crate::sandbox::VmSandbox;
 use guest::Played;

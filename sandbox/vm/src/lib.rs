@@ -1,30 +1,27 @@
 //! The VM backend: each Pod in a lightweight virtual machine of its own.
 //!
-//! [`driver`] starts and drives the machine (cloud-hypervisor or QEMU), [`network`] joins the
-//! Pod's interfaces to it.
+//! Its parts are crates: `vm-driver` starts and drives the VMM (cloud-hypervisor or QEMU),
+//! `vm-network` joins the Pod's interfaces to the guest, `vm-share` has its shared directory
+//! served, `vm-volumes` plans what a container gets of it.
 
 mod backend;
 mod boot;
-mod bounded_log;
 mod config;
 mod container;
 #[cfg(test)]
 mod contract;
 mod dial;
-pub mod driver;
 mod error;
 mod guest;
 mod machine;
-pub mod network;
 mod process;
 mod purge;
 mod record;
 mod sandbox;
-pub mod share;
 mod size;
-mod socket;
 mod streams;
-pub mod volumes;
+mod wire;
 
 pub use backend::VmBackend;
-pub use config::{Hypervisor, VmConfig};
+pub use config::VmConfig;
+pub use vm_driver::Hypervisor;

@@ -12,15 +12,15 @@ use sandbox_core::{Error, Exit, Id};
 use sandbox_netns::PortForward;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use vm_driver::{Capabilities, Device, Disk, Vmm};
+use vm_network::Network;
+use vm_share::{Share, SharedMount, Tree, Volume, Volumes};
+use vm_volumes::PodState;
 
 use crate::config::VmConfig;
-use crate::driver::{Capabilities, Device, Disk, Vmm};
 use crate::error::VmError;
 use crate::guest::Guest;
-use crate::network::Network;
-use crate::share::{Share, SharedMount, Tree, Volume, Volumes};
 use crate::size::{Demand, Limit, Size};
-use crate::volumes::PodState;
 
 /// Everything that lives for a machine and goes with it.
 #[derive(Debug)]
@@ -233,7 +233,7 @@ impl Machine {
                 users.insert(disk.clone(), left);
             } else if users.remove(disk).is_some() {
                 steps.take(self.vmm.detach(disk).await);
-                steps.take(self.tree().take_disk_back(disk).map_err(Error::from));
+                steps.take(self.tree().remove_disk(disk).map_err(Error::from));
             }
         }
         steps.result()
@@ -241,10 +241,10 @@ impl Machine {
 
     /// Plugs a disk in by the path that the monitor may open.
     async fn attach(&self, disk: &Disk) -> Result<(), VmError> {
-        let path = self.tree().lend_disk(disk, self.user).map_err(Error::from)?;
+        let path = self.tree().bind_disk(disk, self.user).map_err(Error::from)?;
         let attached = self.vmm.attach(Device::Disk(Disk { path, ..disk.clone() })).await;
         if attached.is_err() {
-            if let Err(left) = self.tree().take_disk_back(&disk.id) {
+            if let Err(left) = self.tree().remove_disk(&disk.id) {
                 log::warn!("after a disk that could not be plugged in: {}", Error::from(left));
             }
         }

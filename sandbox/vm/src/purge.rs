@@ -1,5 +1,5 @@
-//! Taking down what a container left, knowing its bundle alone: every step whether or not another
-//! one failed, and any number of times.
+//! Cleaning up after a container, from its bundle alone: a failed step does not stop the others, and
+//! all of it can be repeated.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,17 +8,15 @@ use std::time::Duration;
 use sandbox_core::cleanup::{self, Steps};
 use sandbox_core::host::Host;
 use sandbox_core::{Error, Id};
+use vm_share::Tree;
 
 use crate::error::VmError;
-use crate::network;
 use crate::record::Record;
-use crate::share::{self, Tree};
 
-/// How long a killed process may take to end.
+/// How long a process may take to exit after SIGKILL.
 const END: Duration = Duration::from_secs(5);
 
-/// Removes everything that container `id` has on the host; with the container that made the
-/// machine goes the machine.
+/// Removes everything of container `id` on the host, and the VM if the container booted it.
 pub(crate) async fn container(id: &Id, bundle: &Path, host: &Arc<dyn Host>) -> Result<(), VmError> {
     let mut steps = Steps::<VmError>::default();
     let record = match Record::load(bundle) {
@@ -30,7 +28,7 @@ pub(crate) async fn container(id: &Id, bundle: &Path, host: &Arc<dyn Host>) -> R
     };
     if let Some(record) = record {
         if record.sandbox == id.as_str() {
-            machine(&record, host, &mut steps).await;
+            vm(&record, host, &mut steps).await;
         } else {
             let tree = Tree::at(Arc::clone(host), &record.dir);
             steps.take(tree.remove(id).map_err(Error::from));
@@ -38,29 +36,29 @@ pub(crate) async fn container(id: &Id, bundle: &Path, host: &Arc<dyn Host>) -> R
     }
     steps.take(host.unmount_all(&bundle.join("rootfs")));
     if steps.clean() {
-        // The record goes last, and only when nothing is left that it could tell of.
+        // The record is removed last, and only when nothing is left of what it lists.
         steps.take(Record::remove(bundle).map_err(VmError::file("removing the record in", bundle)));
     }
     steps.result()
 }
 
-async fn machine(record: &Record, host: &Arc<dyn Host>, steps: &mut Steps<VmError>) {
+async fn vm(record: &Record, host: &Arc<dyn Host>, steps: &mut Steps<VmError>) {
     steps.take(cleanup::kill_all(&record.processes, END).await);
     if let Some(network) = &record.network {
-        steps.take(network::undo(network).await.map_err(Error::from));
+        steps.take(vm_network::undo(network).await.map_err(Error::from));
     }
-    let purged = share::purge(Arc::clone(host), &record.dir).await.map_err(Error::from);
+    let purged = vm_share::purge(Arc::clone(host), &record.dir).await.map_err(Error::from);
     let unmounted = host.unmount_all(&record.dir);
-    let bare = purged.is_ok() && unmounted.is_ok();
+    let clean = purged.is_ok() && unmounted.is_ok();
     steps.take(purged);
     steps.take(unmounted);
-    if bare {
-        // Only now: a mount below it would lead to somebody's files.
+    if clean {
+        // Only now: with a mount still below it, this would remove a user's files.
         steps.take(remove_dir(&record.dir));
     }
 }
 
-/// Removes a machine's directory: sockets, logs and empty mount points.
+/// Removes a VM's directory: sockets, logs and empty mount points.
 fn remove_dir(dir: &Path) -> Result<(), VmError> {
     match std::fs::remove_dir_all(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),

@@ -1,13 +1,12 @@
-//! What a container's bundle remembers of it, so that somebody who knows the bundle alone can
-//! take it down.
+//! A container's record in its bundle, from which a process that knows only the bundle can clean it
+//! up.
 
 use std::path::{Path, PathBuf};
 
 use sandbox_core::host::ProcessRef;
 use sandbox_core::record::{self, RecordError};
 use serde::{Deserialize, Serialize};
-
-use crate::network::NetworkRecord;
+use vm_network::NetworkRecord;
 
 /// The record's name in the bundle.
 const FILE: &str = "vm.json";
@@ -15,14 +14,14 @@ const FILE: &str = "vm.json";
 /// A container's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// The id of the sandbox it is in; its own when it made it.
+    /// The id of its sandbox; its own for the container that booted the VM.
     pub(crate) sandbox: String,
-    /// The machine's directory.
+    /// The VM's directory.
     pub(crate) dir: PathBuf,
-    /// Processes that live for the machine; in the record of the container that made it.
+    /// The VM's processes; only in the record of the container that booted it.
     #[serde(default)]
     pub(crate) processes: Vec<ProcessRef>,
-    /// What was done to the Pod's network, in the same record.
+    /// The changes to the Pod's network; only in the same record.
     #[serde(default)]
     pub(crate) network: Option<NetworkRecord>,
 }
@@ -38,7 +37,7 @@ impl Record {
         record::load(&bundle.join(FILE))
     }
 
-    /// Removes it from the bundle; fine if it is not there.
+    /// Removes it from the bundle. Succeeds if there is none.
     pub(crate) fn remove(bundle: &Path) -> std::io::Result<()> {
         match std::fs::remove_file(bundle.join(FILE)) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),

@@ -10,21 +10,21 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use sandbox_core::exit::ExitCell;
 use sandbox_core::stdio::{self, Owner};
 use sandbox_core::{Container, CreateContainer, Error, Exit, Id, Kind, Result, Role, Sandbox};
+use vm_network::Network;
+use vm_volumes::{self as volumes, ContainerPlan, Facts, GuestPlan, PodState};
 
 use crate::backend::{Means, machine_dir};
 use crate::boot::{self, Planned};
 use crate::container::VmContainer;
-use crate::driver::user;
 use crate::error::VmError;
 use crate::guest::Key;
 use crate::machine::{Machine, Parts};
-use crate::network::Network;
 use crate::process::GuestProcess;
 use crate::purge;
 use crate::record::Record;
 use crate::size::{self, HostSize, Limit, Size};
-use crate::streams::{self, Copying};
-use crate::volumes::{self, ContainerPlan, Facts, GuestPlan, PodState};
+use crate::streams::Copying;
+use crate::wire;
 
 /// A sandbox, made or still to be made.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl VmSandbox {
         let most = size::largest(config, HostSize::read());
         Ok(Planned {
             id: request.id.to_string(),
-            user: (!config.monitor_as_root).then(|| user::of(&dir)),
+            user: (!config.monitor_as_root).then(|| vm_driver::vm_user(&dir)),
             dir,
             netns: network_namespace(request.bundle.spec())?,
             cgroup: cgroup(request.bundle.spec()),
@@ -158,10 +158,10 @@ impl VmSandbox {
         let message = CreateContainerRequest {
             container: id.to_owned(),
             spec: serde_json::to_vec(&plan.spec).map_err(json)?,
-            rootfs: Some(plan.rootfs).into(),
-            storages: plan.storages,
-            devices: plan.devices,
-            stdio: Some(streams::wanted(&request.stdio)).into(),
+            rootfs: Some(wire::rootfs(plan.rootfs)).into(),
+            storages: plan.storages.into_iter().map(wire::storage).collect(),
+            devices: plan.devices.into_iter().map(wire::device).collect(),
+            stdio: Some(wire::stdio(&request.stdio)).into(),
             shared_pid: plan.shared_pid,
             ..CreateContainerRequest::default()
         };

@@ -1,4 +1,4 @@
-//! How large a Pod's machine is, from what CRI says of the Pod and the admin of the handler.
+//! The size of a Pod's VM, from the Pod's limits and the handler's settings.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,8 @@ use crate::config::VmConfig;
 
 const MIB: u64 = 1 << 20;
 
-/// Memory is plugged in, and booted with, in units of this many bytes: the largest block that
-/// Linux's hot-plug uses on machines of this size (`memory_block_size_bytes`).
+/// Unit of memory in bytes, for booting and hotplug: the largest block of Linux's memory hotplug on
+/// VMs of this size (`memory_block_size_bytes`).
 const BLOCK: u64 = 128 * MIB;
 
 /// The sum of the containers' limits that containerd puts on the sandbox
@@ -19,7 +19,7 @@ const CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
 const CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
 const MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 
-/// What a container is limited to.
+/// A container's resource limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Limit {
     /// Thousandths of a processor.
@@ -29,7 +29,7 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// What `resources` say.
+    /// The limits in `resources`.
     pub(crate) fn of(resources: Option<&LinuxResources>) -> Self {
         let cpu = resources.and_then(|all| all.cpu().as_ref());
         let quota = cpu.and_then(|cpu| cpu.quota());
@@ -38,18 +38,18 @@ impl Limit {
         Self { millicpus: millicpus(quota, period), memory: positive(memory) }
     }
 
-    /// What `resources` change of it; what they do not name stays.
+    /// The limits after an update; what `resources` do not set stays.
     pub(crate) fn updated(self, resources: &LinuxResources) -> Self {
         let new = Self::of(Some(resources));
         Self { millicpus: new.millicpus.or(self.millicpus), memory: new.memory.or(self.memory) }
     }
 
-    /// What CRI says of the Pod as a whole, or, without CRI, the container itself.
+    /// The limits of the Pod as a whole by CRI's annotations, or, without those, of the container.
     pub(crate) fn of_pod(bundle: &Bundle) -> Self {
         let number = |key| bundle.annotation(key).and_then(|text| text.parse::<i64>().ok());
-        let told =
+        let annotated =
             [CPU_PERIOD, CPU_QUOTA, MEMORY].iter().any(|key| bundle.annotation(key).is_some());
-        if !told {
+        if !annotated {
             let linux = bundle.spec().linux().as_ref();
             return Self::of(linux.and_then(|linux| linux.resources().as_ref()));
         }
@@ -68,7 +68,7 @@ fn millicpus(quota: Option<i64>, period: Option<u64>) -> Option<u64> {
     positive(quota).map(|quota| quota.saturating_mul(1000).div_ceil(period))
 }
 
-/// A machine's size.
+/// The size of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) vcpus: u32,
@@ -76,7 +76,7 @@ pub(crate) struct Size {
     pub(crate) memory: u64,
 }
 
-/// What the host has.
+/// The size of the host.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HostSize {
     pub(crate) cpus: u32,
@@ -95,7 +95,7 @@ impl HostSize {
     }
 }
 
-/// The largest machine that the handler allows on `host`.
+/// The maximum size of a VM on `host`.
 pub(crate) fn largest(config: &VmConfig, host: HostSize) -> Size {
     let vcpus = if config.max_vcpus == 0 { host.cpus } else { config.max_vcpus };
     let memory = match config.max_memory_mib {
@@ -109,8 +109,8 @@ pub(crate) fn largest(config: &VmConfig, host: HostSize) -> Size {
     }
 }
 
-/// The machine for a Pod with these limits. A dimension without a limit gets the handler's
-/// default, never less for having the other one limited.
+/// The size of the VM for a Pod with these limits. Without a limit a dimension has the handler's
+/// default, whether or not the other one is limited.
 pub(crate) fn plan(config: &VmConfig, limit: Limit) -> Size {
     let vcpus = limit.millicpus.map(|milli| milli.div_ceil(1000).clamp(1, 254));
     let memory = limit.memory.map(|bytes| bytes.saturating_add(config.memory_overhead_mib * MIB));
@@ -121,31 +121,31 @@ pub(crate) fn plan(config: &VmConfig, limit: Limit) -> Size {
     }
 }
 
-/// What the containers of a running machine need together.
+/// The limits of all containers in a running VM.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Demand(BTreeMap<String, Limit>);
 
 impl Demand {
-    /// Notes what container `id` is limited to.
+    /// Sets the limits of container `id`.
     pub(crate) fn set(&mut self, id: &str, limit: Limit) {
         self.0.insert(id.to_owned(), limit);
     }
 
-    /// Forgets container `id`.
+    /// Removes container `id`.
     pub(crate) fn remove(&mut self, id: &str) {
         self.0.remove(id);
     }
 
-    /// Container `id`'s limit.
+    /// The limits of container `id`.
     pub(crate) fn get(&self, id: &str) -> Limit {
         self.0.get(id).copied().unwrap_or_default()
     }
 
-    /// The machine they call for; never smaller than `now`, never larger than `most`.
+    /// The size that they need; at least `now`, at most `most`.
     pub(crate) fn size(&self, config: &VmConfig, now: Size, most: Size) -> Size {
         let sum = |part: fn(&Limit) -> Option<u64>| {
-            let given: Vec<u64> = self.0.values().filter_map(part).collect();
-            (!given.is_empty()).then(|| given.into_iter().fold(0, u64::saturating_add))
+            let limits: Vec<u64> = self.0.values().filter_map(part).collect();
+            (!limits.is_empty()).then(|| limits.into_iter().fold(0, u64::saturating_add))
         };
         let limit =
             Limit { millicpus: sum(|limit| limit.millicpus), memory: sum(|limit| limit.memory) };
@@ -177,13 +177,17 @@ mod tests {
             (size.vcpus, size.memory / MIB)
         };
         assert_eq!(mib(limit(None, None)), (1, 2048));
-        assert_eq!(mib(limit(Some(2500), None)), (3, 2048), "a CPU limit takes no memory away");
+        assert_eq!(
+            mib(limit(Some(2500), None)),
+            (3, 2048),
+            "a CPU limit does not reduce the memory"
+        );
         assert_eq!(mib(limit(None, Some(64))), (1, 256), "the floor");
         assert_eq!(mib(limit(None, Some(512))), (1, 640), "limit and overhead, in blocks");
     }
 
     #[test]
-    fn reads_cris_sum_or_the_containers_own() {
+    fn reads_cris_sum_or_the_containers_limits() {
         let dir = tempfile::tempdir().unwrap();
         let read = |json: &str| {
             std::fs::write(dir.path().join("config.json"), json).unwrap();

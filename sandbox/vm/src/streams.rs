@@ -1,14 +1,13 @@
-//! A process's streams: the containers' side is a vsock connection each, containerd's side a
-//! fifo, file or logger, and a task copies between them. Whoever stalls holds up that one stream.
+//! A process's streams: a vsock connection each on the guest's side, a fifo, file or logger on
+//! containerd's, and a task that copies between them. A stalled end blocks its own stream only.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use agent_api::agent::Stdio;
+use parking_lot::Mutex;
 use sandbox_core::StdioPaths;
 use sandbox_core::stdio::{ProcessFds, Streams};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -17,23 +16,12 @@ use tokio::task::JoinHandle;
 
 use crate::guest::{Guest, GuestError, Key};
 
-/// The size of a copy; a pipe's own default.
+/// Size of a copy in bytes: the default capacity of a pipe.
 const CHUNK: usize = 64 * 1024;
 
-/// How long an ended process's output may take before the end is told. The copying goes on after
-/// it, at the reader's pace.
+/// How long the exit of a process is held back for its output. The copying continues afterwards at
+/// the reader's pace.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// Which streams the guest has to make for `paths`.
-pub(crate) fn wanted(paths: &StdioPaths) -> Stdio {
-    Stdio {
-        stdin: paths.stdin.is_some() && !paths.terminal,
-        stdout: paths.stdout.is_some() && !paths.terminal,
-        stderr: paths.stderr.is_some() && !paths.terminal,
-        terminal: paths.terminal,
-        ..Stdio::default()
-    }
-}
 
 /// The streams of one process, being copied.
 #[derive(Debug)]
@@ -45,8 +33,8 @@ pub(crate) struct Copying {
 
 impl Drop for Copying {
     fn drop(&mut self) {
-        // Outputs go on to their end: what the process wrote is still on its way. They end with
-        // the guest's connection, or with their reader.
+        // Outputs continue, since output of the process may still be in flight. They end with the
+        // guest's connection or with their reader.
         if let Some(input) = &self.input {
             input.abort();
         }
@@ -54,7 +42,7 @@ impl Drop for Copying {
 }
 
 impl Copying {
-    /// Connects the process `key` of the guest to `fds`, of which `held` is this side's share.
+    /// Connects the process `key` of the guest to `fds`; `held` keeps containerd's ends open.
     pub(crate) async fn connect(
         guest: &Guest,
         key: &Key,
@@ -88,14 +76,11 @@ impl Copying {
         self.held.close_stdin();
     }
 
-    /// Hands over what the ended process left, for two seconds at most.
+    /// Waits until the remaining output of the exited process is copied, for two seconds at most.
     pub(crate) async fn finish(&self) {
-        let outputs = {
-            let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut *outputs)
-        };
+        let outputs = std::mem::take(&mut *self.outputs.lock());
         let all = futures::future::join_all(outputs);
-        // A reader that stalls gets the rest when it reads again.
+        // A stalled reader gets the rest when it reads again.
         let _ = tokio::time::timeout(DRAIN, all).await;
         self.held.finish().await;
     }
@@ -109,12 +94,13 @@ fn output(from: impl AsyncRead + Send + Unpin + 'static, to: OwnedFd) -> JoinHan
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            log::debug!("a stream of the guest's ends: {error}");
+            tracing::debug!("an output of the guest has failed: {error}");
         }
     })
 }
 
-/// Copies from `from` to the guest; its end shuts the connection down where `half` of it may be.
+/// Copies from `from` to the guest. At the end of `from` it shuts down the connection if `half` of
+/// it may be closed.
 fn input(
     from: OwnedFd,
     mut to: impl AsyncWrite + Send + Unpin + 'static,
@@ -127,17 +113,17 @@ fn input(
         };
         let result = match result {
             Ok(()) if half => to.shutdown().await,
-            // A terminal's one connection has to outlive its input: until this task is dropped.
+            // The connection of a terminal has to outlive its input, until this task is aborted.
             Ok(()) => std::future::pending().await,
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            log::debug!("a stream to the guest ends: {error}");
+            tracing::debug!("an input of the guest has failed: {error}");
         }
     })
 }
 
-/// Copies to the end. The buffer is there only while there is something to copy.
+/// Copies to the end. The large buffer is allocated only while there is much to copy.
 async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
     loop {
         let mut first = [0; 512];
@@ -163,8 +149,7 @@ async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin)
     }
 }
 
-/// Whether the file is one that can be waited for; a log file or `/dev/null` never makes anybody
-/// wait.
+/// Whether the file can be polled; a log file or `/dev/null` never blocks.
 fn is_pipe(file: &File) -> io::Result<bool> {
     Ok(file.metadata()?.file_type().is_fifo())
 }

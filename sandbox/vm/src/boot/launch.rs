@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 use agent_api::{CONTROL_PORT, SHARE_TAG};
 use sandbox_core::{Error, Result};
 use tokio::net::UnixListener;
+use vm_driver::{Device, Share as ShareDevice, VmPlan, Vmm};
+use vm_network::{self as network, GuestNetwork, Prepared};
+use vm_share::{Share, Tree, Virtiofsd};
 
 use super::Planned;
 use super::timings::{Timings, timed};
 use crate::backend::Means;
-use crate::driver::{Device, Machine as MachinePlan, Share as ShareDevice, Vmm, user};
 use crate::error::VmError;
 use crate::machine::Parts;
-use crate::network::{self, GuestNetwork, Prepared};
-use crate::share::{Share, Tree, Virtiofsd, disks};
 
 /// The started processes, and what the guest is to be told.
 pub(super) struct Launched {
@@ -80,7 +80,7 @@ fn make_dirs(planned: &Planned, root: &Path) -> Result<(), VmError> {
     };
     make(root, way)?;
     make(&planned.dir, way)?;
-    make(&disks::dir(&planned.dir), way)?;
+    make(&vm_share::disks_dir(&planned.dir), way)?;
     make(&monitor_dir(&planned.dir), 0o700)
 }
 
@@ -103,7 +103,7 @@ async fn plug(
     let failed = VmError::file("listening for the agent on", &path);
     let listener = UnixListener::bind(&path);
     listener
-        .and_then(|listener| user::give(Path::new(&path), user).map(|()| listener))
+        .and_then(|listener| vm_driver::chown(Path::new(&path), user).map(|()| listener))
         .map_err(failed)
 }
 
@@ -161,9 +161,9 @@ async fn undo(
     fault.unwrap_or_else(|| VmError::Stillborn(String::new()))
 }
 
-fn machine(planned: &Planned, means: &Means) -> MachinePlan {
+fn machine(planned: &Planned, means: &Means) -> VmPlan {
     let capabilities = means.driver.capabilities();
-    MachinePlan {
+    VmPlan {
         dir: monitor_dir(&planned.dir),
         netns: planned.netns.clone(),
         kernel: means.image.kernel(),
@@ -175,7 +175,7 @@ fn machine(planned: &Planned, means: &Means) -> MachinePlan {
         max_memory: planned.most.memory,
         shared_memory: true,
         user: planned.user,
-        open: vec![disks::dir(&planned.dir)],
+        open: vec![vm_share::disks_dir(&planned.dir)],
         console: means.config.console.then(|| planned.dir.join("console")),
     }
 }
