@@ -1,6 +1,6 @@
 //! The VM backend: each Pod in a lightweight virtual machine of its own.
 //!
-//! [`driver`] starts and drives the machine (cloud-hypervisor or QEMU), [`network`] joins the
+//! [`driver`] starts and drives the VM (cloud-hypervisor or QEMU), [`network`] joins the
 //! Pod's interfaces to it.
 
 mod backend;
@@ -12,9 +12,10 @@ mod container;
 mod contract;
 mod dial;
 pub mod driver;
+mod environment;
 mod error;
 mod guest;
-mod machine;
+mod launch;
 pub mod network;
 mod process;
 mod purge;
@@ -24,6 +25,7 @@ pub mod share;
 mod size;
 mod socket;
 mod streams;
+mod vm;
 pub mod volumes;
 
 pub use backend::VmBackend;
