@@ -2,38 +2,25 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use guest_image::Guest;
 use sandbox_core::host::Host;
-use sandbox_core::{Backend, Id, Result, Sandbox};
-use sha2::{Digest, Sha256};
-use vm_driver::{self as driver, Choice, CloudHypervisorSettings, Driver, QemuSettings, choose};
+use sandbox_core::{Backend, Error, Id, Kind, LaunchSandbox, Launched, Result};
+use vm_driver::{self, Choice, CloudHypervisorSettings, Driver, QemuSettings, choose};
 
 use crate::config::VmConfig;
+use crate::environment::Environment;
+use crate::launch::launch;
 use crate::purge;
-use crate::sandbox::VmSandbox;
 
-/// Makes machines.
+/// Launches sandboxes in a VM each.
 #[derive(Debug)]
 pub struct VmBackend {
     config: Arc<VmConfig>,
     namespace: Id,
     host: Arc<dyn Host>,
-}
-
-/// What a sandbox boots its machine with.
-#[derive(Debug)]
-pub(crate) struct Means {
-    pub(crate) config: Arc<VmConfig>,
-    pub(crate) namespace: Id,
-    /// With a mount namespace of its own, where machines are served with theirs.
-    pub(crate) host: Arc<dyn Host>,
-    pub(crate) driver: Arc<dyn Driver>,
-    pub(crate) image: Guest,
-    /// How long it took to have these.
-    pub(crate) prepared: Duration,
 }
 
 impl VmBackend {
@@ -43,11 +30,11 @@ impl VmBackend {
         Self { config: Arc::new(config), namespace, host }
     }
 
-    /// What runs the machines on this host.
+    /// The driver for this host.
     async fn driver(&self, host: Arc<dyn Host>) -> Result<Arc<dyn Driver>> {
         let config = &self.config;
-        let (launch_deadline, command_deadline) =
-            (config.timeouts.launch(), config.timeouts.launch());
+        let launch_deadline = config.timeouts.launch();
+        let command_deadline = config.timeouts.launch();
         let choice = Choice {
             hypervisor: config.hypervisor,
             allow_emulation: config.allow_emulation,
@@ -67,12 +54,13 @@ impl VmBackend {
         choose(host, choice, config.known().join("kvm.json")).await
     }
 
-    /// A host that shows nobody what is mounted for the machine, with what its programs read.
-    fn apart(&self) -> Result<Arc<dyn Host>> {
+    /// A host in whose mount namespace the Pod's files can be mounted unseen, with the files that
+    /// the VM's programs read.
+    fn with_private_mounts(&self) -> Result<Arc<dyn Host>> {
         let config = &self.config;
         let programs = [&config.cloud_hypervisor, &config.qemu, &config.vsock_device];
         let programs = programs.into_iter().chain(&config.virtiofsd).map(PathBuf::as_path);
-        let mut keep = driver::system_files(programs);
+        let mut keep = vm_driver::system_files(programs);
         keep.extend([config.guest.clone(), config.root.clone()]);
         Ok(self.host.with_private_mounts(&keep)?)
     }
@@ -81,13 +69,11 @@ impl VmBackend {
     async fn image(&self) -> Result<Guest> {
         let image = Guest::open(&self.config.guest)?;
         image.expect_protocol(agent_api::PROTOCOL)?;
-        // Hashing tens of megabytes: not on the thread that serves.
-        let (state, checked) = (self.config.known(), image.clone());
+        let state = self.config.known();
+        let checked = image.clone();
+        // It hashes tens of megabytes.
         let check = tokio::task::spawn_blocking(move || checked.verify_cached(&state));
-        let lost = |e: tokio::task::JoinError| {
-            let message = format!("checking the guest image: {e}");
-            sandbox_core::Error::new(sandbox_core::Kind::Internal, message)
-        };
+        let lost = |e| Error::new(Kind::Internal, format!("checking the guest image: {e}"));
         check.await.map_err(lost)??;
         Ok(image)
     }
@@ -95,28 +81,22 @@ impl VmBackend {
 
 #[async_trait]
 impl Backend for VmBackend {
-    async fn open(&self) -> Result<Arc<dyn Sandbox>> {
+    async fn launch(&self, request: LaunchSandbox) -> Result<Launched> {
         let begun = Instant::now();
-        let host = self.apart()?;
+        let host = self.with_private_mounts()?;
         let (image, driver) = tokio::try_join!(self.image(), self.driver(Arc::clone(&host)))?;
-        Ok(Arc::new(VmSandbox::new(Arc::new(Means {
+        let environment = Environment {
             config: Arc::clone(&self.config),
             namespace: self.namespace.clone(),
             host,
             driver,
             image,
             prepared: begun.elapsed(),
-        }))))
+        };
+        launch(Arc::new(environment), request).await
     }
 
     async fn purge(&self, id: &Id, bundle: &Path) -> Result<()> {
         Ok(purge::container(id, bundle, &self.host).await?)
     }
-}
-
-/// A machine's directory: short, and the same for whoever knows namespace and id.
-pub(crate) fn machine_dir(root: &Path, namespace: &Id, id: &Id) -> PathBuf {
-    let digest = Sha256::digest(format!("{namespace}/{id}"));
-    let name: String = digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
-    root.join(name)
 }

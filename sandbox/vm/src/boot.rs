@@ -1,5 +1,5 @@
-//! From nothing to a guest that answers, as a chain of values: `Planned` (what to boot), the
-//! launched parts, the connected machine. What fails on the way takes down all that came before.
+//! The boot of a VM as a chain of values: the [`Plan`], the launched parts, the booted VM. When a
+//! step fails, what the steps before it started is stopped.
 
 mod launch;
 mod timings;
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use agent_api::agent::{self, ConfigureRequest};
 use agent_api::{SHARE_MOUNT, SHARE_TAG};
-use sandbox_core::Error;
 use sandbox_core::cgroup::Cgroup;
+use sandbox_core::{Error, Id};
 use sandbox_netns::PortForward;
 use tokio::net::{UnixListener, UnixStream};
 use vm_network::GuestNetwork;
@@ -19,82 +19,87 @@ use vm_volumes::GuestPlan;
 
 use self::launch::{Launched, launch};
 use self::timings::{Timings, report, timed};
-use crate::backend::Means;
 use crate::dial::GuestPorts;
+use crate::environment::Environment;
 use crate::error::VmError;
 use crate::guest::Guest;
-use crate::machine::{Connected, Parts};
 use crate::size::Size;
+use crate::vm::{Booted, Parts};
 use crate::wire;
 
-/// How much of the guest's console an error shows.
+/// How many bytes of the guest's console an error shows.
 const CONSOLE_TAIL: usize = 600;
 
 /// Bytes stirred into the guest's random pool.
 const ENTROPY: usize = 64;
 
-/// A machine to boot.
+/// A VM to boot.
 #[derive(Debug)]
-pub(crate) struct Planned {
+pub(crate) struct Plan {
     /// The sandbox's id.
-    pub(crate) id: String,
-    /// The machine's directory; made here.
+    pub(crate) id: Id,
+    /// The VM's directory; made here.
     pub(crate) dir: PathBuf,
     /// The Pod's network namespace; without one the guest has its loopback alone.
     pub(crate) netns: Option<PathBuf>,
-    /// The Pod's cgroup, as config.json has it.
+    /// The Pod's cgroup, as `linux.cgroupsPath` names it.
     pub(crate) cgroup: Option<String>,
     /// Host name, sysctls and `/dev/shm`.
     pub(crate) guest: GuestPlan,
     pub(crate) size: Size,
+    /// The size it can grow to.
     pub(crate) most: Size,
-    /// Whom the monitor runs as, if not root.
+    /// UID the VMM runs as; `None` means root.
     pub(crate) user: Option<u32>,
 }
 
-/// Boots `planned`. `note` is told of the parts as soon as they run, for the record, and again
-/// when the network is connected.
+/// Boots `plan`. `note` records the parts as soon as they run, and again when the network is
+/// connected.
 pub(crate) async fn boot(
-    planned: &Planned,
-    means: &Means,
+    plan: &Plan,
+    environment: &Environment,
     note: impl Fn(&Parts) -> Result<(), VmError>,
-) -> Result<Connected, VmError> {
-    let mut launched = launch(planned, means).await?;
-    let Launched { parts, told, listener, timings } = &mut launched;
+) -> Result<Booted, VmError> {
+    let mut launched = launch(plan, environment).await?;
+    let Launched { parts, network, listener, timings } = &mut launched;
+    let request = configuration(plan, environment, network);
     let connected = tokio::select! {
-        connected = connect(planned, means, (parts, told, listener), timings, note) => connected,
-        _ = parts.broken() => Err(VmError::Stillborn(stillborn(planned))),
+        connected = connect(environment, parts, listener, request, timings, note) => connected,
+        _ = parts.broken() => Err(VmError::NotBooted(reason(plan))),
     };
     match connected {
-        Ok((guest, forward)) => Ok(Connected {
-            id: planned.id.clone(),
+        Ok((guest, forward)) => Ok(Booted {
+            id: plan.id.clone(),
             parts: launched.parts,
             guest,
-            capabilities: means.driver.capabilities(),
-            user: planned.user,
-            now: planned.size,
-            most: planned.most,
+            capabilities: environment.driver.capabilities(),
+            user: plan.user,
+            size: plan.size,
+            most: plan.most,
+            shm: plan.guest.shm.as_ref().map(|(path, _)| path.clone()),
             forward,
         }),
         Err(error) => {
             if let Err(left) = launched.parts.stop().await {
-                log::warn!("after a failed boot: {}", Error::from(left));
+                tracing::warn!(sandbox = %plan.id, "after a failed boot: {}", Error::from(left));
             }
             Err(error)
         }
     }
 }
 
-/// Lets the machine run until its agent has answered the first call. The network is connected
-/// while it starts.
+/// Runs the VM until its agent has answered `request`, the first call. The network is connected
+/// while the guest boots.
 async fn connect(
-    planned: &Planned,
-    means: &Means,
-    (parts, told, listener): (&Parts, &GuestNetwork, &UnixListener),
+    environment: &Environment,
+    parts: &Parts,
+    listener: &UnixListener,
+    request: Result<ConfigureRequest, VmError>,
     timings: &mut Timings,
     note: impl Fn(&Parts) -> Result<(), VmError>,
 ) -> Result<(Guest, Option<PortForward>), VmError> {
-    let (config, begun) = (&means.config, timings.begun);
+    let config = &environment.config;
+    let begun = timings.begun;
     note(parts)?;
     let run = async {
         parts.vmm.boot().await?;
@@ -111,19 +116,18 @@ async fn connect(
         note(parts)
     };
     let (control, ()) = tokio::try_join!(run, network)?;
-    let (call, create) = (config.timeouts.call(), config.timeouts.create());
-    let guest = Guest::new(control, parts.vmm.vsock(), call, create);
-    let request = configuration(planned, means, told)?;
-    let answer = guest.configure(request, config.timeouts.create()).await?;
+    let create = config.timeouts.create();
+    let guest = Guest::new(control, parts.vmm.vsock(), config.timeouts.call(), create);
+    let answer = guest.configure(request?, create).await?;
     let forward = match &parts.network {
         Some(network) => network.forward_ports(Arc::new(GuestPorts::new(parts.vmm.vsock()))).await,
         None => None,
     };
-    report(means.prepared, timings, begun.elapsed(), &answer, guest.waited());
+    report(environment.prepared, timings, begun.elapsed(), &answer, guest.waited());
     Ok((guest, forward))
 }
 
-/// Waits for the agent's call. Only the first connection counts; the socket goes with the listener.
+/// Waits for the agent's connection. Only the first one is accepted.
 async fn accept(
     dir: &Path,
     listener: &UnixListener,
@@ -132,24 +136,24 @@ async fn accept(
     match tokio::time::timeout(limit, listener.accept()).await {
         Ok(Ok((control, _))) => Ok(control),
         Ok(Err(source)) => Err(VmError::file("accepting the agent at", dir)(source)),
-        Err(_) => Err(VmError::Silent { seconds: limit.as_secs(), console: console(dir) }),
+        Err(_) => Err(VmError::NotConnected { seconds: limit.as_secs(), console: console(dir) }),
     }
 }
 
-/// Why a machine ended before its guest was there, as the end of an error's text.
-fn stillborn(planned: &Planned) -> String {
-    let group = planned.cgroup.as_deref().and_then(|path| Cgroup::new(path).ok());
+/// Why a VM exited during its boot, as an error's last words.
+fn reason(plan: &Plan) -> String {
+    let group = plan.cgroup.as_deref().and_then(|path| Cgroup::new(path).ok());
     match group.and_then(|group| group.oom_kills()) {
         Some(kills) if kills > 0 => {
             ": the Pod's cgroup has no room for it; raise overhead.podFixed.memory of its \
              RuntimeClass, or the Pod's memory limit"
                 .to_owned()
         }
-        _ => console(&planned.dir),
+        _ => console(&plan.dir),
     }
 }
 
-/// The last words on the guest's console, as the end of an error's text.
+/// The last output on the guest's console, as an error's last words.
 fn console(dir: &Path) -> String {
     let Ok(text) = std::fs::read(dir.join("console")) else {
         return "; set console = true in the handler's file to see the guest's console".to_owned();
@@ -160,9 +164,10 @@ fn console(dir: &Path) -> String {
     format!("; its console ends with: {}", tail.trim())
 }
 
+/// The first call to the agent.
 fn configuration(
-    planned: &Planned,
-    means: &Means,
+    plan: &Plan,
+    environment: &Environment,
     network: &GuestNetwork,
 ) -> Result<ConfigureRequest, VmError> {
     let share = agent::Share {
@@ -176,21 +181,21 @@ fn configuration(
         .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut entropy))
         .map_err(VmError::file("reading", "/dev/urandom"))?;
     Ok(ConfigureRequest {
-        hostname: planned.guest.hostname.clone().unwrap_or_else(|| short(&planned.id)),
-        sysctls: planned.guest.sysctls.clone().into_iter().collect(),
+        hostname: plan.guest.hostname.clone().unwrap_or_else(|| short(plan.id.as_str())),
+        sysctls: plan.guest.sysctls.clone().into_iter().collect(),
         entropy,
         interfaces: wire::interfaces(network),
         routes: wire::routes(network),
         neighbours: wire::neighbours(network),
         shares: vec![share],
-        stream_write_max: means.driver.capabilities().stream_write_max.unwrap_or(0),
-        shm_size: planned.guest.shm.as_ref().map_or(0, |(_, size)| *size),
-        debug: means.config.debug,
+        stream_write_max: environment.driver.capabilities().stream_write_max.unwrap_or(0),
+        shm_size: plan.guest.shm.as_ref().map_or(0, |(_, size)| *size),
+        debug: environment.config.debug,
         ..ConfigureRequest::default()
     })
 }
 
-/// What a guest without a name is called: a short id, as container engines do.
+/// The host name of a guest without one: a short id, as with container engines.
 fn short(id: &str) -> String {
     id.chars().take(12).collect()
 }

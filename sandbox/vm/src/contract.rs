@@ -1,21 +1,23 @@
-//! What every backend promises, on machines that run nothing: the monitor is a fake of either
-//! driver, the guest is played here, virtiofsd is a script. Mounts, records and processes are real.
+//! What every backend promises, on VMs that run nothing: the VMM is a fake of either driver, the
+//! guest is played here, virtiofsd is a script. Mounts, records and processes are real.
 
 mod guest;
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use guest_image::{Agent, Digest, FORMAT, Guest, ImageFile, Kernel, MANIFEST, Manifest};
 use sandbox_core::bundle::Bundle;
 use sandbox_core::contract::{self, Subject};
 use sandbox_core::host::{FakeHost, Host, RealHost};
-use sandbox_core::mounts::{Mount, MountTable};
 use sandbox_core::{
-    Backend, CreateContainer, ExecProcess, Id, Kind, Result, Role, Sandbox, StdioPaths,
+    Backend, CreateContainer, Early, ExecProcess, Id, Kind, LaunchSandbox, Launched,
+    NetworkNamespace, Result, StdioPaths,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -24,13 +26,13 @@ use vm_driver::{
     QemuSettings,
 };
 
-use crate::backend::Means;
 use crate::config::VmConfig;
+use crate::environment::Environment;
+use crate::launch;
 use crate::purge;
-use crate::sandbox::VmSandbox;
 use guest::Played;
 
-/// Tells what it can do as virtiofsd does, and serves nobody.
+/// Lists its options as virtiofsd does, and serves nothing.
 const VIRTIOFSD: &str = "#!/bin/sh\n\
     if [ \"$1\" = --help ]; then\n\
     echo --shared-dir --fd --announce-submounts --posix-acl --rlimit-nofile\nexit\nfi\n\
@@ -45,10 +47,11 @@ struct Vm {
 }
 
 impl Vm {
-    /// A VM whose VMM has these capabilities.
+    /// A backend whose VMM has these `capabilities`.
     fn new(capabilities: Capabilities) -> Self {
         let dir = tempfile::Builder::new().prefix("vm-").tempdir().unwrap();
-        let (driver, guest) = (FakeDriver::new(capabilities), Played::default());
+        let driver = FakeDriver::new(capabilities);
+        let guest = Played::default();
         let playing = guest.clone();
         driver.plays(move |vsock| playing.boots(vsock));
         let vm = Self { dir, host: Arc::new(RealHost::new().unwrap()), driver, guest };
@@ -85,14 +88,14 @@ impl Vm {
         self.write(&format!("guest/{MANIFEST}"), &serde_json::to_vec(&manifest).unwrap());
     }
 
-    fn means(&self) -> Means {
+    fn environment(&self) -> Environment {
         let config = VmConfig {
             virtiofsd: Some(self.path("virtiofsd")),
             guest: self.path("guest"),
             root: self.path("m"),
             ..VmConfig::default()
         };
-        Means {
+        Environment {
             image: Guest::open(&config.guest).unwrap(),
             config: Arc::new(config),
             namespace: Id::new("test").unwrap(),
@@ -101,31 +104,28 @@ impl Vm {
                 .with_private_mounts(&[self.dir.path().to_owned(), "/usr".into()])
                 .unwrap(),
             driver: Arc::new(self.driver.clone()),
-            prepared: std::time::Duration::ZERO,
+            prepared: Duration::ZERO,
         }
     }
 
-    /// Nothing of any machine is left on the host.
+    /// Nothing of any VM is left on the host.
     fn assert_clean(&self) {
         let there = fs::read_dir(self.path("m")).into_iter().flatten().flatten();
         let left: Vec<_> = there.map(|e| e.file_name()).filter(|name| name != "known").collect();
-        assert!(left.is_empty(), "machines left: {left:?}");
-        let table = MountTable::current().unwrap();
-        let dir = self.dir.path();
-        let ours = |mount: &Mount<'_>| mount.point.starts_with(dir) || mount.root.starts_with(dir);
-        let mounts: Vec<_> = table.iter().filter(ours).collect();
-        assert!(mounts.is_empty(), "mounts left: {mounts:?}");
+        assert!(left.is_empty(), "VMs left: {left:?}");
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.dir.path().to_str().unwrap()), "mounts left: {mounts}");
     }
 }
 
-/// The backend without its search for a monitor on this host.
+/// The backend without its search for a VMM on this host.
 #[derive(Debug)]
-struct Given(Arc<Means>, Arc<dyn Host>);
+struct Given(Arc<Environment>, Arc<dyn Host>);
 
 #[async_trait]
 impl Backend for Given {
-    async fn open(&self) -> Result<Arc<dyn Sandbox>> {
-        Ok(Arc::new(VmSandbox::new(Arc::clone(&self.0))))
+    async fn launch(&self, request: LaunchSandbox) -> Result<Launched> {
+        launch::launch(Arc::clone(&self.0), request).await
     }
 
     async fn purge(&self, id: &Id, bundle: &Path) -> Result<()> {
@@ -136,10 +136,10 @@ impl Backend for Given {
 #[async_trait]
 impl Subject for Vm {
     fn backend(&self) -> Arc<dyn Backend> {
-        Arc::new(Given(Arc::new(self.means()), Arc::clone(&self.host)))
+        Arc::new(Given(Arc::new(self.environment()), Arc::clone(&self.host)))
     }
 
-    fn container(&self, id: &str, role: Role) -> CreateContainer {
+    fn container(&self, id: &str) -> CreateContainer {
         let bundle = self.path(id);
         fs::create_dir_all(bundle.join("rootfs")).unwrap();
         let spec = json!({
@@ -154,7 +154,6 @@ impl Subject for Vm {
         fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
         CreateContainer {
             id: Id::new(id).unwrap(),
-            role,
             bundle: Bundle::load(bundle).unwrap(),
             rootfs: vec![],
             stdio: StdioPaths::default(),
@@ -200,39 +199,95 @@ async fn keeps_what_every_backend_promises_on_qemu() {
     keeps_its_promises(qemu.capabilities()).await;
 }
 
-/// Whatever step of a boot fails, its error comes through and nothing stays behind.
+/// A sandbox that is launched without a container takes containers, and stopping it removes it.
+#[tokio::test]
+#[ignore = "needs mount"]
+async fn a_launch_without_a_container_takes_members() {
+    let vm = Vm::new(of_cloud_hypervisor());
+    let backend = vm.backend();
+    let bundle = vm.path("sandbox");
+    fs::create_dir(&bundle).unwrap();
+    let request = || LaunchSandbox {
+        id: Id::new("sandbox").unwrap(),
+        bundle: bundle.clone(),
+        network: NetworkNamespace::New,
+        cgroups_path: None,
+        annotations: HashMap::new(),
+        resources: None,
+        first: None,
+    };
+    let launched = backend.launch(request()).await.unwrap();
+    assert!(launched.first.is_none());
+    let sandbox = launched.sandbox;
+    let one = sandbox.create(vm.container("one")).await.unwrap();
+    let running = one.init.start(Early::default()).await.unwrap();
+    let two = sandbox.create(vm.container("two")).await.unwrap();
+    two.init.abandon().await;
+    vm.guest.end("one", "", 3);
+    assert_eq!(running.wait().await.exit.status, 3);
+    one.container.delete().await.unwrap();
+    let one = sandbox.create(vm.container("one")).await.unwrap();
+    let running = one.init.start(Early::default()).await.unwrap();
+    sandbox.stop().await.unwrap();
+    assert_eq!(running.wait().await.exit.status, 137);
+    sandbox.exited().await;
+    for container in [one.container, two.container] {
+        container.delete().await.unwrap();
+    }
+    vm.assert_clean();
+
+    // After a crash the record in its directory is all that there is.
+    drop(backend.launch(request()).await.unwrap());
+    backend.purge(&Id::new("sandbox").unwrap(), &bundle).await.unwrap();
+    vm.assert_clean();
+}
+
+#[tokio::test]
+#[ignore = "needs mount"]
+async fn the_hosts_network_is_refused() {
+    let vm = Vm::new(of_cloud_hypervisor());
+    let mut request = LaunchSandbox::with_container(vm.container("pod"), true);
+    request.network = NetworkNamespace::Host;
+    let refused = vm.backend().launch(request).await.unwrap_err();
+    assert_eq!(refused.kind(), Kind::InvalidArgument);
+    let text = "the Pod uses the host's network, which a machine of its own cannot join; ";
+    assert!(refused.to_string().starts_with(text), "{refused}");
+    vm.assert_clean();
+}
+
+/// Whatever step of a boot fails, its error is returned and nothing is left.
 #[tokio::test]
 #[ignore = "needs mount"]
 async fn a_boot_that_fails_leaves_nothing() {
     let vm = Vm::new(of_cloud_hypervisor());
     for verb in ["launch", "attach", "boot"] {
         vm.driver.fails(verb, Kind::Unavailable, format!("no {verb}"));
-        let sandbox = vm.backend().open().await.unwrap();
-        let failed = sandbox.create(vm.container("pod", Role::Sandbox)).await.unwrap_err();
-        let told = (failed.kind(), failed.to_string());
-        assert_eq!(told, (Kind::Unavailable, format!("no {verb}")));
+        let request = LaunchSandbox::with_container(vm.container("pod"), true);
+        let failed = vm.backend().launch(request).await.unwrap_err();
+        assert_eq!(failed.kind(), Kind::Unavailable);
+        assert_eq!(failed.to_string(), format!("no {verb}"));
         vm.assert_clean();
     }
 }
 
-/// A monitor or virtiofsd that ends while the guest boots ends the boot, not its deadline.
+/// A VMM or virtiofsd that exits while the guest boots ends the boot, not its deadline.
 #[tokio::test]
 #[ignore = "needs mount"]
 async fn a_boot_ends_with_what_it_needs() {
     let vm = Vm::new(of_cloud_hypervisor());
     vm.guest.never_dials();
     for virtiofsd in [false, true] {
-        let sandbox = vm.backend().open().await.unwrap();
         let booted = vm.driver.journal().len();
         let kill = async {
             while !vm.driver.journal()[booted..].contains(&Call::Boot) {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
             if virtiofsd { kill_virtiofsd(&vm) } else { vm.driver.ends(9) }
         };
-        let begun = std::time::Instant::now();
-        let create = sandbox.create(vm.container("pod", Role::Sandbox));
-        let (failed, ()) = tokio::join!(create, kill);
+        let begun = Instant::now();
+        let request = LaunchSandbox::with_container(vm.container("pod"), true);
+        let backend = vm.backend();
+        let (failed, ()) = tokio::join!(backend.launch(request), kill);
         let failed = failed.unwrap_err();
         assert_eq!(failed.kind(), Kind::Unavailable, "{failed}");
         let waited = begun.elapsed();

@@ -1,4 +1,4 @@
-//! What can go wrong with a machine and its containers.
+//! Errors of VMs and their containers.
 
 use std::io;
 use std::path::PathBuf;
@@ -28,42 +28,32 @@ pub(crate) enum VmError {
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]
-    Immortal(#[from] StillRunning),
-    /// A part of this backend with an error type of its own, told as it tells itself.
+    StillRunning(#[from] StillRunning),
+    /// A part of this backend with an error type of its own.
     #[error("{0}")]
     Part(Error),
     #[error("{step} {path}")]
     File { step: &'static str, path: PathBuf, source: io::Error },
-    #[error("container {id} belongs to sandbox {sandbox}, which does not run here")]
-    NoSandbox { id: String, sandbox: String },
-    #[error("sandbox {0} has already been made")]
-    SandboxExists(String),
-    #[error("the machine of sandbox {0} has ended")]
-    Ended(String),
-    #[error("the machine ended while its guest booted{0}")]
-    Stillborn(String),
-    #[error("the guest's agent did not report within {seconds} s of the machine's start{console}")]
-    Silent { seconds: u64, console: String },
-    #[error("the machine of sandbox {sandbox} did not end within {seconds} s")]
-    StillThere { sandbox: String, seconds: u64 },
-    #[error("{what} has not been started")]
-    NotStarted { what: String },
-    #[error("{what} was already started")]
-    Started { what: String },
-    #[error("{what} has already ended")]
-    ProcessEnded { what: String },
-    #[error("container {0} still runs; kill it first")]
-    Running(String),
+    #[error("the VM of sandbox {0} has exited")]
+    Exited(String),
+    #[error("the VM exited while its guest booted{0}")]
+    NotBooted(String),
+    #[error("the guest's agent did not connect within {seconds} s of the VM's start{console}")]
+    NotConnected { seconds: u64, console: String },
+    #[error("the VM of sandbox {sandbox} did not stop within {seconds} s")]
+    NotStopped { sandbox: String, seconds: u64 },
+    #[error("{what} has already exited")]
+    ProcessExited { what: String },
     #[error("process.args is empty; there is nothing to run")]
     NoArgs,
-    #[error("a machine cannot be saved and restored here; checkpoint and restore need gVisor")]
+    #[error("a VM cannot be saved and restored; checkpoint and restore need gVisor")]
     NoCheckpoint,
     #[error("{what} as JSON")]
     Json { what: &'static str, source: serde_json::Error },
 }
 
 impl VmError {
-    /// As a step on a file.
+    /// A failed step on the file `path`.
     pub(crate) fn file(
         step: &'static str,
         path: impl Into<PathBuf>,
@@ -88,20 +78,15 @@ impl Classified for VmError {
             Self::Stdio(error) => error.kind(),
             Self::Bundle(error) => error.kind(),
             Self::Record(error) => error.kind(),
-            Self::Immortal(error) => error.kind(),
+            Self::StillRunning(error) => error.kind(),
             Self::Part(error) => error.kind(),
             Self::File { .. } | Self::Json { .. } => Kind::Internal,
-            Self::SandboxExists(_) => Kind::AlreadyExists,
-            Self::Stillborn(_) => Kind::Unavailable,
-            Self::Silent { .. } | Self::StillThere { .. } => Kind::DeadlineExceeded,
-            Self::ProcessEnded { .. } => Kind::NotFound,
+            Self::Exited(_) => Kind::FailedPrecondition,
+            Self::NotBooted(_) => Kind::Unavailable,
+            Self::NotConnected { .. } | Self::NotStopped { .. } => Kind::DeadlineExceeded,
+            Self::ProcessExited { .. } => Kind::NotFound,
             Self::NoArgs => Kind::InvalidArgument,
             Self::NoCheckpoint => Kind::Unimplemented,
-            Self::NoSandbox { .. }
-            | Self::Ended(_)
-            | Self::NotStarted { .. }
-            | Self::Started { .. }
-            | Self::Running(_) => Kind::FailedPrecondition,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The host's side of the agent's protocol: every call has a deadline, and nothing the guest says
-//! is taken on trust.
+//! The host's side of the agent's protocol: every call has a deadline, and no answer of the guest
+//! is trusted.
 
 mod answer;
 
@@ -13,13 +13,13 @@ use agent_api::agent::{
 };
 use agent_api::agent_ttrpc::AgentClient;
 use agent_api::{PROTOCOL, STREAM_PORT};
-use sandbox_core::{Exit, ProcessInfo, Stats};
+use sandbox_core::{Ended, Exit, ProcessInfo, Stats, TerminalSize};
 use tokio::net::UnixStream;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context::Context;
 
 pub(crate) use self::answer::GuestError;
-use self::answer::meaning;
+use self::answer::classify;
 use crate::dial::dial;
 
 /// A process of the guest by its names.
@@ -49,14 +49,7 @@ impl std::fmt::Display for Key {
     }
 }
 
-/// A process's end, as the guest tells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ended {
-    pub(crate) exit: Exit,
-    pub(crate) oom_killed: bool,
-}
-
-/// A guest whose agent has dialled the host.
+/// A guest whose agent has connected to the host.
 pub(crate) struct Guest {
     client: AgentClient,
     vsock: PathBuf,
@@ -79,8 +72,8 @@ impl Guest {
         Self { client, vsock: vsock.to_owned(), call, create, waited: AtomicU64::new(0) }
     }
 
-    /// How long the host has waited for the guest's answers, every caller's time by itself; not
-    /// for processes' ends.
+    /// How long the host has waited for the guest's answers, summed over all callers; waits for
+    /// processes' exits do not count.
     pub(crate) fn waited(&self) -> Duration {
         Duration::from_nanos(self.waited.load(Ordering::Relaxed))
     }
@@ -93,7 +86,7 @@ impl Guest {
         answer
     }
 
-    /// Bounds a call in time and gives its error a meaning.
+    /// Bounds a call in time and classifies its error.
     async fn ask<T>(
         &self,
         verb: &'static str,
@@ -101,7 +94,7 @@ impl Guest {
         call: impl Future<Output = ttrpc::Result<T>>,
     ) -> Result<T, GuestError> {
         match self.awaited(tokio::time::timeout(limit, call)).await {
-            Ok(answer) => answer.map_err(|error| meaning(verb, error)),
+            Ok(answer) => answer.map_err(|error| classify(verb, error)),
             Err(_) => Err(GuestError::Deadline { verb, seconds: limit.as_secs() }),
         }
     }
@@ -124,7 +117,7 @@ impl Guest {
 
     pub(crate) async fn create(&self, request: &CreateContainerRequest) -> Result<(), GuestError> {
         let call = self.client.create_container(Context::default(), request);
-        self.ask("make the container", self.create, call).await.map(drop)
+        self.ask("create the container", self.create, call).await.map(drop)
     }
 
     pub(crate) async fn exec(
@@ -150,11 +143,11 @@ impl Guest {
         Ok(self.awaited(dial(&self.vsock, STREAM_PORT, &header, self.call)).await?)
     }
 
-    /// Runs a process; gives its id in the guest.
-    pub(crate) async fn start(&self, key: &Key) -> Result<u32, GuestError> {
+    /// Runs a process.
+    pub(crate) async fn start(&self, key: &Key) -> Result<(), GuestError> {
         let request = key.message();
         let call = self.client.start(Context::default(), &request);
-        self.ask("start the process", self.create, call).await.map(|answer| answer.pid)
+        self.ask("start the process", self.create, call).await.map(drop)
     }
 
     pub(crate) async fn signal(&self, key: &Key, signal: i32, all: bool) -> Result<(), GuestError> {
@@ -168,25 +161,20 @@ impl Guest {
         self.ask("signal the process", self.call, call).await.map(drop)
     }
 
-    /// Waits for a process's end, however long it takes: the caller watches the machine.
+    /// Waits for a process's exit, without a deadline: the caller watches the VM.
     pub(crate) async fn wait(&self, key: &Key) -> Result<Ended, GuestError> {
         let answer = self.client.wait(Context::default(), &key.message()).await;
-        let answer = answer.map_err(|error| meaning("wait for the process", error))?;
-        // By the host's clock: the guest's may say anything.
+        let answer = answer.map_err(|error| classify("wait for the process", error))?;
+        // By the host's clock: the guest's is not trusted.
         let exit = Exit::now(answer.status.min(255));
         Ok(Ended { exit, oom_killed: answer.oom_killed })
     }
 
-    pub(crate) async fn resize(
-        &self,
-        key: &Key,
-        width: u16,
-        height: u16,
-    ) -> Result<(), GuestError> {
+    pub(crate) async fn resize(&self, key: &Key, size: TerminalSize) -> Result<(), GuestError> {
         let request = ResizeRequest {
             process: Some(key.message()).into(),
-            width: width.into(),
-            height: height.into(),
+            width: size.width.into(),
+            height: size.height.into(),
             ..ResizeRequest::default()
         };
         let call = self.client.resize(Context::default(), &request);
@@ -209,7 +197,7 @@ impl Guest {
     pub(crate) async fn stats(&self, id: &str) -> Result<Stats, GuestError> {
         let request = container(id);
         let call = self.client.stats(Context::default(), &request);
-        self.ask("tell what the container uses", self.call, call).await.map(answer::stats)
+        self.ask("report the container's resource usage", self.call, call).await.map(answer::stats)
     }
 
     pub(crate) async fn pause(&self, id: &str) -> Result<(), GuestError> {
@@ -237,11 +225,11 @@ impl Guest {
         self.ask("remove the container", self.call, call).await.map(drop)
     }
 
-    /// Has plugged-in processors and memory taken into use.
+    /// Brings plugged-in processors and memory online.
     pub(crate) async fn online(&self, vcpus: u32) -> Result<(), GuestError> {
         let request = OnlineRequest { vcpus, ..OnlineRequest::default() };
         let call = self.client.online(Context::default(), &request);
-        self.ask("use what was plugged in", self.call, call).await.map(drop)
+        self.ask("bring plugged-in processors and memory online", self.call, call).await.map(drop)
     }
 }
 

@@ -11,15 +11,17 @@ mod container;
 #[cfg(test)]
 mod contract;
 mod dial;
+mod environment;
 mod error;
 mod guest;
-mod machine;
+mod launch;
 mod process;
 mod purge;
 mod record;
 mod sandbox;
 mod size;
 mod streams;
+mod vm;
 mod wire;
 
 pub use backend::VmBackend;

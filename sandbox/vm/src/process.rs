@@ -1,227 +1,258 @@
 //! A process in the guest: a container's first one or an exec.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::libc;
-use sandbox_core::exit::ExitCell;
-use sandbox_core::{Exit, Kind, Process, Result};
-use tokio::task::JoinHandle;
+use sandbox_core::host::Host;
+use sandbox_core::stdio::{self, Owner};
+use sandbox_core::{
+    Early, Ended, Error, Exit, Killer, Kind, Prepared, Result, Running, StdioPaths, TerminalSize,
+};
+use tokio::sync::OnceCell;
 
 use crate::error::VmError;
-use crate::guest::{Ended, Guest, GuestError, Key};
-use crate::machine::Machine;
+use crate::guest::{GuestError, Key};
 use crate::streams::Copying;
+use crate::vm::Vm;
+use crate::wire;
 
-/// How long to wait before a living guest that broke off a wait is asked again.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// Pause before a wait that the guest's connection broke off is tried again.
+const WAIT_AGAIN: Duration = Duration::from_millis(200);
 
-#[derive(Debug)]
-enum State {
-    Created,
-    Starting,
-    Started { following: JoinHandle<()> },
+/// The part that a container plays in its VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// CRI's pause container: the VM stops when its process exits.
+    Pause,
+    /// A workload that the VM was launched with: the VM stops when it is deleted.
+    First,
+    /// A container that joined.
+    Member,
 }
 
-/// A process.
+/// A process of the guest whose streams are connected.
 #[derive(Debug)]
 pub(crate) struct GuestProcess {
     key: Key,
-    machine: Arc<Machine>,
-    streams: Arc<Copying>,
-    state: Mutex<State>,
-    exit: ExitCell,
-    oom: Arc<std::sync::atomic::AtomicBool>,
-    /// Whether the machine goes with it: it is the Pod's sandbox container.
-    holds_machine: bool,
+    vm: Arc<Vm>,
+    streams: Copying,
+    /// The part of the container whose first process it is; an exec is a member's like.
+    part: Part,
+    ended: OnceCell<Ended>,
 }
 
-impl Drop for GuestProcess {
-    fn drop(&mut self) {
-        if let State::Started { following } = &*self.state() {
-            following.abort();
-        }
-        if self.key.exec.is_some() && self.machine.ended.get().is_none() {
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                let (machine, key) = (Arc::clone(&self.machine), self.key.clone());
-                runtime.spawn(async move { forget(&machine.guest, &key).await });
-            }
-        }
-    }
-}
+/// A container's first process. The guest has made it, and it waits for its start.
+#[derive(Debug)]
+pub(crate) struct PreparedInit(pub(crate) GuestProcess);
 
-/// Has the guest forget an exec.
-async fn forget(guest: &Guest, key: &Key) {
-    match guest.delete_exec(key).await.map_err(sandbox_core::Error::from) {
-        Err(error) if error.kind() != Kind::NotFound => log::debug!("{key}: {error}"),
-        Ok(()) | Err(_) => {}
-    }
+/// An exec. Nothing of it is in the guest, and its streams are not open.
+#[derive(Debug)]
+pub(crate) struct PreparedExec {
+    pub(crate) key: Key,
+    /// The process as the OCI runtime specification has it, in JSON.
+    pub(crate) spec: Vec<u8>,
+    pub(crate) stdio: StdioPaths,
+    pub(crate) vm: Arc<Vm>,
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) owner: Owner,
 }
 
 impl GuestProcess {
-    /// The process `key`, which the guest has made and whose streams are connected.
-    pub(crate) fn new(
-        key: Key,
-        machine: Arc<Machine>,
-        streams: Copying,
-        holds_machine: bool,
-    ) -> Self {
-        Self {
-            key,
-            machine,
-            streams: Arc::new(streams),
-            state: Mutex::new(State::Created),
-            exit: ExitCell::new(),
-            oom: Arc::default(),
-            holds_machine,
+    pub(crate) fn new(key: Key, vm: Arc<Vm>, streams: Copying, part: Part) -> Self {
+        Self { key, vm, streams, part, ended: OnceCell::new() }
+    }
+
+    /// Runs it.
+    async fn run(&self, early: Early) -> Result<(), VmError> {
+        self.vm.check_runs()?;
+        if early.stdin_closed {
+            self.streams.close_stdin();
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // No change of state can panic half-way.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn what(&self) -> String {
-        self.key.to_string()
-    }
-
-    /// How it ended, if it has.
-    pub(crate) fn ended(&self) -> Option<Exit> {
-        self.exit.get()
-    }
-
-    /// Whether it was started and has not ended.
-    pub(crate) fn may_run(&self) -> bool {
-        self.ended().is_none() && !matches!(*self.state(), State::Created)
-    }
-
-    /// Whether the out-of-memory killer of the guest took it.
-    pub(crate) fn oom_killed(&self) -> bool {
-        self.oom.load(std::sync::atomic::Ordering::Acquire)
-    }
-
-    /// Fails unless the process runs.
-    pub(crate) fn check_runs(&self) -> Result<(), VmError> {
-        if self.ended().is_some() {
-            return Err(VmError::ProcessEnded { what: self.what() });
+        self.vm.guest.start(&self.key).await?;
+        if let Some(size) = early.size {
+            // Not before the start: the guest then loses the terminal's output.
+            if let Err(error) = self.vm.guest.resize(&self.key, size).await {
+                tracing::debug!("{}: {}", self.key, Error::from(error));
+            }
         }
-        match *self.state() {
-            State::Started { .. } => Ok(()),
-            State::Created | State::Starting => Err(VmError::NotStarted { what: self.what() }),
-        }
+        Ok(())
     }
 
-    /// Tells the end of a started process.
-    fn follow(&self) -> JoinHandle<()> {
-        let (key, machine, exit) = (self.key.clone(), Arc::clone(&self.machine), self.exit.clone());
-        let (streams, oom) = (Arc::clone(&self.streams), Arc::clone(&self.oom));
-        let holds_machine = self.holds_machine;
-        tokio::spawn(async move {
-            let mut end = tokio::select! {
-                biased;
-                ended = told(&machine.guest, &key) => ended,
-                exit = machine.ended.wait() => {
-                    // The whole machine went: killed, however the VMM itself ended.
-                    Ended { exit: Exit { status: Exit::KILLED, ..exit }, oom_killed: false }
-                }
-            };
-            if holds_machine {
-                // Nothing of the Pod is left when its end is told: its network is taken down next.
-                if let Err(error) = machine.stop().await {
-                    log::error!("after the end of {key}: {}", sandbox_core::Error::from(error));
+    /// Removes a first process that did not start.
+    async fn abandon(&self) {
+        let removed = match self.part {
+            Part::Pause => self.vm.stop().await,
+            Part::First | Part::Member => {
+                match self.vm.remove_from_guest(&self.key.container).await {
+                    Err(VmError::Guest(error @ GuestError::Deadline { .. })) => {
+                        self.stop_stalled(error).await
+                    }
+                    removed => removed,
                 }
             }
-            streams.finish().await;
-            end.exit.at = std::time::SystemTime::now().min(end.exit.at);
-            oom.store(end.oom_killed, std::sync::atomic::Ordering::Release);
-            exit.set(end.exit);
-        })
+        };
+        if let Err(error) = removed {
+            tracing::warn!("abandoning {}: {}", self.key, Error::from(error));
+        }
+        self.streams.finish().await;
+    }
+
+    /// Stops the VM of a guest that does not carry out a kill: nothing else ends its processes.
+    async fn stop_stalled(&self, error: GuestError) -> Result<(), VmError> {
+        tracing::error!("{}: {}; stopping the VM", self.key, Error::from(error));
+        self.vm.stop().await
+    }
+
+    /// Waits for its exit, and releases what it holds in the guest and on the host.
+    async fn exit(&self) -> Ended {
+        let ended = tokio::select! {
+            biased;
+            ended = exit_in_guest(&self.vm, &self.key) => ended,
+            exit = self.vm.exited() => {
+                // Killed with its VM, however the VMM itself exited.
+                Ended { exit: Exit { status: Exit::KILLED, ..exit }, oom_killed: false }
+            }
+        };
+        if self.part == Part::Pause {
+            // The Pod's network is removed when the exit is known.
+            if let Err(error) = self.vm.stop().await {
+                tracing::error!("after the exit of {}: {}", self.key, Error::from(error));
+            }
+        }
+        tokio::join!(self.streams.finish(), remove_exec(&self.vm, &self.key));
+        ended
     }
 }
 
-/// Waits until a living guest answers. One that is gone never does: the caller watches it.
-async fn told(guest: &Guest, key: &Key) -> Ended {
+/// Waits until a running guest reports the exit of `key`. One that was stopped never does.
+async fn exit_in_guest(vm: &Vm, key: &Key) -> Ended {
     loop {
-        match guest.wait(key).await {
+        match vm.guest.wait(key).await {
             Ok(ended) => return ended,
-            Err(GuestError::Refused { kind: Kind::NotFound, .. }) => {
-                // The guest has forgotten it: it was removed with its container.
-                return Ended { exit: Exit::now(Exit::KILLED), oom_killed: false };
-            }
+            // It was removed with its container.
+            Err(GuestError::Refused { kind: Kind::NotFound, .. }) => return Ended::killed(),
             Err(error) => {
-                log::debug!("{}", sandbox_core::Error::from(error));
-                tokio::time::sleep(ASK_AGAIN).await;
+                tracing::debug!("{key}: {}", Error::from(error));
+                tokio::time::sleep(WAIT_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Removes an exec that does not run from the guest.
+async fn remove_exec(vm: &Vm, key: &Key) {
+    if key.exec.is_none() || vm.has_exited() {
+        return;
+    }
+    match vm.guest.delete_exec(key).await {
+        Ok(()) | Err(GuestError::Refused { kind: Kind::NotFound, .. }) => {}
+        Err(error) => tracing::debug!("{key}: {}", Error::from(error)),
+    }
+}
+
+#[async_trait]
+impl Prepared for PreparedInit {
+    async fn start(self: Box<Self>, early: Early) -> Result<Arc<dyn Running>> {
+        let Self(process) = *self;
+        match process.run(early).await {
+            Ok(()) => Ok(Arc::new(process)),
+            Err(error) => {
+                process.abandon().await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn abandon(self: Box<Self>) {
+        self.0.abandon().await;
+    }
+
+    fn killer(&self) -> Option<Killer> {
+        let vm = Arc::clone(&self.0.vm);
+        (self.0.part != Part::Member).then(|| Arc::new(move || vm.request_stop()) as Killer)
+    }
+}
+
+impl PreparedExec {
+    /// Has the guest make it, and connects its streams.
+    async fn make(self) -> Result<GuestProcess, VmError> {
+        let Self { key, spec, stdio, vm, host, owner } = self;
+        vm.check_runs()?;
+        let (fds, held) = stdio::open(&stdio, &owner, &*host).await?;
+        let guest = &vm.guest;
+        if let Err(error) = guest.exec(&key, spec, wire::stdio(&stdio)).await {
+            if let GuestError::Deadline { .. } = error {
+                // The guest may have made it.
+                remove_exec(&vm, &key).await;
+            }
+            return Err(error.into());
+        }
+        match Copying::connect(guest, &key, &stdio, fds, held).await {
+            Ok(streams) => Ok(GuestProcess::new(key, vm, streams, Part::Member)),
+            Err(error) => {
+                remove_exec(&vm, &key).await;
+                Err(error.into())
             }
         }
     }
 }
 
 #[async_trait]
-impl Process for GuestProcess {
-    fn pid(&self) -> u32 {
-        self.machine.vmm.pid()
+impl Prepared for PreparedExec {
+    async fn start(self: Box<Self>, early: Early) -> Result<Arc<dyn Running>> {
+        let process = self.make().await?;
+        match process.run(early).await {
+            Ok(()) => Ok(Arc::new(process)),
+            Err(error) => {
+                if let VmError::Guest(GuestError::Deadline { .. }) = error {
+                    // It may run by now.
+                    let killed = process.vm.guest.signal(&process.key, libc::SIGKILL, false).await;
+                    if let Err(error) = killed {
+                        tracing::debug!("{}: {}", process.key, Error::from(error));
+                    }
+                }
+                remove_exec(&process.vm, &process.key).await;
+                Err(error.into())
+            }
+        }
     }
 
-    async fn start(&self) -> Result<()> {
-        self.machine.check_runs()?;
-        {
-            let mut state = self.state();
-            if !matches!(*state, State::Created) {
-                return Err(VmError::Started { what: self.what() }.into());
-            }
-            *state = State::Starting;
-        }
-        if let Err(error) = self.machine.guest.start(&self.key).await {
-            *self.state() = State::Created;
-            if self.holds_machine {
-                // A machine whose first container did not start is of no use to anyone.
-                self.machine.stop().await?;
-            }
-            if self.key.exec.is_none() {
-                self.exit.set(Exit::now(Exit::KILLED));
-            }
-            return Err(VmError::from(error).into());
-        }
-        let following = self.follow();
-        *self.state() = State::Started { following };
-        Ok(())
-    }
+    async fn abandon(self: Box<Self>) {}
+}
 
+#[async_trait]
+impl Running for GuestProcess {
     async fn signal(&self, signal: i32, all: bool) -> Result<()> {
-        self.check_runs()?;
-        if self.holds_machine && signal == libc::SIGKILL {
-            // The whole Pod goes with it; that needs no answer from inside.
-            return Ok(self.machine.stop().await?);
+        let exited = || VmError::ProcessExited { what: self.key.to_string() };
+        if self.ended.initialized() || self.vm.has_exited() {
+            return Err(exited().into());
         }
-        match self.machine.guest.signal(&self.key, signal, all).await {
+        if self.part == Part::Pause && signal == libc::SIGKILL {
+            // The whole Pod goes with it, with or without an answer of the guest.
+            return Ok(self.vm.stop().await?);
+        }
+        match self.vm.guest.signal(&self.key, signal, all).await {
             Ok(()) => Ok(()),
             Err(GuestError::Gone) => {
-                // It ended with its machine, in this very moment.
-                self.machine.end_seen().await?;
-                Err(VmError::ProcessEnded { what: self.what() }.into())
+                // The VM exits at this moment.
+                self.vm.stopped().await?;
+                Err(exited().into())
             }
             Err(error @ GuestError::Deadline { .. }) if signal == libc::SIGKILL => {
-                // A guest that does not even kill is of no use: a Pod that cannot be stopped from
-                // inside is stopped from outside.
-                log::error!("{}: {}; the machine ends", self.key, sandbox_core::Error::from(error));
-                Ok(self.machine.stop().await?)
+                Ok(self.stop_stalled(error).await?)
             }
             Err(error) => Err(VmError::from(error).into()),
         }
     }
 
-    async fn wait(&self) -> Exit {
-        self.exit.wait().await
+    async fn wait(&self) -> Ended {
+        *self.ended.get_or_init(|| self.exit()).await
     }
 
-    async fn resize(&self, width: u16, height: u16) -> Result<()> {
-        if self.ended().is_some() {
-            return Err(VmError::ProcessEnded { what: self.what() }.into());
-        }
-        let resized = self.machine.guest.resize(&self.key, width, height).await;
-        Ok(resized.map_err(VmError::from)?)
+    async fn resize(&self, size: TerminalSize) -> Result<()> {
+        Ok(self.vm.guest.resize(&self.key, size).await.map_err(VmError::from)?)
     }
 
     async fn close_stdin(&self) -> Result<()> {

@@ -1,9 +1,8 @@
 //! The size of a Pod's VM, from the Pod's limits and the handler's settings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use oci_spec::runtime::LinuxResources;
-use sandbox_core::bundle::Bundle;
 
 use crate::config::VmConfig;
 
@@ -44,14 +43,14 @@ impl Limit {
         Self { millicpus: new.millicpus.or(self.millicpus), memory: new.memory.or(self.memory) }
     }
 
-    /// The limits of the Pod as a whole by CRI's annotations, or, without those, of the container.
-    pub(crate) fn of_pod(bundle: &Bundle) -> Self {
-        let number = |key| bundle.annotation(key).and_then(|text| text.parse::<i64>().ok());
-        let annotated =
-            [CPU_PERIOD, CPU_QUOTA, MEMORY].iter().any(|key| bundle.annotation(key).is_some());
-        if !annotated {
-            let linux = bundle.spec().linux().as_ref();
-            return Self::of(linux.and_then(|linux| linux.resources().as_ref()));
+    /// The limits of a Pod as a whole: from CRI's annotations or, without them, `resources`.
+    pub(crate) fn of_pod(
+        annotations: &HashMap<String, String>,
+        resources: Option<&LinuxResources>,
+    ) -> Self {
+        let number = |key| annotations.get(key).and_then(|text| text.parse::<i64>().ok());
+        if ![CPU_PERIOD, CPU_QUOTA, MEMORY].iter().any(|key| annotations.contains_key(*key)) {
+            return Self::of(resources);
         }
         let period = number(CPU_PERIOD).and_then(|period| u64::try_from(period).ok());
         Self { millicpus: millicpus(number(CPU_QUOTA), period), memory: positive(number(MEMORY)) }
@@ -163,6 +162,8 @@ impl Demand {
 
 #[cfg(test)]
 mod tests {
+    use oci_spec::runtime::Spec;
+
     use super::*;
 
     fn limit(millicpus: Option<u64>, mib: Option<u64>) -> Limit {
@@ -187,11 +188,12 @@ mod tests {
     }
 
     #[test]
-    fn reads_cris_sum_or_the_containers_limits() {
-        let dir = tempfile::tempdir().unwrap();
+    fn reads_cris_sum_or_the_containers_own() {
         let read = |json: &str| {
-            std::fs::write(dir.path().join("config.json"), json).unwrap();
-            Limit::of_pod(&Bundle::load(dir.path()).unwrap())
+            let spec: Spec = serde_json::from_str(json).unwrap();
+            let annotations = spec.annotations().clone().unwrap_or_default();
+            let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+            Limit::of_pod(&annotations, resources)
         };
         let cri = r#"{"ociVersion":"1.1.0","annotations":{
             "io.kubernetes.cri.sandbox-cpu-period":"100000",

@@ -1,4 +1,5 @@
-//! Everything of a machine that comes before its guest's first instruction, made side by side.
+//! What is started on the host before a guest's first instruction: VMM, share and network, side by
+//! side.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -9,96 +10,102 @@ use std::time::{Duration, Instant};
 use agent_api::{CONTROL_PORT, SHARE_TAG};
 use sandbox_core::{Error, Result};
 use tokio::net::UnixListener;
-use vm_driver::{Device, Share as ShareDevice, VmPlan, Vmm};
+use vm_driver::{Device, Nic, Share as ShareDevice, VmPlan as VmmPlan, Vmm};
 use vm_network::{self as network, GuestNetwork, Prepared};
 use vm_share::{Share, Tree, Virtiofsd};
 
-use super::Planned;
+use super::Plan;
 use super::timings::{Timings, timed};
-use crate::backend::Means;
+use crate::environment::Environment;
 use crate::error::VmError;
-use crate::machine::Parts;
+use crate::vm::Parts;
 
-/// The started processes, and what the guest is to be told.
+/// The started processes, and what the boot needs of them.
+#[derive(Debug)]
 pub(super) struct Launched {
     pub(super) parts: Parts,
-    pub(super) told: GuestNetwork,
+    /// The Pod's network as the guest has to set it up.
+    pub(super) network: GuestNetwork,
+    /// Where the agent will connect.
     pub(super) listener: UnixListener,
     pub(super) timings: Timings,
 }
 
 /// Starts the VMM and virtiofsd and makes the taps side by side, and plugs them together.
-pub(super) async fn launch(planned: &Planned, means: &Means) -> Result<Launched, VmError> {
+pub(super) async fn launch(plan: &Plan, environment: &Environment) -> Result<Launched, VmError> {
     let begun = Instant::now();
-    make_dirs(planned, &means.config.root)?;
-    let machine = machine(planned, means);
-    let ((vmm, monitor), (share, served), (prepared, taps)) = tokio::join!(
-        timed(means.driver.launch(&machine)),
-        timed(serve(planned, means)),
-        timed(prepare(planned.netns.as_deref())),
+    make_dirs(plan, &environment.config.root)?;
+    let vmm_plan = vmm_plan(plan, environment);
+    let ((vmm, vmm_time), (served, share_time), (prepared, taps_time)) = tokio::join!(
+        timed(environment.driver.launch(&vmm_plan)),
+        timed(serve(plan, environment)),
+        timed(prepare(plan.netns.as_deref())),
     );
-    let sides = [monitor, served, taps];
-    let (vmm, (tree, share), prepared) = match (vmm, share, prepared) {
-        (Ok(vmm), Ok(served), Ok(prepared)) => (vmm, served, prepared),
-        (vmm, share, prepared) => return Err(undo(vmm, share, prepared).await),
-    };
-    let (told, nics, network) = match prepared {
+    let (vmm, (tree, share), prepared) = all_or_none(vmm, served, prepared).await?;
+    let (guest_network, nics, network) = match prepared {
         Some(Prepared { guest, nics, network }) => (guest, nics, Some(network)),
         None => (GuestNetwork::default(), Vec::new(), None),
     };
-    let tag = SHARE_TAG.to_owned();
-    let device = ShareDevice { id: "share".to_owned(), tag, socket: share.socket().to_owned() };
     let parts = Parts { vmm, tree, share, network };
-    let nics = nics.into_iter().map(Device::Nic);
-    let devices = std::iter::once(Device::Share(device)).chain(nics);
-    match plug(&*parts.vmm, devices, planned.user).await {
+    match plug(&parts, nics, plan.user).await {
         Ok(listener) => {
             let launched = begun.elapsed();
-            let network = Duration::ZERO;
-            let (booted, connected) = (launched, launched);
-            let timings = Timings { begun, sides, launched, network, booted, connected };
-            Ok(Launched { parts, told, listener, timings })
+            let timings = Timings {
+                begun,
+                sides: [vmm_time, share_time, taps_time],
+                launched,
+                network: Duration::ZERO,
+                booted: launched,
+                connected: launched,
+            };
+            Ok(Launched { parts, network: guest_network, listener, timings })
         }
         Err(error) => {
             if let Err(left) = parts.stop().await {
-                log::warn!("after a failed start: {}", Error::from(left));
+                warn(left);
             }
             Err(error)
         }
     }
 }
 
-/// Makes the machine's directories. A monitor that is not root comes through them, and so could
-/// everybody: what is in them is its own, or root's.
-fn make_dirs(planned: &Planned, root: &Path) -> Result<(), VmError> {
-    let way = if planned.user.is_some() { 0o711 } else { 0o700 };
+fn warn(left: impl Into<Error>) {
+    tracing::warn!("after a failed start: {}", left.into());
+}
+
+/// Makes the VM's directories. A VMM that is not root has to pass through them, so every user can:
+/// what is in them is accessible to the VMM or root only.
+fn make_dirs(plan: &Plan, root: &Path) -> Result<(), VmError> {
+    let passable = if plan.user.is_some() { 0o711 } else { 0o700 };
     let make = |dir: &Path, mode| {
         let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
-        // Also where it was there before, or somebody's umask was stricter.
+        // Also where it existed, or the umask was stricter.
         let set = |()| std::fs::set_permissions(dir, Permissions::from_mode(mode));
         made.and_then(set).map_err(VmError::file("making", dir))
     };
-    make(root, way)?;
-    make(&planned.dir, way)?;
-    make(&vm_share::disks_dir(&planned.dir), way)?;
-    make(&monitor_dir(&planned.dir), 0o700)
+    make(root, passable)?;
+    make(&plan.dir, passable)?;
+    make(&vm_share::disks_dir(&plan.dir), passable)?;
+    make(&vmm_dir(&plan.dir), 0o700)
 }
 
-/// Where the monitor may make files, which nobody else takes for anything.
-fn monitor_dir(machine: &Path) -> PathBuf {
-    machine.join("vmm")
+/// The directory in which the VMM may create files; nothing else relies on its content.
+fn vmm_dir(vm: &Path) -> PathBuf {
+    vm.join("vmm")
 }
 
-/// Plugs the devices in, and listens where the agent will dial.
-async fn plug(
-    vmm: &dyn Vmm,
-    devices: impl Iterator<Item = Device>,
-    user: Option<u32>,
-) -> Result<UnixListener, VmError> {
-    for device in devices {
-        vmm.attach(device).await?;
+/// Plugs in the share and the interfaces, and listens where the agent will connect.
+async fn plug(parts: &Parts, nics: Vec<Nic>, user: Option<u32>) -> Result<UnixListener, VmError> {
+    let share = ShareDevice {
+        id: "share".to_owned(),
+        tag: SHARE_TAG.to_owned(),
+        socket: parts.share.socket().to_owned(),
+    };
+    parts.vmm.attach(Device::Share(share)).await?;
+    for nic in nics {
+        parts.vmm.attach(Device::Nic(nic)).await?;
     }
-    let mut path = vmm.vsock().as_os_str().to_owned();
+    let mut path = parts.vmm.vsock().as_os_str().to_owned();
     path.push(format!("_{CONTROL_PORT}"));
     let failed = VmError::file("listening for the agent on", &path);
     let listener = UnixListener::bind(&path);
@@ -108,18 +115,19 @@ async fn plug(
 }
 
 /// Makes the Pod's shared directory and has it served.
-async fn serve(planned: &Planned, means: &Means) -> Result<(Tree, Share)> {
-    let (dir, host) = (&planned.dir, &*means.host);
-    let program =
-        Virtiofsd::find(host, means.config.virtiofsd.as_deref(), &means.config.known()).await?;
-    let tree = Tree::create(Arc::clone(&means.host), dir)?;
-    match Share::start(host, &program, &tree, planned.user) {
+async fn serve(plan: &Plan, environment: &Environment) -> Result<(Tree, Share), VmError> {
+    let host = &*environment.host;
+    let config = &environment.config;
+    let program = Virtiofsd::find(host, config.virtiofsd.as_deref(), &config.known()).await;
+    let program = program.map_err(Error::from)?;
+    let tree = Tree::create(Arc::clone(&environment.host), &plan.dir).map_err(Error::from)?;
+    match Share::start(host, &program, &tree, plan.user) {
         Ok(share) => Ok((tree, share)),
         Err(error) => {
             if let Err(left) = tree.destroy() {
-                log::warn!("after a failed start: {}", Error::from(left));
+                warn(left);
             }
-            Err(error.into())
+            Err(Error::from(error).into())
         }
     }
 }
@@ -131,56 +139,82 @@ async fn prepare(netns: Option<&Path>) -> Result<Option<Prepared>, VmError> {
     }
 }
 
-/// Takes down what did start, and gives the first fault.
-async fn undo(
+type Served = (Tree, Share);
+
+/// Returns all three or, when one has failed, its error, with the others stopped.
+async fn all_or_none(
     vmm: Result<Arc<dyn Vmm>>,
-    share: Result<(Tree, Share)>,
+    served: Result<Served, VmError>,
     prepared: Result<Option<Prepared>, VmError>,
-) -> VmError {
-    let mut fault: Option<VmError> = None;
-    let mut left: Vec<Error> = Vec::new();
-    match prepared {
-        Ok(Some(prepared)) => left.extend(prepared.network.leave().await.err().map(Error::from)),
-        Ok(None) => {}
-        Err(error) => fault = Some(error),
-    }
-    match share {
-        Ok((tree, share)) => {
-            left.extend(share.stop().await.err().map(Error::from));
-            left.extend(tree.destroy().err().map(Error::from));
+) -> Result<(Arc<dyn Vmm>, Served, Option<Prepared>), VmError> {
+    match (vmm, served, prepared) {
+        (Ok(vmm), Ok(served), Ok(prepared)) => Ok((vmm, served, prepared)),
+        (Err(error), served, prepared) => {
+            stop_share(served).await;
+            leave_network(prepared).await;
+            Err(error.into())
         }
-        Err(error) => fault = Some(error.into()),
+        (Ok(vmm), Err(error), prepared) => {
+            stop_vmm(&*vmm).await;
+            leave_network(prepared).await;
+            Err(error)
+        }
+        (Ok(vmm), Ok(served), Err(error)) => {
+            stop_vmm(&*vmm).await;
+            stop_share(Ok(served)).await;
+            Err(error)
+        }
     }
-    match vmm {
-        Ok(vmm) => left.extend(vmm.stop().await.err()),
-        Err(error) => fault = Some(error.into()),
-    }
-    for error in left {
-        log::warn!("after a failed start: {error}");
-    }
-    fault.unwrap_or_else(|| VmError::Stillborn(String::new()))
 }
 
-fn machine(planned: &Planned, means: &Means) -> VmPlan {
-    let capabilities = means.driver.capabilities();
-    VmPlan {
-        dir: monitor_dir(&planned.dir),
-        netns: planned.netns.clone(),
-        kernel: means.image.kernel(),
-        initramfs: means.image.initramfs(),
-        cmdline: cmdline(&means.config.kernel_params, capabilities.emulated),
-        vcpus: planned.size.vcpus,
-        max_vcpus: planned.most.vcpus,
-        memory: planned.size.memory,
-        max_memory: planned.most.memory,
+async fn stop_vmm(vmm: &dyn Vmm) {
+    if let Err(left) = vmm.stop().await {
+        warn(left);
+    }
+}
+
+async fn stop_share(served: Result<Served, VmError>) {
+    let stopped = match served {
+        Ok((tree, share)) => share.stop().await.and_then(|()| tree.destroy()).map_err(Error::from),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(left) = stopped {
+        warn(left);
+    }
+}
+
+async fn leave_network(prepared: Result<Option<Prepared>, VmError>) {
+    let left = match prepared {
+        Ok(Some(prepared)) => prepared.network.leave().await.map_err(Error::from),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error.into()),
+    };
+    if let Err(left) = left {
+        warn(left);
+    }
+}
+
+fn vmm_plan(plan: &Plan, environment: &Environment) -> VmmPlan {
+    let capabilities = environment.driver.capabilities();
+    let config = &environment.config;
+    VmmPlan {
+        dir: vmm_dir(&plan.dir),
+        netns: plan.netns.clone(),
+        kernel: environment.image.kernel(),
+        initramfs: environment.image.initramfs(),
+        cmdline: cmdline(&config.kernel_params, capabilities.emulated),
+        vcpus: plan.size.vcpus,
+        max_vcpus: plan.most.vcpus,
+        memory: plan.size.memory,
+        max_memory: plan.most.memory,
         shared_memory: true,
-        user: planned.user,
-        open: vec![vm_share::disks_dir(&planned.dir)],
-        console: means.config.console.then(|| planned.dir.join("console")),
+        user: plan.user,
+        open: vec![vm_share::disks_dir(&plan.dir)],
+        console: config.console.then(|| plan.dir.join("console")),
     }
 }
 
-/// The kernel's command line: quiet and quick, and a guest that panics ends at once. An emulated
+/// The kernel's command line: quiet and quick, and a guest that panics exits at once. An emulated
 /// processor needs no mitigations against its own speculation.
 fn cmdline(own: &str, emulated: bool) -> String {
     let mut words = vec![

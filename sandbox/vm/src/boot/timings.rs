@@ -31,7 +31,7 @@ pub(super) fn report(
     waited: Duration,
 ) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    log::info!(
+    tracing::info!(
         "boot: host preparation {:.1} ms, VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, \
          taps {:.1} ms), machine started {:.1} ms (network beside it {:.1} ms), kernel to agent \
          {:.1} ms (by the guest's clock {:.1} ms), configure {:.1} ms (the guest's part {:.1} ms), \

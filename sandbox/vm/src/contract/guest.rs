@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent_api::agent::{self as api, ProcessRef};
 use agent_api::agent_ttrpc::{Agent, create_agent};
 use agent_api::{CONTROL_PORT, PROTOCOL};
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use ttrpc::asynchronous::transport::Listener;
@@ -18,7 +19,7 @@ use ttrpc::asynchronous::{Server, TtrpcContext};
 /// A process: its exit status once it has one.
 type Process = watch::Sender<Option<u32>>;
 
-/// The guest of every machine that a fake driver boots.
+/// The guest of every VM that a fake driver boots.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Played(Arc<State>);
 
@@ -35,7 +36,7 @@ impl Played {
         self.0.silent.store(true, Ordering::Relaxed);
     }
 
-    /// A machine whose vsock is `vsock` has booted.
+    /// A VM whose vsock is `vsock` has booted.
     pub(super) fn boots(&self, vsock: &Path) {
         if self.0.silent.load(Ordering::Relaxed) {
             return;
@@ -53,14 +54,14 @@ impl Played {
         });
     }
 
-    /// A process ends by itself.
+    /// A process exits by itself.
     pub(super) fn end(&self, container: &str, exec: &str, status: u32) {
         let key = (container.to_owned(), exec.to_owned());
-        self.processes().get(&key).expect("a process to end").send_replace(Some(status));
+        self.processes().get(&key).expect("a process that is to exit").send_replace(Some(status));
     }
 
     fn processes(&self) -> MutexGuard<'_, HashMap<(String, String), Process>> {
-        self.0.processes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.processes.lock()
     }
 
     fn find(&self, process: &ProcessRef) -> ttrpc::Result<watch::Receiver<Option<u32>>> {
@@ -98,6 +99,10 @@ impl Agent for Played {
 
     async fn exec(&self, _: &TtrpcContext, request: api::ExecRequest) -> ttrpc::Result<api::Empty> {
         let process = request.process.unwrap_or_default();
+        let init = ProcessRef { container: process.container.clone(), ..Default::default() };
+        if self.find(&init)?.borrow().is_some() {
+            return Err(refused(ttrpc::Code::FAILED_PRECONDITION, "the container is not running"));
+        }
         self.processes().insert((process.container, process.exec), Process::default());
         Ok(api::Empty::default())
     }
@@ -118,10 +123,15 @@ impl Agent for Played {
     ) -> ttrpc::Result<api::Empty> {
         let process = request.process.clone().unwrap_or_default();
         if self.find(&process)?.borrow().is_some() {
-            return Err(refused(ttrpc::Code::NOT_FOUND, "it has ended"));
+            return Err(refused(ttrpc::Code::NOT_FOUND, "it has exited"));
         }
         if request.signal == 9 {
-            self.end(&process.container, &process.exec, 137);
+            let mut processes = self.processes();
+            for ((container, exec), state) in processes.iter_mut() {
+                if *container == process.container && (request.all || *exec == process.exec) {
+                    state.send_replace(Some(137));
+                }
+            }
         }
         Ok(api::Empty::default())
     }

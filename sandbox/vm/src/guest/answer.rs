@@ -1,4 +1,4 @@
-//! What the guest's answers mean: nothing it says is taken on trust.
+//! The guest's answers, none of which is trusted.
 
 use agent_api::PROTOCOL;
 use agent_api::agent::{Counters, Pid, StatsResponse};
@@ -7,10 +7,10 @@ use sandbox_core::{Classified, Kind, ProcessInfo, Stats};
 
 use crate::dial::DialError;
 
-/// How many characters of a guest's text reach an error or a log.
+/// How many characters of a guest's text are kept for an error or a log.
 const TEXT_MAX: usize = 400;
 
-/// How many processes or interfaces of an answer are looked at.
+/// How many processes or interfaces of an answer are read.
 const LIST_MAX: usize = 4096;
 
 /// A call to the agent that failed.
@@ -23,7 +23,7 @@ pub(crate) enum GuestError {
     #[error("the guest did not {verb} within {seconds} s")]
     Deadline { verb: &'static str, seconds: u64 },
     #[error(
-        "the guest's agent speaks protocol {theirs}, this shim {PROTOCOL}; build the guest anew \
+        "the guest's agent speaks protocol {theirs}, this shim {PROTOCOL}; rebuild the guest image \
          with `bulkhead guest build`"
     )]
     Protocol { theirs: u32 },
@@ -43,8 +43,8 @@ impl Classified for GuestError {
     }
 }
 
-/// What the agent's refusal, or the lack of an answer, means.
-pub(super) fn meaning(verb: &'static str, error: ttrpc::Error) -> GuestError {
+/// Classifies a refusal of the agent, or the lack of an answer.
+pub(super) fn classify(verb: &'static str, error: ttrpc::Error) -> GuestError {
     use ttrpc::Code;
     let ttrpc::Error::RpcStatus(status) = error else { return GuestError::Gone };
     let kind = match status.code.enum_value() {
@@ -67,7 +67,7 @@ fn clean(text: &str) -> String {
     text.chars().take(TEXT_MAX).map(printable).collect()
 }
 
-/// What a container uses.
+/// A container's resource usage.
 pub(super) fn stats(answer: StatsResponse) -> Stats {
     let interface = |c: Counters| Interface {
         name: clean(&c.name).chars().take(15).collect(),
@@ -116,14 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_keeps_its_code_and_a_guests_text_is_tamed() {
+    fn a_refusal_keeps_its_code_and_its_text_is_cleaned() {
         let status =
             ttrpc::get_status(ttrpc::Code::NOT_FOUND, format!("no\n\x1b[2J{}", "x".repeat(999)));
-        let error = meaning("do it", ttrpc::Error::RpcStatus(status));
+        let error = classify("do it", ttrpc::Error::RpcStatus(status));
         assert_eq!(error.kind(), Kind::NotFound);
         let text = error.to_string();
         assert!(text.starts_with("the guest could not do it: no  [2Jxxx"), "{text}");
         assert!(text.len() < 500);
-        assert!(matches!(meaning("do it", ttrpc::Error::Eof), GuestError::Gone));
+        assert!(matches!(classify("do it", ttrpc::Error::Eof), GuestError::Gone));
     }
 }

@@ -137,7 +137,7 @@ fn source(path: &Path, table: &MountTable) -> io::Result<Source> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Source::Missing),
         other => other?,
     };
-    let sort = meta.file_type();
+    let kind = meta.file_type();
     let mounted = table.at(path);
     Ok(if mounted.as_ref().is_some_and(|mount| is_memory_part(mount, table)) {
         Source::MemoryPart
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     #[ignore = "needs shm"]
     fn a_tmpfs_has_its_size_and_owner() {
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let table = MountTable::current().unwrap();
         let found = source(Path::new("/dev/shm"), &table).unwrap();
         let Source::Tmpfs(found) = found else { panic!("/dev/shm is {found:?}") };
         assert_eq!((found.mode, found.uid), (0o1777, 0));

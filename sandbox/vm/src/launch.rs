@@ -1,0 +1,131 @@
+//! The launch of a sandbox: its VM, then its first container.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sandbox_core::{Created, Error, Kind, LaunchSandbox, Launched, NetworkNamespace, Result};
+use vm_network::Network;
+use vm_volumes::{ContainerPlan, GuestPlan, PodState};
+
+use crate::boot::{self, Plan};
+use crate::environment::Environment;
+use crate::error::VmError;
+use crate::process::Part;
+use crate::purge;
+use crate::record::Record;
+use crate::sandbox::{self, VmSandbox};
+use crate::size::{self, HostSize, Limit, Size};
+use crate::vm::{Parts, Vm};
+
+/// Launches a sandbox. When it fails, nothing of it is left.
+pub(crate) async fn launch(
+    environment: Arc<Environment>,
+    request: LaunchSandbox,
+) -> Result<Launched> {
+    let netns = network_namespace(&request.network)?;
+    let mut plan = match &request.first {
+        Some(first) => {
+            let capabilities = environment.driver.capabilities();
+            Some(sandbox::plan(&first.container, &PodState::default(), &capabilities).await?)
+        }
+        None => None,
+    };
+    let guest = plan.as_mut().and_then(|plan| plan.guest.take()).unwrap_or_default();
+    let vm = boot(&environment, &request, netns, guest).await?;
+    let sandbox = VmSandbox::new(environment, Arc::new(vm), request.bundle.clone());
+    match first_container(&sandbox, &request, plan).await {
+        Ok(first) => Ok(Launched { sandbox: Arc::new(sandbox), first }),
+        Err(error) => {
+            if let Err(left) = sandbox.discard().await {
+                tracing::warn!(sandbox = %request.id, "after a failed launch: {}", Error::from(left));
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// The Pod's network namespace; `None` when the sandbox has a new one with nothing in it.
+fn network_namespace(network: &NetworkNamespace) -> Result<Option<PathBuf>> {
+    match network {
+        NetworkNamespace::Path(path) => Ok(Some(path.clone())),
+        NetworkNamespace::New => Ok(None),
+        NetworkNamespace::Host => Err(Error::new(
+            Kind::InvalidArgument,
+            "the Pod uses the host's network, which a machine of its own cannot join; take \
+             hostNetwork out of the Pod, or run it under another RuntimeClass",
+        )),
+    }
+}
+
+/// Boots the sandbox's VM.
+async fn boot(
+    environment: &Environment,
+    request: &LaunchSandbox,
+    netns: Option<PathBuf>,
+    guest: GuestPlan,
+) -> Result<Vm, VmError> {
+    let plan = plan_vm(environment, request, netns, guest);
+    let sandbox = request.id.to_string();
+    let record = Record { sandbox, dir: plan.dir.clone(), processes: Vec::new(), network: None };
+    // Before anything runs, for a clean-up after a crash.
+    record.store(&request.bundle)?;
+    let note = |parts: &Parts| {
+        let network = parts.network.as_ref().map(Network::record);
+        let processes = parts.processes();
+        Ok(Record { processes, network, ..record.clone() }.store(&request.bundle)?)
+    };
+    match boot::boot(&plan, environment, note).await {
+        Ok(booted) => Ok(Vm::new(booted, &environment.config)),
+        Err(error) => {
+            let purged = purge::container(&request.id, &request.bundle, &environment.host).await;
+            if let Err(left) = purged {
+                tracing::warn!(sandbox = %request.id, "after a failed boot: {}", Error::from(left));
+            }
+            Err(error)
+        }
+    }
+}
+
+fn plan_vm(
+    environment: &Environment,
+    request: &LaunchSandbox,
+    netns: Option<PathBuf>,
+    guest: GuestPlan,
+) -> Plan {
+    let config = &environment.config;
+    let dir = environment.vm_dir(&request.id);
+    let limit = Limit::of_pod(&request.annotations, request.resources.as_ref());
+    let size = size::plan(config, limit);
+    let most = size::largest(config, HostSize::read());
+    Plan {
+        id: request.id.clone(),
+        user: (!config.monitor_as_root).then(|| vm_driver::vm_user(&dir)),
+        dir,
+        netns,
+        cgroup: request.cgroups_path.clone(),
+        guest,
+        size,
+        most: Size { vcpus: most.vcpus.max(size.vcpus), memory: most.memory.max(size.memory) },
+    }
+}
+
+/// Makes the first container, if the request has one.
+async fn first_container(
+    sandbox: &VmSandbox,
+    request: &LaunchSandbox,
+    plan: Option<ContainerPlan>,
+) -> Result<Option<Created>, VmError> {
+    let (Some(first), Some(plan)) = (&request.first, plan) else { return Ok(None) };
+    let part = if first.pause { Part::Pause } else { Part::First };
+    let guest = &sandbox.vm().guest;
+    let begun = Instant::now();
+    let waited = guest.waited();
+    let created = sandbox.make(&first.container, plan, part).await?;
+    tracing::info!(
+        "boot: first container {:.1} ms (the guest's part {:.1} ms)",
+        begun.elapsed().as_secs_f64() * 1e3,
+        (guest.waited() - waited).as_secs_f64() * 1e3,
+    );
+    Ok(Some(created))
+}
