@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::error::GvisorError;
 
-/// The file that stands where a container may not look: empty, for nobody to open or run.
+/// The file mounted over a masked file: empty, with no permissions.
 const BLANK: &str = "blank";
 
 /// Below these are file systems of the sandbox's own kernel. What the lists name there, it does
@@ -59,7 +59,8 @@ pub(crate) fn spare_nested(spec: &mut Value, mountinfo: &str) {
         if all_the_way || !has_option(mount, "ro") || !has_option(mount, "rbind") {
             continue;
         }
-        let (source, destination) = (text(mount, "source"), text(mount, "destination"));
+        let source = text(mount, "source");
+        let destination = text(mount, "destination");
         for target in targets.iter().map(|target| unescape(target)) {
             let below = target.strip_prefix(source.trim_end_matches('/'));
             if let Some(below) = below.filter(|b| b.starts_with('/') && b.len() > 1) {
@@ -177,7 +178,8 @@ mod tests {
     #[test]
     fn masked_paths_are_covered_by_what_they_are() {
         let dir = tempfile::tempdir().unwrap();
-        let (rootfs, bundle) = (dir.path().join("rootfs"), dir.path().join("bundle"));
+        let rootfs = dir.path().join("rootfs");
+        let bundle = dir.path().join("bundle");
         fs::create_dir_all(rootfs.join("usr/bin")).unwrap();
         fs::create_dir_all(&bundle).unwrap();
         fs::write(rootfs.join("usr/bin/ls"), "").unwrap();
@@ -221,7 +223,8 @@ mod tests {
             "linux": {"readonlyPaths": ["/data/sub", "/data", "/tmp/x"]},
         });
         protect(&mut spec, &dir.path().join("rootfs"), dir.path()).unwrap();
-        let (sub, whole) = (volume.join("sub").display().to_string(), volume.display().to_string());
+        let sub = volume.join("sub").display().to_string();
+        let whole = volume.display().to_string();
         let added = mounts(&spec).split_off(2);
         assert_eq!(added, [("/data/sub", "bind", sub.as_str()), ("/data", "bind", whole.as_str())]);
     }
