@@ -18,7 +18,7 @@ pub(crate) fn globals(
         path_flag("root", root),
         path_flag("log", log),
         flag("log-format", "json"),
-        // The shim has put itself into the Pod's cgroup, and whatever it starts is born there.
+        // The shim has put itself into the Pod's cgroup, and whatever it starts starts there.
         flag("ignore-cgroups", "true"),
         flag("platform", platform(config.platform)),
         flag("network", network_text(network)),
@@ -164,7 +164,8 @@ mod tests {
 
     #[test]
     fn subcommands_are_spelled() {
-        let (bundle, pid) = (Path::new("/b"), Path::new("/b/pid"));
+        let bundle = Path::new("/b");
+        let pid = Path::new("/b/pid");
         let console = Some(Path::new("/b/c.sock"));
         let calls = [
             (create("x", bundle, pid, None), "create --bundle=/b --pid-file=/b/pid x"),

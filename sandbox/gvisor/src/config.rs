@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Platform {
-    /// seccomp traps; works everywhere, in virtual machines as well.
+    /// seccomp traps; works everywhere, in VMs as well.
     #[default]
     Systrap,
     /// ptrace; for runsc builds older than systrap.
@@ -27,7 +27,7 @@ pub enum Network {
     /// gVisor's own network stack on the Pod's interface.
     #[default]
     Sandbox,
-    /// The host kernel's stack in the Pod's network namespace: faster, a thinner wall.
+    /// The host kernel's stack in the Pod's network namespace: faster, less isolated.
     Host,
     /// Loopback only.
     None,
@@ -48,14 +48,14 @@ pub enum HostUds {
     All,
 }
 
-/// Whether anyone but the sandbox changes the root file system while it runs.
+/// Whether other processes than the sandbox change the root file system while it runs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileAccess {
-    /// Nobody else: the sentry may cache.
+    /// They do not: the sentry may cache.
     #[default]
     Exclusive,
-    /// Others may: every access is checked. Needs `overlay2 = "none"`.
+    /// They may: every access is checked. Needs `overlay2 = "none"`.
     Shared,
 }
 
@@ -63,13 +63,13 @@ pub enum FileAccess {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Timeouts {
-    /// `runsc create`; a platform that the machine lacks can hang for ever.
+    /// `runsc create`; a platform that the host lacks can hang for ever.
     pub create: u64,
     /// `runsc start`, `restore` and `checkpoint`.
     pub start: u64,
     /// One call on the sandbox's control socket.
     pub call: u64,
-    /// `runsc delete`, and the wait for a killed sandbox's end.
+    /// `runsc delete`, and the wait for a killed sandbox's exit.
     pub delete: u64,
 }
 
@@ -97,7 +97,7 @@ impl Timeouts {
     }
 }
 
-/// A gVisor handler's settings. The defaults suit Debian's runsc on any machine.
+/// A gVisor handler's settings. The defaults suit Debian's runsc on any host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GvisorConfig {
@@ -207,11 +207,11 @@ impl GvisorConfig {
         for (name, value) in &self.flags {
             let known = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
             if !known || name.is_empty() || name.starts_with('-') {
-                faults.add("flags", name, "a flag's name is given without dashes in front");
+                faults.add("flags", name, "write a flag's name without leading dashes");
             } else if OWN_FLAGS.contains(&name.as_str()) {
                 faults.add("flags", name, "has a setting of its own or is set by the shim");
             } else if name.starts_with("TESTONLY") {
-                faults.add("flags", name, "is for gVisor's own tests and takes the wall down");
+                faults.add("flags", name, "is for gVisor's own tests and disables the isolation");
             }
             if value.contains('\0') {
                 faults.add("flags", name, "its value holds a NUL byte");
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_at_once() {
+    fn every_fault_is_reported_at_once() {
         let config = GvisorConfig {
             runsc: "bin/runsc".into(),
             root: "run".into(),

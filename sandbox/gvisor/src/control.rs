@@ -20,7 +20,7 @@ pub(crate) struct Control {
     deadline: Duration,
 }
 
-/// Whom a signal goes to.
+/// What a signal is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     /// The container's first process.
@@ -135,7 +135,7 @@ pub(crate) struct EventData {
     pub(crate) network_interfaces: Vec<GuestInterface>,
 }
 
-/// Where 20240729 tells a container's CPU time when the guest has cgroups mounted.
+/// Where 20240729 reports a container's CPU time when the guest has cgroups mounted.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Cpu {
@@ -230,22 +230,22 @@ impl Control {
             Target::All => (0, 1),
             Target::Foreground(pid) => (pid, 2),
         };
-        self.tell("containerManager.Signal", &SignalArgs { cid, signo, pid, mode }).await
+        self.order("containerManager.Signal", &SignalArgs { cid, signo, pid, mode }).await
     }
 
-    /// Makes the sandbox forget container `cid`, whose processes it kills.
+    /// Removes container `cid` from the sandbox and kills its processes.
     pub(crate) async fn destroy(&self, cid: &str) -> Result<(), UrpcError> {
-        self.tell("containerManager.DestroySubcontainer", &cid).await
+        self.order("containerManager.DestroySubcontainer", &cid).await
     }
 
     /// Freezes every container of the sandbox.
     pub(crate) async fn pause(&self) -> Result<(), UrpcError> {
-        self.tell("containerManager.Pause", &()).await
+        self.order("containerManager.Pause", &()).await
     }
 
     /// Undoes [`Self::pause`].
     pub(crate) async fn resume(&self) -> Result<(), UrpcError> {
-        self.tell("containerManager.Resume", &()).await
+        self.order("containerManager.Resume", &()).await
     }
 
     /// Runs a process with `stdio` as its descriptors 0 to 2; the answer is the sandbox's number
@@ -273,7 +273,7 @@ impl Control {
     }
 
     /// Starts to wait for container `cid`'s first process. The returned future resolves to its
-    /// wait status word; it fails when the sandbox ends first.
+    /// wait status word; it fails when the sandbox exits first.
     pub(crate) async fn wait(
         &self,
         cid: String,
@@ -320,7 +320,7 @@ impl Control {
         answered.unwrap_or(Err(UrpcError::Deadline { method, after: self.deadline }))
     }
 
-    async fn tell<A: Serialize>(&self, method: &'static str, arg: &A) -> Result<(), UrpcError> {
+    async fn order<A: Serialize>(&self, method: &'static str, arg: &A) -> Result<(), UrpcError> {
         self.ask::<A, serde_json::Value>(method, arg, &[]).await.map(drop)
     }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with a sandbox and its containers.
+//! Errors of a sandbox and its containers.
 
 use std::io;
 use std::path::PathBuf;
@@ -58,7 +58,7 @@ pub(crate) enum GvisorError {
     ExitedEarly { sandbox: String, pid: u32 },
     #[error(
         "the Pod uses the host's network, which gVisor's own network stack cannot join; set \
-         allow_host_network = true in the handler's file to give such a Pod the host's stack"
+         allow_host_network = true in the handler's file to let such a Pod use the host's stack"
     )]
     HostNetwork,
     #[error("{what}: process already finished")]

@@ -15,7 +15,7 @@ use crate::control::Control;
 #[derive(Debug)]
 pub(crate) struct Inside {
     pub(crate) control: Control,
-    /// The container that made the sandbox: it runs as long as the sandbox does.
+    /// The container that the sandbox was launched with: it runs as long as the sandbox does.
     pub(crate) sandbox: String,
 }
 

@@ -14,7 +14,7 @@ use crate::usage::CpuShares;
 /// A sandbox's group.
 #[derive(Debug)]
 pub(crate) struct Group {
-    /// `None` where nobody gave the sandbox a group of its own: then nothing can be limited.
+    /// `None` where the sandbox has no group of its own: then nothing can be limited.
     cgroup: Option<Cgroup>,
     /// Bytes for the sandbox itself.
     overhead: u64,
@@ -99,8 +99,8 @@ impl Group {
         kills.is_some_and(|now| now > self.oom_kills)
     }
 
-    /// What container `id` uses: its own part as far as the sentry tells it, and for `root`, the
-    /// container that made the sandbox, what is left of the whole. `event` is `id`'s own, `guest`
+    /// What container `id` uses: its own part as far as the sentry reports it, and for `root`, the
+    /// container that the sandbox was launched with, the rest of the whole. `event` is `id`'s own, `guest`
     /// every running container's CPU time, `members` the memory of the containers beside `root`.
     pub(crate) fn stats(
         &self,
@@ -136,7 +136,7 @@ impl Group {
             ..Stats::default()
         };
         if alone {
-            // Nobody shares the group: the kernel's finer figures are all its own.
+            // No other container shares the group: the kernel's finer figures are all its own.
             Stats { pids_limit: None, memory_limit: own.memory_limit, ..merge(whole, own) }
         } else {
             own
@@ -144,7 +144,7 @@ impl Group {
     }
 }
 
-/// `whole` with what `own` knows better.
+/// `whole`, with the values that `own` has more precisely.
 fn merge(whole: Stats, own: Stats) -> Stats {
     Stats {
         cpu_total_ns: own.cpu_total_ns.or(whole.cpu_total_ns),

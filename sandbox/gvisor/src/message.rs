@@ -1,16 +1,16 @@
-//! What runsc and its sandbox say when something fails, read in one place. runsc has no error
-//! codes: its text is all there is (`runsc/container`, `runsc/sandbox`, `runsc/boot`).
+//! Error texts of runsc and its sandbox, classified in one place. runsc has no error codes: its text
+//! is all there is (`runsc/container`, `runsc/sandbox`, `runsc/boot`).
 
 use sandbox_core::{Classified, Kind};
 use serde::Deserialize;
 
-/// A runsc command that ended with a failure.
+/// A runsc command that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunscError {
-    /// runsc said why.
+    /// With runsc's reason.
     #[error("runsc {verb}: {message}")]
-    Said { verb: &'static str, message: String },
-    /// runsc did not say why.
+    Reason { verb: &'static str, message: String },
+    /// Without one.
     #[error("runsc {verb} failed ({status}) and gave no reason")]
     Silent { verb: &'static str, status: String },
 }
@@ -18,7 +18,7 @@ pub(crate) enum RunscError {
 impl Classified for RunscError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Said { message, .. } => kind(message),
+            Self::Reason { message, .. } => kind(message),
             Self::Silent { .. } => Kind::Internal,
         }
     }
@@ -80,21 +80,21 @@ struct Line {
 /// Reads the log that one runsc call wrote (`--log-format=json`), with its standard error
 /// `stderr` for what went wrong before the log was open.
 pub(crate) fn failure(verb: &'static str, status: &str, log: &[u8], stderr: &[u8]) -> RunscError {
-    let said = errors(log);
-    // The cause comes first; what follows tells how it was noticed.
-    let cause = said.iter().find(|m| !CONSEQUENCES.iter().any(|c| m.contains(c)));
-    let message = match cause.or(said.last()) {
+    let errors = errors(log);
+    // The cause comes first; later errors are about how it was noticed.
+    let cause = errors.iter().find(|m| !CONSEQUENCES.iter().any(|c| m.contains(c)));
+    let message = match cause.or(errors.last()) {
         Some(message) => tidy(message),
-        None => last_words(stderr),
+        None => first_line(stderr),
     };
     if message.is_empty() {
         RunscError::Silent { verb, status: status.to_owned() }
     } else {
-        RunscError::Said { verb, message }
+        RunscError::Reason { verb, message }
     }
 }
 
-/// The messages of level error: JSON objects one behind the other, with or without line ends.
+/// The messages of level error: JSON objects one behind the other, with or without newlines.
 fn errors(log: &[u8]) -> Vec<String> {
     serde_json::Deserializer::from_slice(log)
         .into_iter::<Line>()
@@ -104,9 +104,9 @@ fn errors(log: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// The first line of plain text that says something: usage errors stand above the help text,
+/// The first line of plain text that is not empty: usage errors stand above the help text,
 /// panics above their stack.
-fn last_words(stderr: &[u8]) -> String {
+fn first_line(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     tidy(text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or(""))
 }
@@ -164,7 +164,7 @@ mod tests {
             "failed to load /etc: permission denied",
         ),
         (
-            // Three objects without line ends; the first holds the cause.
+            // Three objects without newlines; the first holds the cause.
             r#"{"msg":"error setting up FS: mounting {Destination:/x Type:bind Source:/nope Options:[] UIDMappings:[] GIDMappings:[]}: stat(\"/nope\") failed: stat /nope: no such file or directory","level":"error","time":"x"}{"msg":"Error reading mounts file: error unmarshaling mounts: unexpected end of JSON input\nJSON bytes:\n","level":"error","time":"x"}{"msg":"creating container: cannot create sandbox: cannot read client sync file: waiting for sandbox to start: EOF","level":"error","time":"x"}"#,
             Kind::InvalidArgument,
             "stat(\"/nope\") failed",

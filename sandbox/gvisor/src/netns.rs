@@ -1,7 +1,7 @@
 //! The Pod's addresses and routes. runsc moves them from the host's interfaces into its own
-//! network stack; CNI plugins look for them when the Pod's network is taken down (the bridge
+//! network stack; CNI plugins look for them when they remove the Pod's network (the bridge
 //! plugin finds its masquerading rules by them). So they are read before runsc starts and put
-//! back when the sandbox has ended.
+//! back when the sandbox has exited.
 //!
 //! The kernel's own messages are kept and sent back as they are, as `ip address save` does.
 
@@ -150,7 +150,7 @@ fn open() -> io::Result<OwnedFd> {
     Ok(link)
 }
 
-/// Every message of type `answer` that the dump `question` gives, without its header. `length` is
+/// Every message of type `answer` in the reply to the dump `question`, without its header. `length` is
 /// that of the question's own body.
 fn dump(question: u16, answer: u16, length: usize) -> io::Result<Vec<Vec<u8>>> {
     let link = open()?;
@@ -221,7 +221,7 @@ const RTA_GATEWAY: u16 = 5;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 
-/// Routes of the main table to other machines; the kernel makes the rest itself.
+/// Routes of the main table to other hosts; the kernel makes the rest itself.
 fn is_worth_keeping(body: &[u8]) -> bool {
     body.get(4) == Some(&RT_TABLE_MAIN) && body.get(7) == Some(&RTN_UNICAST)
 }
@@ -235,7 +235,8 @@ fn has_attribute(body: &[u8], start: usize, wanted: u16) -> bool {
 fn attribute(body: &[u8], start: usize, wanted: u16) -> Option<&[u8]> {
     let mut rest = body.get(start..)?;
     loop {
-        let (length, kind) = (u16_at(rest, 0)?.max(4), u16_at(rest, 2)?);
+        let length = u16_at(rest, 0)?.max(4);
+        let kind = u16_at(rest, 2)?;
         if kind == wanted {
             return rest.get(4..usize::from(length));
         }

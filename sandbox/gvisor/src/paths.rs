@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::error::GvisorError;
 
-/// The file that stands where a container may not look: empty, for nobody to open or run.
+/// The file mounted over a masked file: empty, with no permissions.
 const BLANK: &str = "blank";
 
 /// Below these are file systems of the sandbox's own kernel. What the lists name there, it does
@@ -172,7 +172,8 @@ mod tests {
     #[test]
     fn masked_paths_are_covered_by_what_they_are() {
         let dir = tempfile::tempdir().unwrap();
-        let (rootfs, bundle) = (dir.path().join("rootfs"), dir.path().join("bundle"));
+        let rootfs = dir.path().join("rootfs");
+        let bundle = dir.path().join("bundle");
         fs::create_dir_all(rootfs.join("usr/bin")).unwrap();
         fs::create_dir_all(&bundle).unwrap();
         fs::write(rootfs.join("usr/bin/ls"), "").unwrap();
@@ -216,7 +217,8 @@ mod tests {
             "linux": {"readonlyPaths": ["/data/sub", "/data", "/tmp/x"]},
         });
         protect(&mut spec, &dir.path().join("rootfs"), dir.path()).unwrap();
-        let (sub, whole) = (volume.join("sub").display().to_string(), volume.display().to_string());
+        let sub = volume.join("sub").display().to_string();
+        let whole = volume.display().to_string();
         let added = mounts(&spec).split_off(2);
         assert_eq!(added, [("/data/sub", "bind", sub.as_str()), ("/data", "bind", whole.as_str())]);
     }

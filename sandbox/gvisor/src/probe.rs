@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 
 /// The limit of each question.
 const ASK: Duration = Duration::from_secs(20);
-/// The date from which runsc tells a Pod's network namespace from the host's by a file that
-/// newer kernels still have in the host's alone.
-const NAMESPACE_TEST_MENDED: u32 = 20_241_001;
-/// The date from which a forwarded port whose answer comes in large pieces does not end the
+/// The date from which runsc distinguishes a Pod's network namespace from the host's by a file
+/// that newer kernels still have in the host's alone.
+const NAMESPACE_TEST_FIXED: u32 = 20_241_001;
+/// The date from which a forwarded port whose answer comes in large pieces does not crash the
 /// sandbox (gVisor's pull request 12521 of 2026-01-21, and some weeks until it was released).
-const PORT_FORWARD_MENDED: u32 = 20_260_301;
+const PORT_FORWARD_FIXED: u32 = 20_260_301;
 /// What stands before a build's date in a binary that was made from a Go module, which calls
 /// itself by no version (the build information of `go version -m`).
 const MODULE: &[u8] = b"gvisor.dev/gvisor\tv0.0.0-";
@@ -30,7 +30,7 @@ const CHUNK: usize = 1 << 20;
 pub(crate) struct Probe {
     /// What `runsc --version` calls itself.
     pub(crate) version: String,
-    /// The build's date as `YYYYMMDD`, where the version tells it.
+    /// The build's date as `YYYYMMDD`, where the version has it.
     pub(crate) date: Option<u32>,
     /// Its subcommands.
     pub(crate) subcommands: BTreeSet<String>,
@@ -50,13 +50,13 @@ pub(crate) enum ProbeError {
     Unusable { path: PathBuf, source: io::Error },
     #[error("runsc {path} is not executable; chmod +x it or set runsc in the handler's file")]
     NotExecutable { path: PathBuf },
-    #[error("asking {path} what it can do")]
+    #[error("asking {path} for its version and flags")]
     Ask { path: PathBuf, source: HostError },
     #[error(
-        "{path} does not answer as runsc does (`{path} {question}` ended with {status}: {words})"
+        "{path} does not answer as runsc does (`{path} {question}` exited with status {status}: {words})"
     )]
     NotRunsc { path: PathBuf, question: &'static str, status: u32, words: String },
-    #[error("platform = \"kvm\" needs /dev/kvm, which this machine lacks; use \"systrap\"")]
+    #[error("platform = \"kvm\" needs /dev/kvm, which this host lacks; use \"systrap\"")]
     NoKvm,
     #[error("{path} (version {version}) does not know --{flag}; remove it from flags")]
     UnknownFlag { path: PathBuf, version: String, flag: String },
@@ -81,7 +81,7 @@ impl Probe {
     /// `rmem_default` in all of them (6.11 and later), and refuses to start a Pod's network.
     pub(crate) fn mistakes_namespaces(&self) -> bool {
         match self.date {
-            Some(date) => date < NAMESPACE_TEST_MENDED,
+            Some(date) => date < NAMESPACE_TEST_FIXED,
             // Builds without a date (from Go modules) came after `update` did.
             None => !self.subcommands.contains("update"),
         }
@@ -89,7 +89,7 @@ impl Probe {
 
     /// Whether the sandbox may end with a panic when it forwards a port.
     pub(crate) fn panics_on_port_forward(&self) -> bool {
-        self.date.is_none_or(|date| date < PORT_FORWARD_MENDED)
+        self.date.is_none_or(|date| date < PORT_FORWARD_FIXED)
     }
 
     /// The first of `wanted` that this build does not know.
@@ -97,7 +97,7 @@ impl Probe {
         &self,
         mut wanted: impl Iterator<Item = &'a String>,
     ) -> Option<&'a String> {
-        // Without a list nothing can be said.
+        // Without a list nothing is known.
         wanted.find(|flag| !self.flags.is_empty() && !self.flags.contains(*flag))
     }
 }
@@ -151,7 +151,7 @@ fn last_words(output: &[u8]) -> String {
     let text = String::from_utf8_lossy(output);
     match text.lines().rev().find(|line| !line.trim().is_empty()) {
         Some(line) => line.trim().chars().take(200).collect(),
-        None => "it said nothing".to_owned(),
+        None => "no output".to_owned(),
     }
 }
 
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_binary_is_named_with_the_mend() {
+    fn a_missing_binary_is_named_with_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let runsc = dir.path().join("runsc");
         let error = |wanted: &Path, path: &str| {
@@ -303,7 +303,8 @@ mod tests {
     #[tokio::test]
     async fn a_binary_is_asked_once() {
         let dir = tempfile::tempdir().unwrap();
-        let (runsc, cache) = (dir.path().join("runsc"), dir.path().join("cache"));
+        let runsc = dir.path().join("runsc");
+        let cache = dir.path().join("cache");
         fs::write(&runsc, "x").unwrap();
         let answers = [OLD, HELP, FLAGS].map(|text| Scripted::Ends(0, text.into()));
         let host = FakeHost::new(answers);

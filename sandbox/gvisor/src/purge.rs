@@ -1,4 +1,4 @@
-//! Taking down what a container left, every step whether or not another one failed.
+//! Removes what a container left: every step runs whether or not another one failed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use crate::netns;
 use crate::record::{Record, StateFiles, gone, remove_filestore};
 use crate::runsc::{Runsc, pid_file};
 
-/// How long a killed process may take to end.
-const END: Duration = Duration::from_secs(5);
-/// How long a sandbox may take to forget a container.
+/// How long a killed process may take to exit.
+const EXIT: Duration = Duration::from_secs(5);
+/// How long a sandbox may take to remove a container.
 const CALL: Duration = Duration::from_secs(3);
 
-/// A container to take down.
+/// A container to clean up after.
 #[derive(Debug)]
 pub(crate) struct Remains<'a> {
     pub(crate) id: &'a str,
@@ -32,7 +32,7 @@ pub(crate) struct Remains<'a> {
 }
 
 impl Remains<'_> {
-    /// The record, or what runsc's own files tell where it is damaged.
+    /// The record, or what runsc's own files contain where it is damaged.
     fn record(&self) -> Option<Record> {
         match Record::load(self.bundle) {
             Ok(Some(record)) => return Some(record),
@@ -45,11 +45,11 @@ impl Remains<'_> {
     }
 }
 
-/// Removes everything that `remains` has on the host. `living` is the control server of its
-/// sandbox if that lives on without it.
+/// Removes everything that `remains` has on the host. `running` is the control server of its
+/// sandbox if that runs on without it.
 pub(crate) async fn container(
     remains: &Remains<'_>,
-    living: Option<&Control>,
+    running: Option<&Control>,
     host: &dyn Host,
 ) -> Result<(), GvisorError> {
     let mut steps = Steps::<GvisorError>::default();
@@ -57,8 +57,8 @@ pub(crate) async fn container(
     if let Some(record) = remains.record() {
         let root = record.sandbox == remains.id;
         let files = StateFiles::new(&record.root, &record.sandbox, remains.id);
-        if let Some(control) = living {
-            steps.take(forget(control, remains.id).await);
+        if let Some(control) = running {
+            destroy(control, remains.id).await;
         }
         if record.hooks {
             if let Some(runsc) = remains.runsc.filter(|_| files.exist()) {
@@ -68,7 +68,7 @@ pub(crate) async fn container(
         let mut processes = record.processes.clone();
         processes.extend(files.gofer());
         processes.extend(strays(remains, &record.root));
-        steps.take(cleanup::kill_all(&processes, END).await);
+        steps.take(cleanup::kill_all(&processes, EXIT).await);
         steps.take(file("removing the state of runsc in", &record.root, files.remove(root)));
         steps.take(file(
             "removing the filestore in",
@@ -78,7 +78,7 @@ pub(crate) async fn container(
         if let Some(saved) = record.network {
             steps.take(netns::restore(saved).await);
         }
-        if let Some(cgroup) = record.cgroup.filter(|_| living.is_none()) {
+        if let Some(cgroup) = record.cgroup.filter(|_| running.is_none()) {
             steps.take(vacate(&cgroup).await);
         }
     }
@@ -86,7 +86,7 @@ pub(crate) async fn container(
     let pid_file = pid_file(remains.bundle);
     steps.take(file("removing", &pid_file, gone(fs::remove_file(&pid_file))));
     if steps.clean() {
-        // The record goes last, and only when nothing is left that it could tell of.
+        // The record is removed last, and only when there is nothing else to find by it.
         steps.take(file("removing the record in", remains.bundle, Record::remove(remains.bundle)));
     }
     steps.result()
@@ -97,8 +97,8 @@ fn file(step: &'static str, path: &Path, result: std::io::Result<()>) -> Result<
     result.map_err(|source| GvisorError::File { step, path: path.to_owned(), source })
 }
 
-/// Removes the sandbox's group. A shim that is about to end may still be in it, and is waited for;
-/// when this process itself is in it, whoever cleans up after this process removes it.
+/// Removes the sandbox's group. A shim that is about to exit may still be in it, and is waited for;
+/// when this process itself is in it, the clean-up after this process removes it.
 async fn vacate(cgroup: &Cgroup) -> Result<(), GvisorError> {
     if !cgroup.processes()?.contains(&std::process::id()) {
         cgroup.remove().await?;
@@ -106,18 +106,16 @@ async fn vacate(cgroup: &Cgroup) -> Result<(), GvisorError> {
     Ok(())
 }
 
-/// Makes a living sandbox forget an ended container.
-async fn forget(control: &Control, id: &str) -> Result<(), GvisorError> {
+/// Removes an exited container from its running sandbox.
+async fn destroy(control: &Control, id: &str) {
     match tokio::time::timeout(CALL, control.destroy(id)).await {
+        Ok(Ok(())) => {}
         Ok(Err(error)) => match Error::from(error) {
-            // It never started there, or the sandbox has just ended.
-            error if matches!(error.kind(), Kind::NotFound | Kind::Unavailable) => Ok(()),
-            error => {
-                tracing::warn!("the sandbox of container {id} did not let go of it: {error}");
-                Ok(())
-            }
+            // It never started there, or the sandbox has just exited.
+            error if matches!(error.kind(), Kind::NotFound | Kind::Unavailable) => {}
+            error => tracing::warn!(container = id, "removing it from its sandbox: {error}"),
         },
-        Ok(Ok(())) | Err(_) => Ok(()),
+        Err(_) => tracing::warn!(container = id, "its sandbox did not remove it within {CALL:?}"),
     }
 }
 
@@ -144,7 +142,7 @@ fn is_stray(cmdline: &[u8], root: &Path, id: &str, bundle: &Path) -> bool {
     let root = format!("--root={}", root.display());
     let bundle = bundle.to_string_lossy();
     let ours = args.iter().any(|arg| *arg == root);
-    // The sandbox ends with its id; a gofer names its bundle.
+    // The sandbox's last argument is its id; a gofer names its bundle.
     let sandbox = args.contains(&"boot") && args.last() == Some(&id);
     let gofer = args.contains(&"gofer")
         && args.iter().any(|arg| *arg == bundle || arg.strip_prefix("--bundle=") == Some(&bundle));
@@ -172,9 +170,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_dead_shim_left_goes_and_again_is_fine() {
+    async fn what_a_dead_shim_left_is_removed_any_number_of_times() {
         let dir = tempfile::tempdir().unwrap();
-        let (bundle, root) = (dir.path().join("b"), dir.path().join("r"));
+        let bundle = dir.path().join("b");
+        let root = dir.path().join("r");
         fs::create_dir_all(bundle.join("rootfs")).unwrap();
         fs::create_dir_all(&root).unwrap();
         let record = Record {
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_damaged_record_is_no_hindrance() {
+    async fn a_damaged_record_does_not_prevent_a_clean_up() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("r");
         fs::create_dir(&root).unwrap();

@@ -1,5 +1,4 @@
-//! What a container's bundle remembers of it, so that somebody who knows the bundle alone can
-//! take it down.
+//! What a container's bundle records of it, so that it can be cleaned up by its bundle alone.
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,15 +18,15 @@ const FILE: &str = "gvisor.json";
 /// A container's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// The id of the sandbox it is in; its own when it made it.
+    /// The id of the sandbox it is in; its own when it was launched with it.
     pub(crate) sandbox: String,
     /// runsc's state directory.
     pub(crate) root: PathBuf,
-    /// Processes that live for it: the sandbox (in the record of the container that made it) and
+    /// Processes that run for it: the sandbox (in the record of the container it was launched with) and
     /// the container's gofer.
     #[serde(default)]
     pub(crate) processes: Vec<ProcessRef>,
-    /// What the Pod's interfaces have to get back.
+    /// What to restore on the Pod's interfaces.
     #[serde(default)]
     pub(crate) network: Option<SavedNetwork>,
     /// Whether its configuration has hooks, which runsc runs when it deletes it.
@@ -104,8 +103,8 @@ impl StateFiles {
     /// Where the sandbox's control server listens.
     pub(crate) fn socket(&self) -> PathBuf {
         let usual = self.root.join(format!("runsc-{}.sock", self.sandbox));
-        let told = self.read().map(|s| s.sandbox.socket).unwrap_or_default();
-        if told.as_os_str().is_empty() { usual } else { told }
+        let recorded = self.read().map(|s| s.sandbox.socket).unwrap_or_default();
+        if recorded.as_os_str().is_empty() { usual } else { recorded }
     }
 
     /// Whether runsc knows the container.
@@ -123,7 +122,7 @@ impl StateFiles {
         serde_json::from_slice(&fs::read(self.state()).ok()?).ok()
     }
 
-    /// Removes what is left of the container, and with `sandbox` of the sandbox around it.
+    /// Removes the container's files, and with `sandbox` the sandbox's.
     pub(crate) fn remove(&self, sandbox: bool) -> io::Result<()> {
         let socket = self.socket();
         let mut result = gone(fs::remove_file(self.state()));

@@ -67,7 +67,8 @@ impl Runsc {
         let known = config.root.with_file_name("probe");
         let probe = probe::ask(&binary, &known, &*host).await?;
         if let Some(flag) = probe.unknown_flag(config.flags.keys()) {
-            let (version, flag) = (probe.version.clone(), flag.clone());
+            let version = probe.version.clone();
+            let flag = flag.clone();
             return Err(ProbeError::UnknownFlag { path: binary, version, flag });
         }
         if config.platform == Platform::Kvm && !Path::new(KVM).exists() {
@@ -166,7 +167,7 @@ impl Runsc {
         stdio: Option<ProcessFds>,
         mask: bool,
     ) -> Result<(), CallError> {
-        // A log of its own: runsc appends, and says nothing of which call a line is from.
+        // A log of its own: runsc appends, and no line names its call.
         let log = call.bundle.join(format!("runsc-{}.log", call.verb));
         let mut command = Command::new(&self.binary)
             .args(argv::globals(&self.config, self.network, &self.root, &log))
@@ -176,8 +177,8 @@ impl Runsc {
             command = command.stdin(fds.stdin).stdout(fds.stdout).stderr(fds.stderr);
         }
         let run = self.host.run(command, call.deadline).await;
-        let said = fs::read(&log).unwrap_or_default();
-        // runsc makes it only when it has something to say.
+        let report = fs::read(&log).unwrap_or_default();
+        // runsc makes it only for its first line.
         let _ = fs::remove_file(&log);
         let output = run?;
         if output.success() {
@@ -185,7 +186,7 @@ impl Runsc {
         }
         let status = format!("status {}", output.exit.status);
         let words = [output.stderr, output.stdout].concat();
-        Err(message::failure(call.verb, &status, &said, &words).into())
+        Err(message::failure(call.verb, &status, &report, &words).into())
     }
 }
 

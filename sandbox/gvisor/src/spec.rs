@@ -1,5 +1,5 @@
 //! What has to change in a container's configuration before runsc reads it. Pure: JSON in, JSON
-//! out, so that fields which this project does not know stay as they were given.
+//! out, so that fields which this project does not know stay as they are.
 
 use sandbox_core::request::{CONTAINER_TYPE, SANDBOX_ID};
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ const SHM: &str = "/dev/shm";
 /// Where a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Placement<'a> {
-    /// It makes the sandbox, whose `/dev/shm` holds `shm_size` bytes.
+    /// The sandbox is launched with it; its `/dev/shm` holds `shm_size` bytes.
     First { shm_size: Option<u64> },
     /// It joins the sandbox of that id, whose `/dev/shm` came from `shm`.
     Joins { sandbox: &'a str, shm: Option<&'a str> },
@@ -60,7 +60,7 @@ fn annotations(spec: &mut Value) -> &mut Map<String, Value> {
     spec["annotations"].as_object_mut().unwrap_or_else(|| unreachable!("set to an object above"))
 }
 
-/// Takes off what a Pod may not decide.
+/// Removes what a Pod may not set.
 fn strip(annotations: &mut Map<String, Value>, allow: &[String]) {
     annotations.retain(|key, _| {
         !CRIO.contains(&key.as_str())
@@ -75,7 +75,7 @@ fn matches(pattern: &str, key: &str) -> bool {
     }
 }
 
-/// Tells runsc which sandbox the container belongs to.
+/// Names the sandbox that the container belongs to.
 fn place(annotations: &mut Map<String, Value>, id: &str, placement: Placement<'_>) {
     let (kind, sandbox) = match placement {
         Placement::First { .. } => ("sandbox", id),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_decides_nothing_about_its_wall() {
+    fn a_pod_cannot_change_its_isolation() {
         let out = edit(&given(), "sb", Placement::First { shm_size: None }, &[], false);
         let mut keys: Vec<_> = out["annotations"].as_object().unwrap().keys().collect();
         keys.sort();

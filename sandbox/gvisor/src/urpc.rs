@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tells_failures_apart() {
+    async fn distinguishes_failures() {
         let (result, ..) = exchange(br#"{"success":false,"err":"no such"}"#).await;
         assert!(matches!(result, Err(UrpcError::Remote { message, .. }) if message == "no such"));
         let (result, ..) = exchange(b"{\"success\":tru").await;

@@ -4,18 +4,18 @@
 use std::collections::HashMap;
 
 /// CPU time by container, in nanoseconds. What the sandbox used between two looks is shared out
-/// by what the sentry says each container used in that time, so that a container's counter never
-/// runs backwards and all counters together give what the host charged.
+/// by what the sentry measured for each container in that time, so that a container's counter never
+/// runs backwards and all counters add up to what the host charged.
 #[derive(Debug, Default)]
 pub(crate) struct CpuShares {
     host: u64,
     seen: HashMap<String, u64>,
-    given: HashMap<String, u64>,
+    shared: HashMap<String, u64>,
 }
 
 impl CpuShares {
     /// Takes a look: `host` is the cgroup's counter, `guest` the sentry's by container. `root` is
-    /// the sandbox's own container, which gets what nobody else used.
+    /// the sandbox's own container, which gets what no other container used.
     pub(crate) fn look(&mut self, host: u64, guest: &HashMap<String, u64>, root: &str) {
         let spent = host.saturating_sub(self.host);
         self.host = self.host.max(host);
@@ -28,19 +28,19 @@ impl CpuShares {
         for (id, part) in used.iter().filter(|(_, part)| *part > 0) {
             let share = u128::from(spent) * u128::from(*part) / total.max(1);
             let share = u64::try_from(share).unwrap_or(left).min(left);
-            *self.given.entry((*id).clone()).or_default() += share;
+            *self.shared.entry((*id).clone()).or_default() += share;
             left -= share;
         }
-        *self.given.entry(root.to_owned()).or_default() += left;
+        *self.shared.entry(root.to_owned()).or_default() += left;
         for (id, now) in guest {
             let seen = self.seen.entry(id.clone()).or_default();
             *seen = (*seen).max(*now);
         }
     }
 
-    /// What container `id` has been given so far.
+    /// What container `id` was charged so far.
     pub(crate) fn of(&self, id: &str) -> u64 {
-        self.given.get(id).copied().unwrap_or(0)
+        self.shared.get(id).copied().unwrap_or(0)
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
         assert_eq!((shares.of("a"), shares.of("b"), shares.of("pod")), (250, 750, 0));
         shares.look(1600, &guest(&[("pod", 0), ("a", 10), ("b", 30)]), "pod");
         assert_eq!((shares.of("a"), shares.of("b"), shares.of("pod")), (250, 750, 600));
-        // `b` ended and left the sentry's list; `a` alone worked.
+        // `b` exited and left the sentry's list; `a` alone worked.
         shares.look(2600, &guest(&[("pod", 0), ("a", 20)]), "pod");
         assert_eq!((shares.of("a"), shares.of("b"), shares.of("pod")), (1250, 750, 600));
     }

@@ -27,7 +27,7 @@ const APPLETS: [&str; 22] = [
     "touch", "pwd", "trap", "ip", "wc", "dd", "grep", "mount", "test", "yes",
 ];
 
-/// Tests with a sandbox run one at a time: they share the machine's two or three cores.
+/// Tests with a sandbox run one at a time: they share the host's two or three cores.
 static SERIAL: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 pub(crate) struct Bed {

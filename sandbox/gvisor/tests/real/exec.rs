@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use sandbox_core::{Kind, StdioPaths, TerminalSize};
 
-use crate::bed::{Bed, ended, join, running, stop, until};
+use crate::bed::{Bed, SOON, ended, join, running, stop, until};
 
 #[tokio::test]
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
-async fn execs_end_with_their_own_status() {
+async fn execs_exit_with_their_own_status() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     for (script, status) in [("true", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill $$", 143)] {
@@ -37,7 +37,7 @@ async fn execs_end_with_their_own_status() {
 
 #[tokio::test]
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
-async fn execs_are_told_apart_and_signalled() {
+async fn execs_are_listed_and_signalled() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let request = bed.exec_request("my-detach-1", &["sleep", "1000"], StdioPaths::default());
@@ -144,6 +144,25 @@ async fn standard_input_that_was_closed_early_is_read_to_its_end() {
             task.delete().await;
         }
     }
+    stop(&sandbox, [&pause]).await;
+    bed.assert_clean();
+}
+
+#[tokio::test]
+#[ignore = "needs root, env:BULKHEAD_RUNSC"]
+async fn output_waits_for_a_reader_after_the_exit() {
+    let bed = Bed::new().await;
+    let (sandbox, pause) = bed.pod().await;
+    let path = bed.empty_fifo("out");
+    let stdio = StdioPaths { stdout: Some(path.clone()), ..StdioPaths::default() };
+    let exec = pause.exec(bed.exec_request("x", &["echo", "late"], stdio)).await.unwrap();
+    exec.start(|| {}).await.unwrap();
+    assert_eq!(ended(&exec).await.status, 0);
+    // Longer than it takes the tasks of an exited process to be dropped.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let read = tokio::task::spawn_blocking(move || fs::read_to_string(path).unwrap());
+    let text = tokio::time::timeout(SOON, read).await.expect("the output is lost").unwrap();
+    assert_eq!(text, "late\n");
     stop(&sandbox, [&pause]).await;
     bed.assert_clean();
 }

@@ -45,7 +45,7 @@ async fn a_create_that_hangs_is_cut_and_leaves_nothing() {
 
 #[tokio::test]
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
-async fn a_sandbox_that_dies_takes_all_along() {
+async fn all_processes_exit_with_their_sandbox() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let member = running(&sandbox, bed.script("m", "sleep 1000")).await;
@@ -69,7 +69,7 @@ async fn a_sandbox_that_dies_takes_all_along() {
 
 #[tokio::test]
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
-async fn everything_can_be_killed_under_a_strangers_hands() {
+async fn a_purge_needs_no_process_and_no_state_of_runsc() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let member = running(&sandbox, bed.script("m", "sleep 1000")).await;
@@ -132,7 +132,8 @@ async fn a_flood_of_output_arrives_whole() {
     request.stdio.stdout = Some(fifo.clone());
     let reader = std::thread::spawn(move || {
         let mut file = fs::File::open(fifo).unwrap();
-        let (mut total, mut buffer) = (0, vec![0; 1 << 16]);
+        let mut total = 0;
+        let mut buffer = vec![0; 1 << 16];
         loop {
             match file.read(&mut buffer).unwrap() {
                 0 => return total,
@@ -148,6 +149,6 @@ async fn a_flood_of_output_arrives_whole() {
     task.delete().await;
     drop((sandbox, task));
     assert_eq!(reader.join().unwrap(), SIZE);
-    eprintln!("{rate:.0} MB/s, start and end of the process included");
+    eprintln!("{rate:.0} MB/s, start and exit of the process included");
     bed.assert_clean();
 }

@@ -11,7 +11,7 @@ const CASES: [(&str, u32); 4] =
 
 #[tokio::test]
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
-async fn first_processes_end_with_their_own_status() {
+async fn first_processes_exit_with_their_own_status() {
     let bed = Bed::new().await;
     for (at, (script, status)) in CASES.into_iter().enumerate() {
         let mut request = bed.script(&format!("c{at}"), &format!("echo out; {script}"));
@@ -31,7 +31,7 @@ async fn first_processes_end_with_their_own_status() {
 
 #[tokio::test]
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
-async fn members_end_with_their_own_status() {
+async fn members_exit_with_their_own_status() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     for (at, (script, status)) in CASES.into_iter().enumerate() {
@@ -176,18 +176,18 @@ async fn a_failed_create_or_start_leaves_nothing() {
 
 #[tokio::test]
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
-async fn a_stranger_can_clean_up() {
+async fn another_process_can_clean_up() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let task = running(&sandbox, bed.script("m", "sleep 1000")).await;
     // Another shim process, that knows the bundles alone.
-    let stranger = bed.backend();
+    let other = bed.backend();
     let id = |text| Id::new(text).unwrap();
-    stranger.purge(&id("m"), &bed.bundle("m")).await.unwrap();
+    other.purge(&id("m"), &bed.bundle("m")).await.unwrap();
     assert_eq!(ended(&task.init).await.status, 137);
     assert_eq!(bed.exec(&pause, &["true"]).await.0.status, 0, "the Pod runs on");
-    stranger.purge(&id("pod"), &bed.bundle("pod")).await.unwrap();
-    stranger.purge(&id("pod"), &bed.bundle("pod")).await.unwrap();
+    other.purge(&id("pod"), &bed.bundle("pod")).await.unwrap();
+    other.purge(&id("pod"), &bed.bundle("pod")).await.unwrap();
     assert_eq!(ended(&pause.init).await.status, 137);
     bed.assert_clean();
 }

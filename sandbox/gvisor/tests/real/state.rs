@@ -14,7 +14,8 @@ use crate::bed::{Bed, ended, running, stop, until};
 #[ignore = "needs root, env:BULKHEAD_RUNSC"]
 async fn containers_of_a_pod_share_volumes_and_shared_memory() {
     let bed = Bed::new().await;
-    let (shm, volume) = (bed.dir.path().join("shm"), bed.dir.path().join("volume"));
+    let shm = bed.dir.path().join("shm");
+    let volume = bed.dir.path().join("volume");
     for dir in [&shm, &volume] {
         fs::create_dir(dir).unwrap();
     }
