@@ -8,10 +8,10 @@ use agent_api::agent::ConfigureResponse;
 #[derive(Debug)]
 pub(super) struct Timings {
     pub(super) begun: Instant,
-    /// Monitor, share and taps, which are made side by side.
+    /// VMM, share and taps, which are made side by side.
     pub(super) sides: [Duration; 3],
     pub(super) launched: Duration,
-    /// The network's connection, beside the machine's start.
+    /// The network's connection, beside the VM's start.
     pub(super) network: Duration,
     pub(super) booted: Duration,
     pub(super) connected: Duration,
@@ -22,7 +22,7 @@ pub(super) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     (work.await, begun.elapsed())
 }
 
-/// One line with every phase, in milliseconds. The guest took `waited` of the configuration.
+/// Logs one line with every phase, in milliseconds. The guest took `waited` of the configuration.
 pub(super) fn report(
     prepared: Duration,
     timings: &Timings,
@@ -31,7 +31,7 @@ pub(super) fn report(
     waited: Duration,
 ) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    log::info!(
+    tracing::info!(
         "boot: host preparation {:.1} ms, VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, \
          taps {:.1} ms), machine started {:.1} ms (network beside it {:.1} ms), kernel to agent \
          {:.1} ms (by the guest's clock {:.1} ms), configure {:.1} ms (the guest's part {:.1} ms), \

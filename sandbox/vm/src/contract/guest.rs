@@ -26,14 +26,21 @@ pub(super) struct Played(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     silent: AtomicBool,
+    /// Whether it takes for ever to bring plugged-in processors online.
+    stalls: AtomicBool,
     /// By container and exec.
     processes: Mutex<HashMap<(String, String), Process>>,
 }
 
 impl Played {
-    /// Its agents never call the host from now on.
+    /// Its agents never connect to the host from now on.
     pub(super) fn never_dials(&self) {
         self.0.silent.store(true, Ordering::Relaxed);
+    }
+
+    /// Its agents bring no plugged-in processor online from now on, and do not answer.
+    pub(super) fn stalls(&self) {
+        self.0.stalls.store(true, Ordering::Relaxed);
     }
 
     /// A VM whose vsock is `vsock` has booted.
@@ -174,6 +181,26 @@ impl Agent for Played {
             ..Default::default()
         };
         Ok(api::PidsResponse { pids: of.map(pid).collect(), ..Default::default() })
+    }
+
+    async fn online(
+        &self,
+        _: &TtrpcContext,
+        _: api::OnlineRequest,
+    ) -> ttrpc::Result<api::OnlineResponse> {
+        if self.0.stalls.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        Ok(api::OnlineResponse::default())
+    }
+
+    async fn update(
+        &self,
+        _: &TtrpcContext,
+        request: api::UpdateRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        self.find(&ProcessRef { container: request.container, ..Default::default() })?;
+        Ok(api::Empty::default())
     }
 
     async fn delete_container(
