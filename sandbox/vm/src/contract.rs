@@ -240,6 +240,35 @@ async fn a_launch_without_a_container_takes_members() {
     vm.assert_clean();
 }
 
+/// A failed start is reported as it is, and nothing of its process is left in the guest; with a
+/// pause container's goes the VM.
+#[tokio::test]
+#[ignore = "needs mount"]
+async fn a_start_that_fails_leaves_nothing() {
+    let vm = Vm::new(of_cloud_hypervisor());
+    let request = LaunchSandbox::with_container(vm.container("pod"), true);
+    let Launched { sandbox, first } = vm.backend().launch(request).await.unwrap();
+    let home = sandbox.create(vm.container("home")).await.unwrap();
+    let running = home.init.start(Early::default()).await.unwrap();
+    let exec = home.container.exec(vm.exec("home", "e")).await.unwrap();
+    let member = sandbox.create(vm.container("member")).await.unwrap();
+    vm.guest.refuses_starts();
+    let pause = first.unwrap();
+    for prepared in [exec, member.init, pause.init] {
+        let failed = prepared.start(Early::default()).await.unwrap_err();
+        assert_eq!(failed.to_string(), "the guest could not start the process: no start");
+    }
+    assert!(!vm.guest.knows("home", "e"));
+    assert!(!vm.guest.knows("member", ""));
+    assert!(vm.guest.knows("home", ""));
+    assert_eq!(running.wait().await.exit.status, 137);
+    sandbox.exited().await;
+    for container in [home.container, member.container, pause.container] {
+        container.delete().await.unwrap();
+    }
+    vm.assert_clean();
+}
+
 /// A VM grows with its containers' limits, and a guest that stalls then holds up no delete.
 #[tokio::test]
 #[ignore = "needs mount"]

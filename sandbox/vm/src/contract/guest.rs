@@ -28,6 +28,7 @@ struct State {
     silent: AtomicBool,
     /// Whether it takes for ever to bring plugged-in processors online.
     stalls: AtomicBool,
+    refuses_starts: AtomicBool,
     /// By container and exec.
     processes: Mutex<HashMap<(String, String), Process>>,
 }
@@ -41,6 +42,16 @@ impl Played {
     /// Its agents bring no plugged-in processor online from now on, and do not answer.
     pub(super) fn stalls(&self) {
         self.0.stalls.store(true, Ordering::Relaxed);
+    }
+
+    /// Its agents refuse to start a process from now on.
+    pub(super) fn refuses_starts(&self) {
+        self.0.refuses_starts.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has a process, started or not.
+    pub(super) fn knows(&self, container: &str, exec: &str) -> bool {
+        self.processes().contains_key(&(container.to_owned(), exec.to_owned()))
     }
 
     /// A VM whose vsock is `vsock` has booted.
@@ -120,6 +131,9 @@ impl Agent for Played {
         process: ProcessRef,
     ) -> ttrpc::Result<api::StartResponse> {
         self.find(&process)?;
+        if self.0.refuses_starts.load(Ordering::Relaxed) {
+            return Err(refused(ttrpc::Code::INTERNAL, "no start"));
+        }
         Ok(api::StartResponse { pid: 7, ..Default::default() })
     }
 
