@@ -93,6 +93,7 @@ impl Vm {
             virtiofsd: Some(self.path("virtiofsd")),
             guest: self.path("guest"),
             root: self.path("m"),
+            max_vcpus: 4,
             ..VmConfig::default()
         };
         Environment {
@@ -239,6 +240,63 @@ async fn a_launch_without_a_container_takes_members() {
     // After a crash the record in its directory is all that there is.
     drop(backend.launch(request()).await.unwrap());
     backend.purge(&Id::new("sandbox").unwrap(), &bundle).await.unwrap();
+    vm.assert_clean();
+}
+
+/// A failed start is reported as it is, and nothing of its process is left in the guest; with a
+/// pause container's goes the VM.
+#[tokio::test]
+#[ignore = "needs mount"]
+async fn a_start_that_fails_leaves_nothing() {
+    let vm = Vm::new(of_cloud_hypervisor());
+    let request = LaunchSandbox::with_container(vm.container("pod"), true);
+    let Launched { sandbox, first } = vm.backend().launch(request).await.unwrap();
+    let home = sandbox.create(vm.container("home")).await.unwrap();
+    let running = home.init.start(Early::default()).await.unwrap();
+    let exec = home.container.exec(vm.exec("home", "e")).await.unwrap();
+    let member = sandbox.create(vm.container("member")).await.unwrap();
+    vm.guest.refuses_starts();
+    let pause = first.unwrap();
+    for prepared in [exec, member.init, pause.init] {
+        let failed = prepared.start(Early::default()).await.unwrap_err();
+        assert_eq!(failed.to_string(), "the guest could not start the process: no start");
+    }
+    assert!(!vm.guest.knows("home", "e"));
+    assert!(!vm.guest.knows("member", ""));
+    assert!(vm.guest.knows("home", ""));
+    assert_eq!(running.wait().await.exit.status, 137);
+    sandbox.exited().await;
+    for container in [home.container, member.container, pause.container] {
+        container.delete().await.unwrap();
+    }
+    vm.assert_clean();
+}
+
+/// A VM grows with its containers' limits, and a guest that stalls then holds up no delete.
+#[tokio::test]
+#[ignore = "needs mount"]
+async fn a_growth_holds_up_no_delete() {
+    let vm = Vm::new(of_cloud_hypervisor());
+    let request = LaunchSandbox::with_container(vm.container("pod"), true);
+    let sandbox = vm.backend().launch(request).await.unwrap().sandbox;
+    let grows = sandbox.create(vm.container("grows")).await.unwrap();
+    let other = sandbox.create(vm.container("other")).await.unwrap();
+    let limit = |cpus: u32| {
+        let limits = json!({"cpu": {"quota": cpus * 100_000, "period": 100_000}});
+        serde_json::from_value(limits).unwrap()
+    };
+    grows.container.update(&limit(2)).await.unwrap();
+    let grown = |call: &Call| matches!(call, Call::Grow(2, _));
+    assert!(vm.driver.journal().iter().any(grown), "{:?}", vm.driver.journal());
+
+    vm.guest.stalls();
+    let larger = limit(3);
+    let mut growth = std::pin::pin!(grows.container.update(&larger));
+    let early = tokio::time::timeout(Duration::from_millis(100), growth.as_mut()).await;
+    assert!(early.is_err(), "the guest did not stall");
+    let delete = tokio::time::timeout(Duration::from_secs(5), other.container.delete());
+    delete.await.expect("a delete that waits for the guest").unwrap();
+    sandbox.stop().await.unwrap();
     vm.assert_clean();
 }
 

@@ -8,10 +8,10 @@ use agent_api::agent::ConfigureResponse;
 #[derive(Debug)]
 pub(super) struct Timings {
     pub(super) begun: Instant,
-    /// Monitor, share and taps, which are made side by side.
+    /// VMM, share and taps, which are made side by side.
     pub(super) sides: [Duration; 3],
     pub(super) launched: Duration,
-    /// The network's connection, beside the machine's start.
+    /// The network's connection, beside the VM's start.
     pub(super) network: Duration,
     pub(super) booted: Duration,
     pub(super) connected: Duration,
@@ -22,7 +22,7 @@ pub(super) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     (work.await, begun.elapsed())
 }
 
-/// One line with every phase, in milliseconds. The guest took `waited` of the configuration.
+/// Logs one line with every phase, in milliseconds. The guest took `waited` of the configuration.
 pub(super) fn report(
     prepared: Duration,
     timings: &Timings,

@@ -26,14 +26,32 @@ pub(super) struct Played(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     silent: AtomicBool,
+    /// Whether it takes for ever to bring plugged-in processors online.
+    stalls: AtomicBool,
+    refuses_starts: AtomicBool,
     /// By container and exec.
     processes: Mutex<HashMap<(String, String), Process>>,
 }
 
 impl Played {
-    /// Its agents never call the host from now on.
+    /// Its agents never connect to the host from now on.
     pub(super) fn never_dials(&self) {
         self.0.silent.store(true, Ordering::Relaxed);
+    }
+
+    /// Its agents bring no plugged-in processor online from now on, and do not answer.
+    pub(super) fn stalls(&self) {
+        self.0.stalls.store(true, Ordering::Relaxed);
+    }
+
+    /// Its agents refuse to start a process from now on.
+    pub(super) fn refuses_starts(&self) {
+        self.0.refuses_starts.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has a process, started or not.
+    pub(super) fn knows(&self, container: &str, exec: &str) -> bool {
+        self.processes().contains_key(&(container.to_owned(), exec.to_owned()))
     }
 
     /// A VM whose vsock is `vsock` has booted.
@@ -113,6 +131,9 @@ impl Agent for Played {
         process: ProcessRef,
     ) -> ttrpc::Result<api::StartResponse> {
         self.find(&process)?;
+        if self.0.refuses_starts.load(Ordering::Relaxed) {
+            return Err(refused(ttrpc::Code::INTERNAL, "no start"));
+        }
         Ok(api::StartResponse { pid: 7, ..Default::default() })
     }
 
@@ -174,6 +195,26 @@ impl Agent for Played {
             ..Default::default()
         };
         Ok(api::PidsResponse { pids: of.map(pid).collect(), ..Default::default() })
+    }
+
+    async fn online(
+        &self,
+        _: &TtrpcContext,
+        _: api::OnlineRequest,
+    ) -> ttrpc::Result<api::OnlineResponse> {
+        if self.0.stalls.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        Ok(api::OnlineResponse::default())
+    }
+
+    async fn update(
+        &self,
+        _: &TtrpcContext,
+        request: api::UpdateRequest,
+    ) -> ttrpc::Result<api::Empty> {
+        self.find(&ProcessRef { container: request.container, ..Default::default() })?;
+        Ok(api::Empty::default())
     }
 
     async fn delete_container(

@@ -26,8 +26,8 @@ pub(crate) struct Disks {
 #[derive(Debug, Default)]
 struct Entry {
     users: BTreeSet<Id>,
-    /// Locked while this one disk is plugged in or taken out, which the VMM's driver bounds in
-    /// time: who needs it meanwhile has to wait for the one or the other.
+    /// Whether it is plugged in. Locked while it is being plugged in or taken out, since another
+    /// container that uses it has to wait for that; the VMM's driver bounds it in time.
     plugged: Arc<tokio::sync::Mutex<bool>>,
 }
 
@@ -113,5 +113,125 @@ impl Disks {
             }
         }
         Ok(attached?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use sandbox_core::host::{FakeHost, ProcessRef};
+    use sandbox_core::{Exit, Kind, Result};
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Plugs disks in when it has a permit for each, and refuses the disk `bad`.
+    #[derive(Debug)]
+    struct FakeVmm {
+        permits: Semaphore,
+        calls: Mutex<Vec<String>>,
+    }
+
+    #[async_trait]
+    impl Vmm for FakeVmm {
+        fn pid(&self) -> u32 {
+            1
+        }
+
+        fn processes(&self) -> Vec<ProcessRef> {
+            Vec::new()
+        }
+
+        fn vsock(&self) -> &Path {
+            Path::new("/vsock")
+        }
+
+        async fn attach(&self, device: Device) -> Result<()> {
+            if device.id() == "bad" {
+                return Err(Error::new(Kind::Unavailable, "no"));
+            }
+            self.permits.acquire().await.unwrap().forget();
+            self.calls.lock().push(format!("attach {}", device.id()));
+            Ok(())
+        }
+
+        async fn detach(&self, id: &str) -> Result<()> {
+            self.calls.lock().push(format!("detach {id}"));
+            Ok(())
+        }
+
+        async fn boot(&self) -> Result<()> {
+            Ok(())
+        }
+
+        async fn grow(&self, _vcpus: u32, _memory: u64) -> Result<()> {
+            Ok(())
+        }
+
+        async fn stop(&self) -> Result<()> {
+            Ok(())
+        }
+
+        async fn exited(&self) -> Exit {
+            std::future::pending().await
+        }
+    }
+
+    fn disks(permits: usize) -> (tempfile::TempDir, Arc<FakeVmm>, Disks) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("disks")).unwrap();
+        let vmm = Arc::new(FakeVmm { permits: Semaphore::new(permits), calls: Mutex::default() });
+        let tree = Tree::at(Arc::new(FakeHost::new([])), dir.path());
+        let disks = Disks::new(Arc::clone(&vmm) as Arc<dyn Vmm>, tree, None);
+        (dir, vmm, disks)
+    }
+
+    fn disk(id: &str) -> Disk {
+        Disk { id: id.to_owned(), path: "/image".into(), read_only: true }
+    }
+
+    fn id(id: &str) -> Id {
+        Id::new(id).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_disk_is_there_from_its_first_user_to_its_last() {
+        let (_dir, vmm, disks) = disks(9);
+        disks.plug(&id("one"), &[disk("a"), disk("b")]).await.unwrap();
+        disks.plug(&id("two"), &[disk("a")]).await.unwrap();
+        disks.release(&id("one")).await.unwrap();
+        disks.release(&id("one")).await.unwrap();
+        assert_eq!(disks.ids(), BTreeSet::from(["a".to_owned()]));
+        disks.release(&id("two")).await.unwrap();
+        assert_eq!(*vmm.calls.lock(), ["attach a", "attach b", "detach b", "detach a"]);
+        assert!(disks.ids().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_released_with_what_came_before_it() {
+        let (_dir, vmm, disks) = disks(9);
+        for _ in 0..2 {
+            let failed = disks.plug(&id("one"), &[disk("a"), disk("bad")]).await.unwrap_err();
+            assert_eq!(failed.to_string(), "no");
+            disks.release(&id("one")).await.unwrap();
+            assert!(disks.ids().is_empty());
+        }
+        assert_eq!(*vmm.calls.lock(), ["attach a", "detach a", "attach a", "detach a"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_stalls_holds_up_no_other() {
+        let (_dir, vmm, disks) = disks(1);
+        disks.plug(&id("one"), &[disk("a")]).await.unwrap();
+        let stalled = id("two");
+        let wanted = [disk("b")];
+        let mut plug = std::pin::pin!(disks.plug(&stalled, &wanted));
+        assert!(tokio::time::timeout(Duration::from_secs(1), plug.as_mut()).await.is_err());
+        disks.release(&id("one")).await.unwrap();
+        assert_eq!(*vmm.calls.lock(), ["attach a", "detach a"]);
+        assert_eq!(disks.ids(), BTreeSet::from(["b".to_owned()]));
     }
 }
