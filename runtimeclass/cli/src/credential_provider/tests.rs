@@ -76,9 +76,9 @@ fn what_the_kubelet_gets() {
 #[test]
 fn requests_that_are_none() {
     for (request, part) in [
-        ("", "no CredentialProviderRequest: line 1"),
-        ("hunter2", "no CredentialProviderRequest: line 1"),
-        ("{\"image\":\"hunter2\"}", "no CredentialProviderRequest"),
+        ("", "not a CredentialProviderRequest: line 1"),
+        ("hunter2", "not a CredentialProviderRequest: line 1"),
+        ("{\"image\":\"hunter2\"}", "not a CredentialProviderRequest"),
         (
             &*REQUEST.replace("ProviderRequest", "ProviderResponse"),
             "kind \"CredentialProviderResponse\"",
