@@ -72,7 +72,7 @@ pub(crate) fn run(args: &InstallArgs) -> Result<u8, InstallError> {
     } else {
         print(&files);
     }
-    println!("# In containerd's config.toml, above its tables, unless it is there:");
+    println!("# In containerd's config.toml, above its tables, unless it is set:");
     println!("#   imports = [\"/etc/containerd/conf.d/*.toml\"]");
     println!("# Then: systemctl restart containerd. Running Pods stay.\n");
     println!("# For the cluster (kubectl apply -f -), and the nodes' labels that it selects:");

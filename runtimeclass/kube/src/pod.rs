@@ -6,7 +6,7 @@ use crate::resources::Amounts;
 use crate::security::PodSecurity;
 use crate::volume::Volume;
 
-/// A Pod; fields are those of its `spec` unless they say otherwise.
+/// A Pod; fields are those of its `spec` unless documented otherwise.
 #[derive(Debug)]
 pub struct Pod {
     /// Where it was read, for messages: file, document and name.

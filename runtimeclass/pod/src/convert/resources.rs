@@ -49,7 +49,7 @@ pub(crate) fn pod_limits(manifest: &Manifest, pod: &Pod) -> Limits {
     let quota = cpu.and_then(quota);
     Limits {
         memory: memory.map(Quantity::units).filter(|&bytes| bytes > 0),
-        // Shares and quota go together, as in the kubelet.
+        // Without a quota the shares stay the default.
         cpu_shares: quota.map(|_| shares(requested.unwrap_or_default()).unsigned_abs()),
         cpu_quota: quota,
         cpu_period: quota.map(|_| CPU_PERIOD.unsigned_abs()),

@@ -137,7 +137,7 @@ impl Cri {
         retried(self.reporter(), "remove Pod", sandbox, remove, CHANGE, call).await.map(drop)
     }
 
-    /// Creates a container; its id comes back.
+    /// Creates a container and returns its id.
     pub(crate) async fn create_container(
         &self,
         name: &str,
