@@ -7,9 +7,9 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::check;
-use crate::fields::{Node, Scope};
 use crate::findings::{Fault, Findings};
 use crate::manifest::Manifest;
+use crate::node::{Node, Scope};
 use crate::read;
 
 /// Why the files could not be read into a manifest.

@@ -12,6 +12,7 @@ mod fields;
 mod findings;
 mod manifest;
 mod names;
+mod node;
 mod object;
 mod pod;
 mod quantity;

@@ -1,5 +1,7 @@
 //! Starting one Pod.
 
+mod error;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,73 +10,20 @@ use std::sync::Arc;
 
 use k8s_cri::v1::{Mount, PodSandboxConfig};
 use kube_manifest::{Container, Manifest, Pod, PullPolicy};
-use sandbox_core::cgroup::CgroupError;
 
 use crate::cgroup::{self, CgroupDriver};
-use crate::convert::{self, ContainerFacts, ConvertError, ImageFacts, Placement, Source};
-use crate::cri::{Cri, CriError};
+use crate::convert::{self, ContainerFacts, ImageFacts, Placement, Source};
+use crate::cri::Cri;
 use crate::directory::{DirectoryError, PodDirectory, Record, log_path};
-use crate::images::{self, ImageError};
-use crate::logs::{Follower, LogError, Output, Printer};
+use crate::images;
+use crate::logs::{Follower, Output, Printer};
 use crate::node::{self, NodeFacts};
 use crate::node_error::NodeError;
 use crate::remove;
 use crate::uncancelled::Uncancelled;
-use crate::volumes::{self, Prepared, SubPathError, VolumeError};
-use crate::wait::{self, Exited, StartedContainer, WaitError};
-
-/// Why a Pod did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A call to the runtime failed.
-    #[error(transparent)]
-    Cri(#[from] CriError),
-    /// An image is not available.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// A volume could not be created.
-    #[error(transparent)]
-    Volume(#[from] VolumeError),
-    /// The Pod's directory could not be created.
-    #[error(transparent)]
-    Directory(#[from] DirectoryError),
-    /// A file of the node could not be read or written.
-    #[error(transparent)]
-    Node(#[from] NodeError),
-    /// The Pod's cgroup could not be created.
-    #[error(transparent)]
-    Cgroup(#[from] CgroupError),
-    /// A log could not be followed.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// An init container's exit could not be awaited.
-    #[error(transparent)]
-    Wait(#[from] WaitError),
-    /// The sandbox did not start with its handler.
-    #[error("runtime handler {handler:?}")]
-    Handler {
-        /// The handler.
-        handler: String,
-        /// The failed call.
-        source: CriError,
-    },
-    /// A container cannot be described to the runtime.
-    #[error("{document}")]
-    Convert {
-        /// The Pod's document.
-        document: String,
-        /// The reason.
-        source: ConvertError,
-    },
-    /// A part of a volume cannot be mounted.
-    #[error("{mount}")]
-    SubPath {
-        /// The mount's document and path.
-        mount: String,
-        /// The reason.
-        source: SubPathError,
-    },
-}
+use crate::volumes::{self, Prepared};
+use crate::wait::{self, Exited, StartedContainer};
+pub use error::StartError;
 
 /// Starts Pods; the same for every Pod of a run.
 #[derive(Debug)]

@@ -6,8 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::{meta, resources};
-use crate::fields::{Fields, Node};
+use crate::fields::Fields;
 use crate::names;
+use crate::node::Node;
 use crate::object::{ConfigMap, RuntimeClass, Secret};
 
 /// Reads a Secret; `stringData` takes precedence over `data`, as in Kubernetes.

@@ -1,8 +1,9 @@
 //! `volumes`.
 
 use super::relative::escapes;
-use crate::fields::{Fields, Node};
+use crate::fields::Fields;
 use crate::names;
+use crate::node::Node;
 use crate::object::{DataKind, DataSource};
 use crate::quantity::Quantity;
 use crate::volume::{HostPathType, Item, Volume, VolumeSource};
