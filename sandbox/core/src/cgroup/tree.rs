@@ -174,4 +174,20 @@ mod tests {
         assert!(removed(&pod).unwrap() && removed(&pod).unwrap());
         assert_eq!(remove_below(&pod).unwrap(), None);
     }
+
+    #[tokio::test]
+    #[ignore = "needs cgroup"]
+    async fn a_real_group_is_removed_with_what_the_runtime_left_in_it() {
+        let parent = format!("/bulkhead-test-tree-{}", std::process::id());
+        let group = Cgroup::new(&format!("{parent}/pod")).unwrap();
+        group.create_everywhere().unwrap();
+        Cgroup::new(&format!("{parent}/pod/left")).unwrap().create().unwrap();
+        let parent = Cgroup::new(&parent).unwrap();
+        parent.remove_if_empty().unwrap();
+        let leaked = group.remove_tree().await.unwrap();
+        assert!(leaked.unwrap().ends_with("pod/left"));
+        assert_eq!(group.remove_tree().await.unwrap(), None);
+        parent.remove_if_empty().unwrap();
+        assert!(parent.hierarchies().unwrap().iter().all(|it| !it.join(&parent.path).exists()));
+    }
 }
