@@ -1,4 +1,4 @@
-//! `bulkhead`: the node admin's tool.
+//! `bulkhead`: the node administrator's tool.
 //!
 //! `bulkhead play` runs the Pods of Kubernetes YAML on this node through CRI, without a cluster; `bulkhead guest` builds
 //! the image that VM Pods boot; see README.md.

@@ -85,7 +85,7 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// Prints the logs of a Pod's containers; with `follow` until they end.
+/// Prints the logs of a Pod's containers; with `follow` until they exit.
 pub(crate) async fn logs(cri: &Cri, name: &str, follow: bool) -> Result<u8, ShowError> {
     let found = find::find(cri, name).await?;
     let output = Arc::new(Output::standard());
