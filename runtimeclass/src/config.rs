@@ -13,14 +13,14 @@ use toml::{Table, Value};
 
 use crate::fault::ConfigError;
 
-/// The file that is read when containerd hands over no options at all. Without it, and without
-/// options, Pods run under gVisor with its defaults.
+/// The file that is read when containerd passes no options at all. If it does not exist, Pods run
+/// under gVisor with its defaults.
 pub const DEFAULT_CONFIG: &str = "/etc/bulkhead/default.toml";
 
 /// Where a handler's configuration comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigSource {
-    /// No options: [`DEFAULT_CONFIG`] if it is there.
+    /// No options: [`DEFAULT_CONFIG`] if it exists.
     Default,
     /// `ConfigPath`.
     Path(PathBuf),
@@ -28,14 +28,14 @@ pub enum ConfigSource {
     Inline(String),
 }
 
-/// A checked handler: everything that decides how its Pods run. It is kept in each container's
-/// bundle, so that whoever cleans up uses what was used to create.
+/// A checked handler: everything that decides how its Pods run. Each container's bundle keeps a
+/// copy, so that cleaning up uses the settings that were used to create.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "backend", content = "settings", rename_all = "lowercase")]
 pub enum Handler {
     /// Pods run in a gVisor sandbox.
     Gvisor(GvisorConfig),
-    /// Each Pod runs in a virtual machine of its own.
+    /// Each Pod runs in a VM of its own.
     Vm(VmConfig),
 }
 
@@ -90,7 +90,7 @@ impl Handler {
                 let config: VmConfig = section(&mut table, "vm", VmConfig::faults, &mut faults);
                 Self::Vm(config)
             }
-            // Where none is named, the faults of the settings are told all the same.
+            // Without a backend the faults of the settings are still reported.
             Some(Kind::Gvisor) | None => {
                 let check = GvisorConfig::faults;
                 Self::Gvisor(section(&mut table, "gvisor", check, &mut faults))
@@ -98,10 +98,10 @@ impl Handler {
         };
         faults.extend(table.iter().map(|(key, value)| match (key.as_str(), backend) {
             ("gvisor", Some(Kind::Vm)) | ("vm", Some(Kind::Gvisor)) => {
-                format!("[{key}] is of another backend than the one that is named; take it out")
+                format!("[{key}] belongs to another backend than the one that is set; remove it")
             }
             _ => format!(
-                "{key} = {value}: there is no such setting; there are backend, [gvisor] and [vm]"
+                "{key} = {value}: unknown setting; the settings are backend, [gvisor] and [vm]"
             ),
         }));
         if faults.is_empty() {
@@ -130,22 +130,22 @@ fn backend(value: Option<Value>, faults: &mut Vec<String>) -> Option<Kind> {
     match value {
         Some(Value::String(name)) if name == "gvisor" => return Some(Kind::Gvisor),
         Some(Value::String(name)) if name == "vm" => return Some(Kind::Vm),
-        Some(other) => faults.push(format!("backend = {other}: there are \"gvisor\" and \"vm\"")),
+        Some(other) => faults.push(format!("backend = {other}: must be \"gvisor\" or \"vm\"")),
         None => {
-            faults.push("backend is missing: write backend = \"gvisor\" or \"vm\"".to_owned());
+            faults.push("backend is missing: set backend = \"gvisor\" or \"vm\"".to_owned());
         }
     }
     None
 }
 
-/// Takes the table `name` and reads a backend's settings from it, which `check` looks through.
+/// Takes the table `name` and reads a backend's settings from it; `check` returns their faults.
 fn section<C: DeserializeOwned + Default>(
     table: &mut Table,
     name: &str,
     check: fn(&C) -> Vec<Fault>,
     faults: &mut Vec<String>,
 ) -> C {
-    let given = match table.remove(name) {
+    let section = match table.remove(name) {
         None => Table::new(),
         Some(Value::Table(settings)) => settings,
         Some(other) => {
@@ -153,13 +153,14 @@ fn section<C: DeserializeOwned + Default>(
             Table::new()
         }
     };
-    let config: C = settings(name, &given, faults);
-    let told = |fault: Fault| format!("{name}.{} = {:?}: {}", fault.key, fault.value, fault.reason);
-    faults.extend(check(&config).into_iter().map(told));
+    let config: C = settings(name, &section, faults);
+    let described =
+        |fault: Fault| format!("{name}.{} = {:?}: {}", fault.key, fault.value, fault.reason);
+    faults.extend(check(&config).into_iter().map(described));
     config
 }
 
-/// Reads the settings one key at a time, so that each fault is found and none hides another.
+/// Reads the settings one key at a time, so that no fault hides another.
 fn settings<C: DeserializeOwned + Default>(
     name: &str,
     table: &Table,
@@ -171,15 +172,17 @@ fn settings<C: DeserializeOwned + Default>(
         let mut unknown = Vec::new();
         let note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
         let read: Result<C, _> = serde_ignored::deserialize(single, note);
-        faults.extend(unknown.iter().map(|path| {
-            format!("{name}.{path}: there is no such setting; see the handler reference")
-        }));
+        faults.extend(
+            unknown
+                .iter()
+                .map(|path| format!("{name}.{path}: unknown setting; see the handler's reference")),
+        );
         match read {
             Ok(_) => drop(good.insert(key.clone(), value.clone())),
             Err(error) => faults.push(format!("{name}.{key} = {value}: {}", one_line(&error))),
         }
     }
-    // Each key was read by itself, so together they are read as well.
+    // Each key was read by itself, so reading them together succeeds.
     good.try_into().unwrap_or_default()
 }
 
@@ -204,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minimal_file_gives_the_defaults() {
+    fn a_minimal_file_means_the_defaults() {
         assert_eq!(Handler::parse("x", "backend = \"gvisor\"").unwrap(), Handler::default());
         let inline = "TypeUrl = \"a\"\nbackend = \"gvisor\"\n[gvisor]\noci_seccomp = true";
         let parsed = Handler::parse("x", inline).unwrap();
@@ -224,7 +227,7 @@ mod tests {
             "vm.hypervisor = \"xen\": unknown variant `xen`",
             "vm.vcpus = \"0\": must be 1 to 254",
             "vm.timeouts.boot = \"0\": must be 1 to 3600 seconds",
-            "[gvisor] is of another backend",
+            "[gvisor] belongs to another backend",
         ] {
             assert!(fault.contains(part), "{part} is not in {fault}");
         }
@@ -237,12 +240,12 @@ mod tests {
         let fault = fault(text);
         for part in [
             "x.toml: ",
-            "foo = 1: there is no such setting",
-            "backend = \"gvisr\": there are \"gvisor\" and \"vm\"",
-            "gvisor.platfrom: there is no such setting",
+            "foo = 1: unknown setting",
+            "backend = \"gvisr\": must be \"gvisor\" or \"vm\"",
+            "gvisor.platfrom: unknown setting",
             "gvisor.platform = \"hyperv\": unknown variant `hyperv`",
             "gvisor.oci_seccomp = \"yes\": invalid type",
-            "gvisor.timeouts.creat: there is no such setting",
+            "gvisor.timeouts.creat: unknown setting",
             "gvisor.timeouts.call = \"0\": must be 1 to 3600 seconds",
         ] {
             assert!(fault.contains(part), "{part} is not in {fault}");
@@ -250,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_or_no_toml() {
+    fn a_missing_file_and_invalid_toml() {
         let missing = Handler::load(&ConfigSource::Path("/no/such.toml".into())).unwrap_err();
         assert!(
             missing.to_string().starts_with("handler configuration /no/such.toml: No such file")

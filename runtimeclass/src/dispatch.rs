@@ -1,4 +1,4 @@
-//! The one place that knows which backends there are.
+//! The only file that names every backend.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,19 +20,19 @@ pub fn backend(handler: &Handler, namespace: &Id, host: Arc<dyn Host>) -> Arc<dy
     }
 }
 
-/// The program that most memory of a handler's Pods is shared of: each of them runs it in its own
-/// control group.
+/// The program whose pages are most of the memory that a handler's Pods share: each Pod runs it in
+/// its own control group.
 pub fn program(handler: &Handler) -> Option<PathBuf> {
     match handler {
         Handler::Gvisor(config) => find_program(&config.runsc),
-        // A machine's memory is its guest's, for the most part.
+        // Most of a VM's memory is its guest's.
         Handler::Vm(_) => None,
     }
 }
 
-/// What a handler's containers can be given, as the OCI runtime specification's `features`
-/// document: containerd derives from it what it may ask for (recursive read-only mounts, user
-/// namespaces), so nothing stands here that a backend does not do.
+/// What a handler's containers support, as the OCI runtime specification's `features` document:
+/// containerd derives from it what it may request (recursive read-only mounts, user namespaces), so
+/// it lists nothing that the backend does not do.
 pub fn features(handler: &Handler) -> serde_json::Value {
     match handler {
         Handler::Gvisor(config) => serde_json::json!({

@@ -1,4 +1,4 @@
-//! What can be wrong with a handler's configuration.
+//! Faults of a handler's configuration.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// It is no TOML.
+    /// The text is not TOML.
     #[error("{place} is not valid TOML: {message}")]
     Syntax {
         /// The file, or the inline options.
@@ -27,7 +27,7 @@ pub enum ConfigError {
         /// Line, column and reason.
         message: String,
     },
-    /// Keys or values that are wrong: all of them.
+    /// All wrong keys and values.
     #[error("{place}: {}", Joined(faults))]
     Faults {
         /// The file, or the inline options.
@@ -35,9 +35,9 @@ pub enum ConfigError {
         /// One line each.
         faults: Vec<String>,
     },
-    /// The options are of a kind that this shim does not read.
+    /// The options have a type that this shim does not read.
     #[error(
-        "runtime options of type {0:?} are not read here; use TypeUrl \"runtimeoptions.v1.Options\" \
+        "runtime options of type {0:?} are not supported; use TypeUrl \"runtimeoptions.v1.Options\" \
          with ConfigPath (with runtime_type \"io.containerd.runc.v2\": BinaryName)"
     )]
     OptionsType(String),

@@ -1,10 +1,9 @@
-//! From the runtime options that containerd hands over to a checked [`Handler`], and from there
+//! From the runtime options that containerd passes to a checked [`Handler`], and from there
 //! to the backend that runs the Pod.
 //!
 //! A handler is one entry `[...containerd.runtimes.NAME]` of containerd's configuration, and what
-//! a RuntimeClass names. containerd never tells a shim that name: it comes down to the runtime
-//! options, a path (`ConfigPath`) or an inline table. Every fault in them is found here, and all
-//! of them are reported at once.
+//! a RuntimeClass names. containerd does not pass that name to the shim, only the runtime options:
+//! a path (`ConfigPath`) or an inline table. All faults in them are reported at once.
 
 #![forbid(unsafe_code)]
 

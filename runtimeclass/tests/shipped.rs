@@ -1,4 +1,4 @@
-//! The files that admins copy: every one is read as its reader would, and the names in them agree.
+//! The files that administrators copy: each is parsed by its own rules, and the names in them agree.
 
 use std::fs;
 use std::path::PathBuf;

@@ -4,12 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cgroup::Driver;
 use crate::credential_provider::args::ProviderArgs;
-use crate::manifest::PullPolicy;
 use crate::pull::args::{FileArgs, PullArgs};
 
-/// Tries Pods and their runtime handlers on this node, without a cluster.
+/// Runs Pods with their runtime handlers on this node, without a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version, about)]
 pub(crate) struct Cli {
@@ -34,29 +32,29 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the Pods of Kubernetes YAML files and print their logs until they end
+    /// Run the Pods of Kubernetes YAML files and print their logs until they exit
     Play(PlayArgs),
     /// Stop and remove played Pods with everything that belongs to them
     Down(DownArgs),
     /// Run a command in a container of a played Pod
     Exec(ExecArgs),
-    /// Connect with the process of a container of a played Pod; its stdin and tty fields say what there is
+    /// Connect with a container's process in a played Pod; its stdin and tty fields decide which streams exist
     Attach(AttachArgs),
     /// Print the logs of a played Pod
     Logs(LogsArgs),
     /// List the played Pods of this node
     Ps,
-    /// Make, check or show the image that VM Pods boot
+    /// Build, verify or show the image that VM Pods boot
     #[command(subcommand)]
     Guest(GuestCommand),
-    /// Print what a node and a cluster need for the handlers, or put the node's files in place
+    /// Print what a node and a cluster need for the handlers, or write the node's files
     Install(InstallArgs),
-    /// Pull an image with its registry credential, for a handler or into a directory, or tell why it does not come
+    /// Pull an image with its registry credential, for a handler or into a directory, or show why that fails
     Pull(PullArgs),
-    /// The kubelet's image credential provider: a request on the standard input, the answer on the standard output
+    /// The kubelet's image credential provider: reads a request from standard input, writes the answer to standard output
     CredentialProvider(ProviderArgs),
 }
 
@@ -69,7 +67,7 @@ pub(crate) struct InstallArgs {
     /// The node's containerd: 1 (1.6 and 1.7) or 2
     #[arg(long, value_name = "MAJOR", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=2))]
     pub(crate) containerd: u32,
-    /// Put the node's files in place; one that is there with another text is not replaced
+    /// Write the node's files; an existing file with other content is not replaced
     #[arg(long)]
     pub(crate) write: bool,
     /// Where the node's root is, for --write
@@ -83,7 +81,7 @@ pub(crate) struct InstallArgs {
 }
 
 impl InstallArgs {
-    /// The handlers that are asked for.
+    /// The selected handlers.
     pub(crate) fn handlers(&self) -> impl Iterator<Item = Handler> {
         let all = [Handler::Gvisor, Handler::KataContainers];
         all.into_iter().filter(|it| self.handler.is_empty() || self.handler.contains(it))
@@ -95,18 +93,18 @@ impl InstallArgs {
 pub(crate) enum Handler {
     /// Pods in a gVisor sandbox
     Gvisor,
-    /// Pods in a virtual machine each
+    /// Each Pod in a VM of its own
     KataContainers,
 }
 
 /// `bulkhead guest`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum GuestCommand {
-    /// Make an image of a kernel and the agent; one that is there is replaced in one step
+    /// Build an image of a kernel and the agent; an existing one is replaced atomically
     Build(GuestBuildArgs),
     /// Compare an image's files with its manifest
     Verify(GuestDirArgs),
-    /// Print what an image is made of
+    /// Print an image's contents
     Show(GuestDirArgs),
 }
 
@@ -133,10 +131,10 @@ pub(crate) struct GuestBuildArgs {
     /// The modules of --kernel (/lib/modules/RELEASE); without it, everything must be built in
     #[arg(long, value_name = "DIR", requires = "kernel")]
     pub(crate) modules: Option<PathBuf>,
-    /// More modules to load in the guest, for containers that cannot load them themselves
+    /// More modules to load in the guest, where containers cannot load any
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) extra_modules: Vec<String>,
-    /// Leave the modules' signatures on, for a kernel that loads no others; boots take longer
+    /// Keep the modules' signatures, for a kernel that loads no unsigned ones; boots take longer
     #[arg(long)]
     pub(crate) keep_signatures: bool,
     /// The agent; by default bulkhead-agent beside this program or in /usr/libexec/bulkhead
@@ -158,10 +156,10 @@ pub(crate) struct PlayArgs {
     /// Files with Pods, Secrets, ConfigMaps and RuntimeClasses; - is the standard input
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// Remove the Pods when they have ended, also after a signal
+    /// Remove the Pods after their exit, also after a signal
     #[arg(long)]
     pub(crate) rm: bool,
-    /// Leave when the Pods run, without following their logs
+    /// Exit when the Pods run, without following their logs
     #[arg(short, long, visible_alias = "no-follow", conflicts_with_all = ["exec", "command"])]
     pub(crate) detach: bool,
     /// The container in which CMD runs once all containers run; by default the first one
@@ -170,9 +168,9 @@ pub(crate) struct PlayArgs {
     /// Give up after so many seconds (exit code 124)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) timeout: Option<u32>,
-    /// When to pull images; by default as imagePullPolicy says, and only missing ones where it says nothing
+    /// When to pull images; by default as imagePullPolicy says, or only missing ones if it is not set
     #[arg(long, value_enum)]
-    pub(crate) pull: Option<PullPolicy>,
+    pub(crate) pull: Option<Pull>,
     /// Leave out a field that play does not support, such as livenessProbe (may be repeated)
     #[arg(long, value_name = "FIELD", value_delimiter = ',')]
     pub(crate) ignore: Vec<String>,
@@ -181,10 +179,10 @@ pub(crate) struct PlayArgs {
     pub(crate) seccomp_root: PathBuf,
     /// How cgroups are named; by default as the runtime is configured
     #[arg(long, value_enum)]
-    pub(crate) cgroup_driver: Option<Driver>,
+    pub(crate) cgroup_driver: Option<CgroupDriver>,
     #[command(flatten)]
     pub(crate) run: RunArgs,
-    /// Run CMD in a running container; its output and exit code take the place of the Pod's
+    /// Run CMD in a running container; its output and exit code replace the Pod's
     #[arg(last = true, value_name = "CMD")]
     pub(crate) command: Vec<String>,
 }
@@ -219,13 +217,52 @@ pub(crate) struct ExecArgs {
     pub(crate) command: Vec<String>,
 }
 
+/// When to pull an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pull {
+    /// Only if this node does not have the image
+    Missing,
+    /// Never: fail if this node does not have the image
+    Never,
+    /// Ask the registry every time
+    Always,
+}
+
+impl From<Pull> for kube_manifest::PullPolicy {
+    fn from(pull: Pull) -> Self {
+        match pull {
+            Pull::Missing => Self::Missing,
+            Pull::Never => Self::Never,
+            Pull::Always => Self::Always,
+        }
+    }
+}
+
+/// What manages the cgroups of Pods, which decides how they are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CgroupDriver {
+    /// The runtime itself: paths
+    Cgroupfs,
+    /// systemd: slices
+    Systemd,
+}
+
+impl From<CgroupDriver> for pod_runner::CgroupDriver {
+    fn from(driver: CgroupDriver) -> Self {
+        match driver {
+            CgroupDriver::Cgroupfs => Self::Cgroupfs,
+            CgroupDriver::Systemd => Self::Systemd,
+        }
+    }
+}
+
 /// How a command runs.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct RunArgs {
-    /// Hand the standard input to CMD
+    /// Pass the standard input to CMD
     #[arg(short = 'i', long, requires = "command", conflicts_with = "timeout")]
     pub(crate) stdin: bool,
-    /// Give CMD a terminal
+    /// Run CMD in a terminal
     #[arg(short = 't', long, requires = "command", conflicts_with = "timeout")]
     pub(crate) tty: bool,
 }
@@ -236,7 +273,7 @@ pub(crate) struct AttachArgs {
     /// The container; by default the Pod's first one
     #[arg(value_name = "[NAMESPACE/]POD[/CONTAINER]")]
     pub(crate) container: String,
-    /// Hand the standard input over too
+    /// Pass the standard input too
     #[arg(short = 'i', long)]
     pub(crate) stdin: bool,
 }
@@ -247,7 +284,7 @@ pub(crate) struct LogsArgs {
     /// The Pod, or one container of it
     #[arg(value_name = "[NAMESPACE/]POD[/CONTAINER]")]
     pub(crate) container: String,
-    /// Go on until the containers end
+    /// Go on until the containers exit
     #[arg(short, long)]
     pub(crate) follow: bool,
 }

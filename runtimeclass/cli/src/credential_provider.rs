@@ -3,40 +3,21 @@
 
 pub(crate) mod args;
 pub(crate) mod config;
+mod error;
 mod message;
 
 use std::io::{Read as _, Write as _};
 
 use sandbox_core::Secret;
-use sandbox_image::{
-    CredentialError, CredentialSource as _, Reference, ReferenceError, Sources, Wanted,
-};
+use sandbox_image::{CredentialSource as _, Wanted};
+use sandbox_image::{Reference, Sources};
 
-use crate::pull::{PullError, keep_out_of_core_dumps, sources};
+use crate::pull::{keep_out_of_core_dumps, sources};
 use args::{CacheKey, ProviderArgs};
-use message::MessageError;
+pub(crate) use error::ProviderError;
 
 /// The largest request; a service account's token is the largest part of it.
 const REQUEST_LIMIT: u64 = 1 << 20;
-
-/// Why the kubelet gets no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ProviderError {
-    #[error(transparent)]
-    Message(#[from] MessageError),
-    #[error("the kubelet's request")]
-    Image(#[from] ReferenceError),
-    #[error(transparent)]
-    Sources(#[from] PullError),
-    #[error(transparent)]
-    Credential(#[from] CredentialError),
-    #[error("cannot read the kubelet's request")]
-    Read(#[source] std::io::Error),
-    #[error("cannot write the answer")]
-    Write(#[source] std::io::Error),
-    #[error("cannot write the configuration as YAML")]
-    Yaml(#[source] serde_norway::Error),
-}
 
 /// Answers one request, or prints the configuration to go with it.
 pub(crate) async fn run(args: &ProviderArgs) -> Result<u8, ProviderError> {
@@ -62,7 +43,7 @@ async fn answer(
     let request = message::read(request)?;
     let reference: Reference = request.image.parse()?;
     let place = reference.place();
-    // What is kept for a whole registry must be all that there is for it.
+    // An answer that is cached for the whole registry must have all of its credentials.
     let wanted = match args.cache_key {
         CacheKey::Image => Wanted::Place(place),
         CacheKey::Registry => Wanted::Host(place.host()),
@@ -70,7 +51,7 @@ async fn answer(
     let found = sources.find(wanted).await?;
     for candidate in message::unfit(&found) {
         eprintln!(
-            "bulkhead: {} of {} cannot be handed to the kubelet, which takes users and passwords only",
+            "bulkhead: {} of {} cannot be passed to the kubelet, which takes users and passwords only",
             candidate.credential.described(),
             candidate.origin
         );

@@ -1,131 +1,107 @@
-//! Removing played Pods: what the runtime holds, then what this node holds.
+//! `bulkhead down`: removes the Pods that files or names select.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use k8s_cri::v1::PodSandbox;
+use kube_manifest::{Findings, Manifest, Metadata, ReadError, read_file};
+use pod_runner::{Cri, RemoveError, all_pods, remove};
 
-use crate::cgroup;
-use crate::cri::{Cri, CriError};
-use crate::host::HostError;
-use crate::pod::{
-    DIRECTORY_ANNOTATION, GRACE_ANNOTATION, NAME_LABEL, NAMESPACE_LABEL, PLAY_LABEL, UID_LABEL,
-};
-use crate::state::{self, StateError};
+use crate::args::DownArgs;
+use crate::error_chain::chain;
+use crate::find::FindError;
 
-/// The grace of a Pod that does not say.
-const DEFAULT_GRACE: i64 = 30;
-
-/// Why a Pod could not be removed whole. Whatever could be removed is gone.
+/// Why no Pod was selected.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DownError {
-    /// The runtime refused.
     #[error(transparent)]
-    Cri(#[from] CriError),
-    /// The directory or a cgroup stays.
+    Read(#[from] ReadError),
     #[error(transparent)]
-    State(#[from] StateError),
-    /// The directory or a cgroup stays.
-    #[error(transparent)]
-    Host(#[from] HostError),
+    Find(#[from] FindError),
+    #[error("cannot list the Pods of this node")]
+    List(#[from] RemoveError),
 }
 
-/// Every sandbox of play, or those of one Pod.
-pub(crate) async fn sandboxes(
-    cri: &Cri,
-    pod: Option<(&str, &str)>,
-) -> Result<Vec<PodSandbox>, CriError> {
-    let mut labels = HashMap::from([(PLAY_LABEL.to_owned(), "true".to_owned())]);
-    if let Some((namespace, name)) = pod {
-        labels.insert(NAMESPACE_LABEL.to_owned(), namespace.to_owned());
-        labels.insert(NAME_LABEL.to_owned(), name.to_owned());
-    }
-    cri.sandboxes(labels).await
-}
-
-/// The names of all Pods of which anything is left: known to the runtime or by their directory.
-pub(crate) async fn all_pods(
-    cri: &Cri,
-    state: &Path,
-) -> Result<BTreeSet<(String, String)>, DownError> {
+/// Removes the selected Pods; the exit code is 1 if a part of one stays.
+pub(crate) async fn down(cri: &Cri, state: &Path, args: &DownArgs) -> Result<u8, DownError> {
+    let all = all_pods(cri, state).await?;
     let mut pods = BTreeSet::new();
-    for sandbox in sandboxes(cri, None).await? {
-        let label = |key| sandbox.labels.get(key).cloned().unwrap_or_default();
-        pods.insert((label(NAMESPACE_LABEL), label(NAME_LABEL)));
+    if args.all {
+        pods = all;
+    } else {
+        for target in &args.targets {
+            pods.extend(selected(target, &all)?);
+        }
     }
-    for record in state::records(state)? {
-        pods.insert((record.namespace, record.name));
+    let mut failed = None;
+    for (namespace, name) in pods {
+        let removed = remove(cri, state, (&namespace, &name), args.grace).await;
+        let meta = Metadata { namespace, name, ..Metadata::default() };
+        match removed {
+            Ok(true) => eprintln!("bulkhead: Pod {meta} removed"),
+            Ok(false) => eprintln!("bulkhead: Pod {meta} does not exist"),
+            Err(errors) => {
+                for error in &errors {
+                    eprintln!("bulkhead: Pod {meta}: {}", chain(error));
+                }
+                failed = Some(meta);
+            }
+        }
     }
-    Ok(pods)
+    Ok(u8::from(failed.is_some()))
 }
 
-/// Removes one Pod; whether there was anything of it. Goes on after an error, and gives all of them back.
-pub(crate) async fn remove(
-    cri: &Cri,
-    state: &Path,
-    (namespace, name): (&str, &str),
-    grace: Option<i64>,
-) -> Result<bool, Vec<DownError>> {
-    let mut errors = Vec::new();
-    let mut uids = BTreeSet::new();
-    let mut directories = BTreeSet::from([state::pod_directory(state, namespace, name)]);
-    let found = match sandboxes(cri, Some((namespace, name))).await {
-        Ok(found) => found,
-        Err(error) => return Err(vec![error.into()]),
+/// The Pods of a file, or the one Pod of that name.
+fn selected(
+    target: &str,
+    all: &BTreeSet<(String, String)>,
+) -> Result<BTreeSet<(String, String)>, DownError> {
+    if target == "-" || Path::new(target).is_file() {
+        // Only the names matter here: a Pod of a file that play would refuse may still have to be removed.
+        let findings = Findings::default();
+        let mut manifest = Manifest::default();
+        read_file(Path::new(target), &findings, &mut manifest)?;
+        let names = manifest.pods.into_iter().map(|pod| (pod.meta.namespace, pod.meta.name));
+        return Ok(names.collect());
+    }
+    let named = |(namespace, name): &&(String, String)| match target.split_once('/') {
+        Some((first, second)) => first == namespace && second == name,
+        None => target == name,
     };
-    let mut present = !found.is_empty();
-    for sandbox in &found {
-        uids.extend(sandbox.labels.get(UID_LABEL).cloned());
-        directories.extend(sandbox.annotations.get(DIRECTORY_ANNOTATION).map(PathBuf::from));
-        if let Err(error) = remove_sandbox(cri, sandbox, grace).await {
-            errors.push(error.into());
+    let found: BTreeSet<_> = all.iter().filter(named).cloned().collect();
+    match found.len() {
+        0 => Err(FindError::Missing(target.to_owned()).into()),
+        1 => Ok(found),
+        _ => {
+            let names: Vec<String> =
+                found.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
+            Err(FindError::Ambiguous { name: target.to_owned(), found: names.join(" or ") }.into())
         }
     }
-    if !errors.is_empty() {
-        // Containers may still use the volumes.
-        return Err(errors);
-    }
-    for directory in directories {
-        match state::record(&directory) {
-            Ok(record) => uids.extend(record.map(|record| record.uid)),
-            Err(error) => errors.push(error.into()),
-        }
-        match state::remove(&directory, namespace, name) {
-            Ok(removed) => present |= removed,
-            Err(error) => errors.push(error.into()),
-        }
-    }
-    for uid in uids {
-        if let Err(error) = cgroup::remove(&uid).await {
-            errors.push(error.into());
-        }
-    }
-    if errors.is_empty() { Ok(present) } else { Err(errors) }
 }
 
-async fn remove_sandbox(
-    cri: &Cri,
-    sandbox: &PodSandbox,
-    grace: Option<i64>,
-) -> Result<(), CriError> {
-    let own = sandbox.annotations.get(GRACE_ANNOTATION).and_then(|text| text.parse().ok());
-    let grace = grace.or(own).unwrap_or(DEFAULT_GRACE);
-    let mut stops = tokio::task::JoinSet::new();
-    for container in gone_is_fine(cri.containers(&sandbox.id).await)? {
-        let cri = cri.clone();
-        stops.spawn(async move { cri.stop_container(&container.id, grace).await });
-    }
-    let stopped = stops.join_all().await.into_iter().try_for_each(gone_is_fine);
-    // The sandbox takes with it whatever could not be stopped alone.
-    gone_is_fine(cri.stop_sandbox(&sandbox.id).await)?;
-    gone_is_fine(cri.remove_sandbox(&sandbox.id).await)?;
-    stopped
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Somebody else may remove the same Pod: what is gone is what it had to become.
-fn gone_is_fine<T: Default>(result: Result<T, CriError>) -> Result<T, CriError> {
-    match result {
-        Err(error) if error.code() == Some(tonic::Code::NotFound) => Ok(T::default()),
-        result => result,
+    fn pods(names: &[(&str, &str)]) -> BTreeSet<(String, String)> {
+        names.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    }
+
+    #[test]
+    fn names_and_files() {
+        let all = pods(&[("a", "web"), ("b", "web"), ("a", "db")]);
+        assert_eq!(selected("db", &all).unwrap(), pods(&[("a", "db")]));
+        assert_eq!(selected("b/web", &all).unwrap(), pods(&[("b", "web")]));
+        let error = selected("web", &all).unwrap_err().to_string();
+        assert_eq!(error, "\"web\" could be a/web or b/web; add the namespace and the container");
+        let error = selected("none.yaml", &all).unwrap_err().to_string();
+        assert_eq!(error, "no played Pod is named \"none.yaml\"; `bulkhead ps` lists them");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "{apiVersion: v1, kind: Pod, metadata: {name: x}, spec: {wrong: 1}}";
+        std::fs::write(file.path(), text).unwrap();
+        assert_eq!(
+            selected(file.path().to_str().unwrap(), &all).unwrap(),
+            pods(&[("default", "x")])
+        );
     }
 }

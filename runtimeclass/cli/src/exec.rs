@@ -3,26 +3,38 @@
 use std::time::Duration;
 
 use k8s_cri::v1::{Container, ContainerState};
+use pod_runner::{Cri, CriError, TTY_ANNOTATION};
 
 use crate::args::RunArgs;
-use crate::cri::Cri;
 use crate::find::{self, FindError};
-use crate::play::{self, PlayError};
-use crate::pod::TTY_ANNOTATION;
-use crate::stream::{self, Wanted};
+use crate::output;
+use crate::stream::{self, StreamError, Wanted};
 
-/// How often, and how far apart, a container is looked at once its streams have ended.
+/// How often, and at which interval, a container's state is read after its streams were closed.
 const EXIT_LOOKS: u32 = 20;
 const EXIT_PAUSE: Duration = Duration::from_millis(25);
 
-/// Runs a command in the container that `name` names, the Pod's first by default; its exit code comes back.
+/// Why a command could not be run, or a container not be attached to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ExecError {
+    #[error(transparent)]
+    Cri(#[from] CriError),
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    #[error("cannot print the command's output")]
+    Print(#[from] std::io::Error),
+}
+
+/// Runs a command in the container that `name` selects, by default the Pod's first; returns its exit code.
 pub(crate) async fn run(
     cri: &Cri,
     name: &str,
     args: &RunArgs,
     command: &[String],
     timeout: Option<u32>,
-) -> Result<u8, PlayError> {
+) -> Result<u8, ExecError> {
     let container = container(cri, name).await?;
     if args.stdin || args.tty {
         let wanted = Wanted { stdin: args.stdin, tty: args.tty };
@@ -31,12 +43,12 @@ pub(crate) async fn run(
     }
     let timeout = timeout.unwrap_or_default().into();
     let answer = cri.exec(&container.id, command.to_vec(), timeout).await?;
-    play::print(&answer.stdout, &answer.stderr)?;
+    output::print(&answer.stdout, &answer.stderr)?;
     Ok(u8::try_from(answer.exit_code).unwrap_or(u8::MAX))
 }
 
-/// Connects with a container's own process; its exit code comes back if it ended.
-pub(crate) async fn attach(cri: &Cri, name: &str, stdin: bool) -> Result<u8, PlayError> {
+/// Attaches to a container's own process; returns its exit code if it exited.
+pub(crate) async fn attach(cri: &Cri, name: &str, stdin: bool) -> Result<u8, ExecError> {
     let container = container(cri, name).await?;
     let tty = container.annotations.contains_key(TTY_ANNOTATION);
     let url = cri.attach_url(&container.id, stdin, tty).await?;
@@ -44,7 +56,7 @@ pub(crate) async fn attach(cri: &Cri, name: &str, stdin: bool) -> Result<u8, Pla
     if code != 0 {
         return Ok(code);
     }
-    // The stream ends a moment before the runtime knows of the exit, or because the input ended.
+    // The stream closes shortly before the runtime notices the exit, or because the input was closed.
     for _ in 0..EXIT_LOOKS {
         let status = cri.container_status(&container.id).await?;
         if status.state == i32::from(ContainerState::ContainerExited) {
@@ -55,7 +67,7 @@ pub(crate) async fn attach(cri: &Cri, name: &str, stdin: bool) -> Result<u8, Pla
     Ok(0)
 }
 
-/// The container that was named; of a whole Pod the first one that runs.
+/// The selected container; of a whole Pod the first one that runs.
 async fn container(cri: &Cri, name: &str) -> Result<Container, FindError> {
     let mut containers = find::find(cri, name).await?.containers;
     let running = |it: &Container| it.state == i32::from(ContainerState::ContainerRunning);

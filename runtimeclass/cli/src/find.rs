@@ -1,15 +1,12 @@
-//! Finding played containers by the names that people type.
+//! Finding played containers by name.
 
 use k8s_cri::v1::{Container, PodSandbox};
+use pod_runner::{CONTAINER_LABEL, Cri, CriError, NAME_LABEL, NAMESPACE_LABEL, sandboxes};
 
-use crate::cri::{Cri, CriError};
-use crate::down;
-use crate::pod::{CONTAINER_LABEL, NAME_LABEL, NAMESPACE_LABEL};
-
-/// Why a name leads to no container.
+/// Why a name selects no container.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FindError {
-    /// The runtime refused.
+    /// A call to the runtime failed.
     #[error(transparent)]
     Cri(#[from] CriError),
     /// Too many or empty parts.
@@ -23,22 +20,22 @@ pub(crate) enum FindError {
     Container {
         /// The Pod.
         pod: String,
-        /// The name that was given.
+        /// The requested name.
         container: String,
-        /// The names that would do.
+        /// The names of its containers.
         known: String,
     },
-    /// Several things have that name.
-    #[error("{name:?} could be {found}; say the namespace and the container")]
+    /// Several Pods have that name.
+    #[error("{name:?} could be {found}; add the namespace and the container")]
     Ambiguous {
-        /// The name that was given.
+        /// The requested name.
         name: String,
-        /// What it could be.
+        /// The candidates.
         found: String,
     },
 }
 
-/// A played Pod and those of its containers that were meant, in the order of their creation.
+/// A played Pod and the selected containers, in the order of their creation.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) sandbox: PodSandbox,
@@ -56,8 +53,8 @@ pub(crate) fn container_name(container: &Container) -> &str {
     container.labels.get(CONTAINER_LABEL).map_or("", String::as_str)
 }
 
-/// Whether a Pod can be what `parts` name, and which container of it: `None` is any.
-fn meaning<'a>(parts: &[&'a str], namespace: &str, name: &str) -> Option<Option<&'a str>> {
+/// Whether `parts` select a Pod, and which container of it; `Some(None)` is all of them.
+fn selection<'a>(parts: &[&'a str], namespace: &str, name: &str) -> Option<Option<&'a str>> {
     match *parts {
         [pod] if pod == name => Some(None),
         [first, second] if first == namespace && second == name => Some(None),
@@ -67,16 +64,16 @@ fn meaning<'a>(parts: &[&'a str], namespace: &str, name: &str) -> Option<Option<
     }
 }
 
-/// The Pod and containers that `text` names.
+/// The Pod and containers that `text` selects.
 pub(crate) async fn find(cri: &Cri, text: &str) -> Result<Found, FindError> {
     let parts: Vec<&str> = text.split('/').collect();
     if parts.len() > 3 || parts.iter().any(|part| part.is_empty()) {
         return Err(FindError::Form(text.to_owned()));
     }
     let mut matches = Vec::new();
-    for sandbox in down::sandboxes(cri, None).await? {
+    for sandbox in sandboxes(cri, None).await? {
         let label = |key| sandbox.labels.get(key).cloned().unwrap_or_default();
-        if let Some(container) = meaning(&parts, &label(NAMESPACE_LABEL), &label(NAME_LABEL)) {
+        if let Some(container) = selection(&parts, &label(NAMESPACE_LABEL), &label(NAME_LABEL)) {
             matches.push((sandbox, container));
         }
     }
@@ -91,8 +88,11 @@ pub(crate) async fn find(cri: &Cri, text: &str) -> Result<Found, FindError> {
     let known: Vec<String> = containers.iter().map(|it| container_name(it).to_owned()).collect();
     containers.retain(|container| container_name(container) == wanted);
     if containers.is_empty() {
-        let (pod, container) = (pod_name(&sandbox), wanted.to_owned());
-        return Err(FindError::Container { pod, container, known: known.join(", ") });
+        return Err(FindError::Container {
+            pod: pod_name(&sandbox),
+            container: wanted.to_owned(),
+            known: known.join(", "),
+        });
     }
     Ok(Found { sandbox, containers })
 }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_mean() {
+    fn names_select() {
         for (parts, wanted) in [
             (&["web"][..], Some(None)),
             (&["ns", "web"], Some(None)),
@@ -112,7 +112,7 @@ mod tests {
             (&["other", "web"], None),
             (&["other", "web", "main"], None),
         ] {
-            assert_eq!(meaning(parts, "ns", "web"), wanted, "{parts:?}");
+            assert_eq!(selection(parts, "ns", "web"), wanted, "{parts:?}");
         }
     }
 }

@@ -15,8 +15,8 @@ use guest_image::{Guest, GuestError, ImageFile};
 use sandbox_core::host::{HostError, RealHost};
 
 use crate::args::{GuestBuildArgs, GuestCommand, GuestDirArgs};
-use crate::interrupt::{Caught, Signals};
-use crate::play;
+use crate::output;
+use crate::signals::{Caught, Signals};
 
 /// The agent's name.
 const AGENT: &str = "bulkhead-agent";
@@ -24,7 +24,7 @@ const AGENT: &str = "bulkhead-agent";
 /// Where packages put the agent.
 const LIBEXEC: &str = "/usr/libexec/bulkhead";
 
-/// What apt may need of this program's environment: a way out, and another configuration.
+/// The environment variables that apt gets: proxies and its configuration.
 const APT_ENVIRONMENT: [&str; 9] = [
     "APT_CONFIG",
     "ALL_PROXY",
@@ -50,8 +50,8 @@ pub(crate) enum GuestCommandError {
     Fetch(#[from] FetchError),
     #[error(transparent)]
     Host(#[from] HostError),
-    /// No agent was named, and none is at its usual places.
-    #[error("there is no agent at {0}; `hack/guest` builds one, and --agent says where it is")]
+    /// No agent was named, and there is none at the default paths.
+    #[error("there is no agent at {0}; `hack/guest` builds one, and --agent sets its path")]
     NoAgent(String),
     #[error("cannot make a temporary directory for the download")]
     Temporary(#[source] io::Error),
@@ -78,12 +78,12 @@ fn verify(args: &GuestDirArgs) -> Result<u8> {
     let guest = Guest::open(&args.dir)?;
     guest.verify()?;
     guest.expect_protocol(build::PROTOCOL)?;
-    print(&format!("{} is whole: every file is as its manifest says\n", guest.dir().display()))?;
+    print(&format!("{} is complete: every file matches its manifest\n", guest.dir().display()))?;
     Ok(0)
 }
 
 async fn make(args: &GuestBuildArgs) -> Result<u8> {
-    // Caught, so that nothing half-made stays behind.
+    // Caught, so that no partial image stays behind.
     let mut signals = Signals::catch().map_err(GuestCommandError::Signals)?;
     let host = RealHost::new()?;
     let path = match &args.agent {
@@ -111,9 +111,13 @@ async fn make(args: &GuestBuildArgs) -> Result<u8> {
             }
         }
     };
-    let (output, extra_modules) = (args.output.clone(), args.extra_modules.clone());
-    let keep_signatures = args.keep_signatures;
-    let plan = Plan { output, kernel, agent, extra_modules, keep_signatures };
+    let plan = Plan {
+        output: args.output.clone(),
+        kernel,
+        agent,
+        extra_modules: args.extra_modules.clone(),
+        keep_signatures: args.keep_signatures,
+    };
     let (built, caught) = build_until(plan, &mut signals).await;
     match (built, caught) {
         (Err(BuildError::Stopped), Some(caught)) => Ok(stopped(caught)),
@@ -124,16 +128,16 @@ async fn make(args: &GuestBuildArgs) -> Result<u8> {
     }
 }
 
-/// Builds, and breaks off before the next step when a signal comes.
+/// Builds; a signal stops it before the next step.
 async fn build_until(
     plan: Plan,
     signals: &mut Signals,
 ) -> (std::result::Result<Guest, BuildError>, Option<Caught>) {
     let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::clone(&stop);
+    let stopped = Arc::clone(&stop);
     let mut task = tokio::task::spawn_blocking(move || {
         build::build(&plan, &mut |text| {
-            if asked.load(Ordering::Relaxed) {
+            if stopped.load(Ordering::Relaxed) {
                 return ControlFlow::Break(());
             }
             step(text);
@@ -156,7 +160,7 @@ async fn build_until(
 }
 
 fn stopped(caught: Caught) -> u8 {
-    eprintln!("bulkhead: {} came; no image was made", caught.name);
+    eprintln!("bulkhead: {} caught; no image was built", caught.name);
     caught.exit_code
 }
 
@@ -165,11 +169,10 @@ fn step(text: &str) {
 }
 
 fn print(text: &str) -> Result<()> {
-    play::print(text.as_bytes(), b"")
-        .map_err(|error| GuestCommandError::Print(io::Error::other(error)))
+    output::print(text.as_bytes(), b"").map_err(GuestCommandError::Print)
 }
 
-/// The places where an agent is looked for.
+/// The agent's default paths.
 fn agent_places() -> Vec<PathBuf> {
     let beside = env::current_exe().ok().map(|program| program.with_file_name(AGENT));
     beside.into_iter().chain([Path::new(LIBEXEC).join(AGENT)]).collect()
@@ -188,10 +191,11 @@ fn apt_environment() -> Vec<(OsString, OsString)> {
     APT_ENVIRONMENT.into_iter().filter_map(value).collect()
 }
 
-/// What an image is made of, for people.
+/// An image's description.
 fn describe(guest: &Guest) -> String {
     let manifest = guest.manifest();
-    let (kernel, agent) = (&manifest.kernel, &manifest.agent);
+    let kernel = &manifest.kernel;
+    let agent = &manifest.agent;
     let origin = match (&kernel.package, &kernel.version) {
         (Some(package), Some(version)) => format!(" ({package} {version})"),
         (Some(package), None) => format!(" ({package})"),
@@ -240,7 +244,7 @@ mod tests {
         let text = error.replace(&dir.path().display().to_string(), "DIR");
         assert_eq!(
             text,
-            "there is no agent at DIR/a or DIR/b or DIR/c; `hack/guest` builds one, and --agent says where it is"
+            "there is no agent at DIR/a or DIR/b or DIR/c; `hack/guest` builds one, and --agent sets its path"
         );
         std::fs::write(&places[1], "").unwrap();
         std::fs::write(&places[2], "").unwrap();

@@ -1,23 +1,22 @@
-//! `bulkhead install`: what has to be where on a node, and in a cluster, so that Pods of a handler
-//! run. It prints; with `--write` it puts the node's files in place.
+//! `bulkhead install`: prints the files that a node and a cluster need for the handlers, or with `--write` writes those
+//! of the node.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::args::{Handler, InstallArgs};
-use crate::credential_provider::ProviderError;
 use crate::credential_provider::args::{CacheKey, ProviderArgs};
-use crate::credential_provider::config;
+use crate::credential_provider::{ProviderError, config};
 
-/// For how many seconds the kubelet keeps an answer.
+/// How long the kubelet caches an answer.
 const CACHE_SECONDS: u32 = 300;
 
-/// Why nothing more was installed.
+/// Why the installation failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InstallError {
     #[error(
-        "{path} is there and says something else; compare it with `bulkhead install`, then remove or keep it"
+        "{path} exists with other content; compare it with `bulkhead install`, then remove or keep it"
     )]
     Other { path: PathBuf },
     #[error("{verb} {path}")]
@@ -33,7 +32,7 @@ struct NodeFile {
     text: &'static str,
 }
 
-/// What ships for a handler.
+/// The files that ship for a handler.
 struct Shipped {
     name: &'static str,
     file: &'static str,
@@ -65,7 +64,7 @@ impl Handler {
     }
 }
 
-/// Prints what `args` ask for, or puts it in place.
+/// Prints what `args` ask for, or writes it.
 pub(crate) fn run(args: &InstallArgs) -> Result<u8, InstallError> {
     let files = node_files(args);
     if args.write {
@@ -73,7 +72,7 @@ pub(crate) fn run(args: &InstallArgs) -> Result<u8, InstallError> {
     } else {
         print(&files);
     }
-    println!("# In containerd's config.toml, above its tables, unless it is there:");
+    println!("# In containerd's config.toml, above its tables, unless it is set:");
     println!("#   imports = [\"/etc/containerd/conf.d/*.toml\"]");
     println!("# Then: systemctl restart containerd. Running Pods stay.\n");
     println!("# For the cluster (kubectl apply -f -), and the nodes' labels that it selects:");
@@ -108,13 +107,13 @@ fn print(files: &[NodeFile]) {
     }
 }
 
-/// Nothing is written when a file that is there says something else.
+/// Writes nothing if a file exists with other content.
 fn write(root: &Path, files: &[NodeFile]) -> Result<(), InstallError> {
     let mut missing = Vec::new();
     for file in files {
         let path = root.join(file.path.trim_start_matches('/'));
         match fs::read_to_string(&path) {
-            Ok(there) if there == file.text => println!("# {} is in place", path.display()),
+            Ok(text) if text == file.text => println!("# {} is in place", path.display()),
             Ok(_) => return Err(InstallError::Other { path }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 missing.push((path, file.text));
@@ -139,13 +138,13 @@ fn create(path: &Path, text: &str) -> io::Result<()> {
     let mut file = fs::File::create_new(path)?;
     let written = file.write_all(text.as_bytes());
     if written.is_err() {
-        // Half of it would be taken for the whole by the next run.
+        // The next run would take a partial file for the administrator's.
         let _ = fs::remove_file(path);
     }
     written
 }
 
-/// The kubelet's flags and its configuration, for the credentials that `args` name.
+/// The kubelet's flags and configuration for the credentials that `args` name.
 fn kubelet(args: &InstallArgs) -> Result<String, ProviderError> {
     config::text(&ProviderArgs {
         files: args.files.clone(),
@@ -191,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_admins_is_not_replaced_and_nothing_is_half_done() {
+    fn an_existing_file_is_not_replaced_and_nothing_else_written() {
         let root = tempfile::tempdir().unwrap();
         let place = |path: &str| root.path().join(path);
         let files = node_files(&args(&["--handler", "gvisor"]));
@@ -202,12 +201,12 @@ mod tests {
         fs::write(place("etc/containerd/conf.d/bulkhead-gvisor.toml"), "# mine\n").unwrap();
         fs::remove_file(&handler).unwrap();
         let refused = write(root.path(), &files).unwrap_err();
-        assert!(refused.to_string().contains("bulkhead-gvisor.toml is there"), "{refused}");
+        assert!(refused.to_string().contains("bulkhead-gvisor.toml exists"), "{refused}");
         assert!(!handler.exists());
     }
 
     #[test]
-    fn the_kubelet_is_told_of_the_credentials() {
+    fn the_kubelet_is_configured_with_the_credentials() {
         let line = ["--match-image", "reg.example:5000", "--secret-dir", "/etc/bulkhead/secrets"];
         let text = kubelet(&args(&line)).unwrap();
         assert!(text.contains("--image-credential-provider-config=FILE"), "{text}");

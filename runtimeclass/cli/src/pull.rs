@@ -1,36 +1,32 @@
-//! `bulkhead pull`: an image with its credential, and why it does not come.
+//! `bulkhead pull`: pulls an image with its credential, or shows why that fails.
 
 pub(crate) mod args;
-mod bars;
 mod error;
-mod ingest;
 mod lines;
 mod output;
 mod plan;
-mod runtime;
 pub(crate) mod sources;
 
 use std::io::IsTerminal as _;
-use std::sync::Arc;
 use std::time::Duration;
 
+use pod_runner::ImageRequest;
 use sandbox_image::{Client, HostsDirectories, Platform, Reference, Retry, Sources};
 
-use crate::cri::Cri;
-use crate::interrupt::Signals;
+use crate::bars::Bars;
+use crate::console;
+use crate::signals::Signals;
 use args::PullArgs;
-pub(crate) use bars::Bars;
 pub(crate) use error::PullError;
-pub(crate) use runtime::{Wanted, into_runtime};
 
 /// The exit code of a pull that took too long, as timeout(1) has it.
 const TIMED_OUT: u8 = 124;
 
-/// Pulls; the exit code comes back.
+/// Pulls; returns the exit code.
 pub(crate) async fn run(endpoint: &str, args: &PullArgs) -> Result<u8, PullError> {
     keep_out_of_core_dumps();
     if args.verbose {
-        lines::on();
+        lines::print_steps();
     }
     let reference: Reference = args.image.parse()?;
     let platform = match &args.platform {
@@ -71,14 +67,16 @@ async fn work(
     if args.check {
         return plan::check(&client(), reference, &platform).await;
     }
-    let bars = Arc::new(Bars::new(std::io::stderr().is_terminal()));
     let id = match &args.output {
-        Some(output) => output::pull_to(&client(), reference, platform, output, &bars).await?,
+        Some(output) => {
+            let bars = Bars::new(std::io::stderr().is_terminal());
+            output::pull_to(&client(), reference, platform, output, &bars).await?
+        }
         None => {
-            let cri = Cri::connect(endpoint).await?;
+            let cri = console::connect(endpoint).await?;
             let handler = args.handler.as_deref().unwrap_or_default();
-            let wanted = Wanted { image: &args.image, reference, handler, sandbox: None };
-            into_runtime(&cri, wanted, &sources, &bars).await?
+            let request = ImageRequest { image: &args.image, reference, handler, sandbox: None };
+            pod_runner::pull(&cri, request, &sources).await?
         }
     };
     println!("{id}");

@@ -4,18 +4,33 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_cri::v1::{ContainerState, ContainerStatus, PodSandbox, PodSandboxState};
+use pod_runner::{
+    Cri, CriError, Follower, LogError, Output, Printer, StartedContainer, WaitError, print_log,
+    sandboxes, until_exit,
+};
 
-use crate::cri::{Cri, CriError};
-use crate::down;
-use crate::find::{self, container_name, pod_name};
-use crate::logs::{self, Follower, Output, Printer};
-use crate::play::start::Started;
-use crate::play::{self, PlayError, follow};
+use crate::find::{self, FindError, container_name, pod_name};
+use crate::output;
+
+/// Why Pods or logs could not be shown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ShowError {
+    #[error(transparent)]
+    Cri(#[from] CriError),
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Wait(#[from] WaitError),
+    #[error("cannot print")]
+    Print(#[from] std::io::Error),
+}
 
 /// Lists the played Pods with their handlers, states and containers.
-pub(crate) async fn ps(cri: &Cri) -> Result<u8, PlayError> {
+pub(crate) async fn ps(cri: &Cri) -> Result<u8, ShowError> {
     let mut rows = vec![["POD", "HANDLER", "STATE", "IP", "CONTAINERS"].map(str::to_owned)];
-    for sandbox in down::sandboxes(cri, None).await? {
+    for sandbox in sandboxes(cri, None).await? {
         match row(cri, sandbox).await {
             Ok(row) => rows.push(row),
             // Removed since it was listed.
@@ -23,7 +38,7 @@ pub(crate) async fn ps(cri: &Cri) -> Result<u8, PlayError> {
             Err(error) => return Err(error.into()),
         }
     }
-    play::print(table(&rows).as_bytes(), b"")?;
+    output::print(table(&rows).as_bytes(), b"")?;
     Ok(0)
 }
 
@@ -70,8 +85,8 @@ fn table<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// Prints the logs of a Pod's containers; with `follow` until they end.
-pub(crate) async fn logs(cri: &Cri, name: &str, follow: bool) -> Result<u8, PlayError> {
+/// Prints the logs of a Pod's containers; with `follow` until they exit.
+pub(crate) async fn logs(cri: &Cri, name: &str, follow: bool) -> Result<u8, ShowError> {
     let found = find::find(cri, name).await?;
     let output = Arc::new(Output::standard());
     let several = found.containers.len() > 1;
@@ -81,10 +96,10 @@ pub(crate) async fn logs(cri: &Cri, name: &str, follow: bool) -> Result<u8, Play
         let prefix = several.then(|| container_name(container).to_owned());
         let printer = Printer::new(Arc::clone(&output), prefix);
         if !follow {
-            logs::print(&path, printer)?;
+            print_log(&path, printer)?;
             continue;
         }
-        let started = Started {
+        let started = StartedContainer {
             pod: pod_name(&found.sandbox),
             name: container_name(container).to_owned(),
             id: container.id.clone(),
@@ -92,7 +107,7 @@ pub(crate) async fn logs(cri: &Cri, name: &str, follow: bool) -> Result<u8, Play
             message: PathBuf::new(),
         };
         let cri = cri.clone();
-        waits.spawn(async move { follow::until_ended(&cri, started).await });
+        waits.spawn(async move { until_exit(&cri, started).await });
     }
     while let Some(result) = waits.join_next().await {
         match result {

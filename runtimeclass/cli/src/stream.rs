@@ -13,13 +13,13 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::interrupt::Signals;
+use crate::signals::Signals;
 use frame::Kind;
 use terminal::RawTerminal;
 
-/// How long the server may take to answer the request.
+/// Deadline of the server's answer to the request.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// No frame of the server's is larger: it copies in portions of 32 KiB.
+/// Upper bound on the server's frames: it copies in portions of 32 KiB.
 const LARGEST_FRAME: usize = 4 * 1024 * 1024;
 /// The largest answer to the upgrade request.
 const LARGEST_ANSWER: usize = 64 * 1024;
@@ -30,7 +30,7 @@ const STDERR: u32 = 5;
 const STDIN: u32 = 7;
 const RESIZE: u32 = 9;
 
-/// Why streams could not be had, or broke.
+/// Why streams could not be opened, or broke.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StreamError {
     /// The runtime's streaming server is not reachable this way.
@@ -43,7 +43,7 @@ pub(crate) enum StreamError {
     Connect {
         /// Its host and port.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The server does not switch protocols.
@@ -55,7 +55,7 @@ pub(crate) enum StreamError {
     /// A frame is too large.
     #[error("the runtime's streaming server sends a frame of {0} bytes")]
     Large(usize),
-    /// The command could not be run, or its end was not told.
+    /// The command could not be run, or its exit code is unknown.
     #[error("{0}")]
     Status(String),
     /// This program's own terminal or output fails.
@@ -70,7 +70,7 @@ pub(crate) struct Wanted {
     pub(crate) tty: bool,
 }
 
-/// Connects this program's streams with those behind `url`; the command's exit code comes back.
+/// Connects this program's streams with those at `url`; returns the command's exit code.
 pub(crate) async fn run(url: &str, wanted: Wanted) -> Result<u8, StreamError> {
     let (address, path) = split(url)?;
     let dial = upgrade(address, path);
@@ -88,7 +88,7 @@ pub(crate) async fn run(url: &str, wanted: Wanted) -> Result<u8, StreamError> {
     let (input, input_frames) = mpsc::channel(4);
     tokio::spawn(write(writer, control_frames, input_frames));
     if wanted.stdin {
-        // A thread: reads of a terminal cannot be cancelled, and must not hold up this program's end.
+        // A thread: reads of a terminal cannot be cancelled, and must not delay this program's exit.
         std::thread::spawn(move || read_input(&input));
     }
     let mut signals = Signals::catch().map_err(StreamError::Terminal)?;
@@ -136,7 +136,7 @@ async fn upgrade(address: &str, path: &str) -> Result<Connection, StreamError> {
     }
 }
 
-/// The frames that open every stream; the server waits for exactly those that were asked for.
+/// The frames that open every stream; the server waits for exactly those that were requested.
 fn opening(wanted: Wanted) -> Vec<u8> {
     let mut streams = vec![(ERROR, "error"), (STDOUT, "stdout")];
     if !wanted.tty {
@@ -177,7 +177,7 @@ fn read_input(frames: &mpsc::Sender<Vec<u8>>) {
     loop {
         let read = match stdin.read(&mut bytes) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // An input that breaks has ended.
+            // A read error counts as the end of the input.
             result => result.unwrap_or_default(),
         };
         let frame = frame::data(STDIN, &bytes[..read], read == 0);
@@ -187,7 +187,7 @@ fn read_input(frames: &mpsc::Sender<Vec<u8>>) {
     }
 }
 
-/// Tells the terminal's size now and after each change; never ends by itself.
+/// Sends the terminal's size now and after each change; never returns by itself.
 async fn resize(
     control: &mpsc::UnboundedSender<Vec<u8>>,
     wanted: Wanted,
@@ -198,14 +198,14 @@ async fn resize(
     }
     loop {
         if let Some(size) = terminal::size() {
-            // Nobody receives only when the connection is gone, which the reading side reports.
+            // Fails only when the connection is gone, which the reading side reports.
             let _gone = control.send(frame::data(RESIZE, size.as_bytes(), false));
         }
         changes.recv().await;
     }
 }
 
-/// Prints what comes, until the command's status is known.
+/// Prints the streams until the command's status is known.
 async fn receive(
     mut reader: BufReader<OwnedReadHalf>,
     control: &mpsc::UnboundedSender<Vec<u8>>,
@@ -249,10 +249,10 @@ fn show(mut stream: impl io::Write, bytes: &[u8]) -> Result<(), StreamError> {
     stream.write_all(bytes).and_then(|()| stream.flush()).map_err(StreamError::Terminal)
 }
 
-/// The exit code in the status that ends the error stream: a Kubernetes `Status` object.
+/// The exit code in the status at the end of the error stream: a Kubernetes `Status` object.
 fn exit_code(status: &[u8]) -> Result<u8, StreamError> {
     let text = || String::from_utf8_lossy(status).into_owned();
-    let unknown = "the stream ended before the command's exit code was told";
+    let unknown = "the stream closed before the command's exit code was known";
     let status: Value = match serde_json::from_slice(status) {
         Ok(status) => status,
         Err(_) if status.is_empty() => return Err(StreamError::Status(unknown.to_owned())),
@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(code("plain words"), Err("plain words".into()));
         assert_eq!(
             code(""),
-            Err("the stream ended before the command's exit code was told".into())
+            Err("the stream closed before the command's exit code was known".into())
         );
     }
 

@@ -1,7 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "the server and the images are those of the image crate's tests")]
-//! `bulkhead pull` as a program: what it prints, how it ends, what it leaves, and that a
-//! credential is found in none of it.
+//! `bulkhead pull` as a program: its output, its exit code, the files it leaves, and that none of them has a credential.
 
 #[path = "../../../sandbox/image/tests/pulls/forms.rs"]
 mod forms;
@@ -30,7 +29,7 @@ use server::{Reply, Request, Server};
 const PLANTED: &str = "planted-zaphod-42";
 const SOON: Duration = Duration::from_secs(60);
 
-/// What other users of the machine see of a process.
+/// What other users see of a process.
 #[derive(Clone, Debug, Default)]
 struct Seen(Arc<Mutex<String>>);
 
@@ -48,17 +47,17 @@ impl Seen {
     }
 }
 
-/// A registry that bob may pull from, and that says what it was shown to anybody else.
+/// A registry that bob may pull from, and that echoes any other credential in its error.
 fn registry(image: Image, seen: &Seen) -> Server {
-    let (bob, seen) =
-        (format!("Basic {}", STANDARD.encode(format!("bob:{PLANTED}"))), seen.clone());
+    let bob = format!("Basic {}", STANDARD.encode(format!("bob:{PLANTED}")));
+    let seen = seen.clone();
     Server::plain(move |request: &Request| {
         seen.look(request.header("host").unwrap());
         match request.header("authorization") {
-            Some(shown) if shown == bob => image.answer(request),
-            shown => {
-                let said = json!({ "errors": [{ "message": format!("no {shown:?} {PLANTED}") }] });
-                Reply::new(401, said.to_string()).with("WWW-Authenticate", "Basic realm=\"r\"")
+            Some(sent) if sent == bob => image.answer(request),
+            sent => {
+                let body = json!({ "errors": [{ "message": format!("no {sent:?} {PLANTED}") }] });
+                Reply::new(401, body.to_string()).with("WWW-Authenticate", "Basic realm=\"r\"")
             }
         }
     })
@@ -128,12 +127,14 @@ fn clean_files(directory: &Path) {
 
 #[tokio::test]
 async fn a_private_image_into_a_layout_and_into_a_directory() {
-    let (bed, seen) = (Bed::new(), Seen::default());
+    let bed = Bed::new();
+    let seen = Seen::default();
     let image = Image::multi(&[200_000, 10]);
     let server = registry(image.clone(), &seen);
     let name = format!("{}/team/app:multi", server.host());
-    let (secret, oci, rootfs) =
-        (bed.secret(&server.host(), "bob"), bed.path("oci"), bed.path("rootfs"));
+    let secret = bed.secret(&server.host(), "bob");
+    let oci = bed.path("oci");
+    let rootfs = bed.path("rootfs");
     let output = format!("oci:{oci}");
     let (done, text) =
         bed.run(&["pull", "--verbose", "--secret", &secret, "--output", &output, &name], "").await;
@@ -144,7 +145,7 @@ async fn a_private_image_into_a_layout_and_into_a_directory() {
     let index: Value =
         serde_json::from_slice(&fs::read(format!("{oci}/index.json")).unwrap()).unwrap();
     assert_eq!(index["manifests"][0]["digest"], id.trim_end());
-    // A password that is typed.
+    // A password from the standard input.
     let output = format!("rootfs:{rootfs}");
     let typed = ["pull", "--username", "bob", "--password-stdin", "--output", &output, &name];
     let (done, text) = bed.run(&typed, &format!("{PLANTED}\n")).await;
@@ -154,7 +155,7 @@ async fn a_private_image_into_a_layout_and_into_a_directory() {
         fs::read_dir(bed.dir.path()).unwrap().map(|it| it.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["bob.yaml", "oci", "rootfs"]);
-    // docker's own file, found by itself.
+    // docker's default file.
     let config = json!({ "auths": { server.host(): { "auth": STANDARD.encode(format!("bob:{PLANTED}")) } } });
     fs::create_dir_all(bed.path("home/.docker")).unwrap();
     fs::write(bed.path("home/.docker/config.json"), config.to_string()).unwrap();
@@ -167,12 +168,13 @@ async fn a_private_image_into_a_layout_and_into_a_directory() {
     clean("argv and environment", &seen);
 }
 
-/// Another tool finds the image by its tag, and every blob of it as it should be.
+/// Another tool finds the image by its tag, with every blob intact.
 #[tokio::test]
-#[cfg_attr(not(has_skopeo), ignore = "BULKHEAD_SKOPEO names no skopeo")]
+#[ignore = "needs env:BULKHEAD_SKOPEO"]
 async fn skopeo_reads_the_layout() {
-    let skopeo = std::env::var_os("BULKHEAD_SKOPEO").expect("set when the tests were built");
-    let (bed, seen) = (Bed::new(), Seen::default());
+    let skopeo = std::env::var_os("BULKHEAD_SKOPEO").expect("BULKHEAD_SKOPEO names a skopeo");
+    let bed = Bed::new();
+    let seen = Seen::default();
     let image = Image::multi(&[200_000, 10]);
     let server = registry(image.clone(), &seen);
     let name = format!("{}/team/app:multi", server.host());
@@ -203,13 +205,15 @@ async fn skopeo_reads_the_layout() {
 }
 
 #[tokio::test]
-async fn what_fails_ends_with_a_line_and_leaves_nothing() {
-    let (bed, seen) = (Bed::new(), Seen::default());
+async fn a_failure_prints_one_line_and_leaves_nothing() {
+    let bed = Bed::new();
+    let seen = Seen::default();
     let server = registry(Image::single(&[1000]), &seen);
     let host = server.host();
     let name = format!("{host}/app:1");
-    let (bob, eve, output) =
-        (bed.secret(&host, "bob"), bed.secret(&host, "eve"), format!("oci:{}", bed.path("oci")));
+    let bob = bed.secret(&host, "bob");
+    let eve = bed.secret(&host, "eve");
+    let output = format!("oci:{}", bed.path("oci"));
     let missing = format!("{host}/app:2");
     for (args, part) in [
         (vec!["--anonymous", &name], "requires a credential for app, and no source has one"),
@@ -242,12 +246,14 @@ async fn what_fails_ends_with_a_line_and_leaves_nothing() {
 
 #[tokio::test]
 async fn plans_and_checks() {
-    let (bed, seen) = (Bed::new(), Seen::default());
+    let bed = Bed::new();
+    let seen = Seen::default();
     let image = Image::single(&[1000]);
     let server = registry(image.clone(), &seen);
     let host = server.host();
     let name = format!("{host}/app:1");
-    let (bob, eve) = (bed.secret(&host, "bob"), bed.secret(&host, "eve"));
+    let bob = bed.secret(&host, "bob");
+    let eve = bed.secret(&host, "eve");
     let (done, text) =
         bed.run(&["pull", "--dry-run", "--secret", &eve, "--secret", &bob, &name], "").await;
     assert!(done.success());
@@ -284,23 +290,27 @@ async fn plans_and_checks() {
 }
 
 #[tokio::test]
-async fn a_signal_ends_a_pull_and_nothing_is_left() {
+async fn a_signal_stops_a_pull_and_nothing_stays() {
     use nix::sys::signal::{Signal, kill};
     let bed = Bed::new();
     let image = Image::single(&[1000]);
-    let (largest, served) = (image.largest().0.clone(), image.clone());
+    let largest = image.largest().0.clone();
+    let served = image.clone();
     let (asked, wait) = std::sync::mpsc::channel();
+    let (_hold, held) = std::sync::mpsc::channel::<()>();
+    let held = Mutex::new(held);
     let server = Server::plain(move |request: &Request| {
         let mut reply = served.answer(request);
         if request.path.ends_with(&largest) {
             asked.send(()).unwrap();
-            // The rest never comes.
-            std::thread::sleep(Duration::from_secs(5));
+            // The reply is held back until the test is over.
+            assert!(held.lock().unwrap().recv().is_err());
             reply.length = Some(reply.body.len() + 1);
         }
         reply
     });
-    let (name, output) = (format!("{}/app:1", server.host()), format!("oci:{}", bed.path("oci")));
+    let name = format!("{}/app:1", server.host());
+    let output = format!("oci:{}", bed.path("oci"));
     let command = Command::new(env!("CARGO_BIN_EXE_bulkhead")).args([
         "pull",
         "--anonymous",

@@ -6,6 +6,7 @@
 mod limits;
 mod path;
 mod read;
+mod tree;
 
 use std::fs;
 use std::io;

@@ -160,7 +160,7 @@ mod tests {
             error.to_string()
         };
         let error = refused(&any("io.containerd.runsc.v1.options", &[]));
-        assert!(error.contains("\"io.containerd.runsc.v1.options\" are not read here"), "{error}");
+        assert!(error.contains("\"io.containerd.runsc.v1.options\" are not supported"), "{error}");
         let error = refused(&any(RUNC, &[(6, "/c.toml"), (3, "/pods")]));
         assert!(error.contains("option ShimCgroup is for runc alone"), "{error}");
         let short =

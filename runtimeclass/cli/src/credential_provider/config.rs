@@ -1,9 +1,9 @@
-//! What the kubelet must be told to ask this plugin.
+//! The kubelet's configuration for this plugin.
 
 use serde::Serialize;
 
-use super::ProviderError;
 use super::args::{CacheKey, ProviderArgs};
+use super::error::ProviderError;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -47,7 +47,7 @@ pub(crate) fn text(args: &ProviderArgs) -> Result<String, ProviderError> {
     Ok(format!("{HEAD}{yaml}"))
 }
 
-/// The arguments of this call but for those that print.
+/// The arguments of this call, without those that print.
 fn arguments(args: &ProviderArgs) -> Vec<String> {
     let mut line = vec!["credential-provider".to_owned()];
     let files = &args.files;

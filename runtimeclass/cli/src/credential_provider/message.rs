@@ -1,4 +1,4 @@
-//! `CredentialProviderRequest` and `CredentialProviderResponse`, as the kubelet has them.
+//! `CredentialProviderRequest` and `CredentialProviderResponse` of the kubelet.
 
 use std::collections::BTreeMap;
 
@@ -15,10 +15,10 @@ const VERSIONS: [&str; 3] = [
     "credentialprovider.kubelet.k8s.io/v1alpha1",
 ];
 
-/// Why a message is none. What is in it is not shown: it may hold a token.
+/// Why a message is not valid. Its content is not shown: it may hold a token.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MessageError {
-    #[error("the standard input is no CredentialProviderRequest: line {line}, column {column}")]
+    #[error("the standard input is not a CredentialProviderRequest: line {line}, column {column}")]
     Syntax { line: usize, column: usize },
     #[error("kind {kind:?} of {version:?} is not supported; the kubelet sends a CredentialProviderRequest of {}", VERSIONS[0])]
     Kind { kind: String, version: String },
@@ -34,7 +34,7 @@ struct RawRequest {
     image: String,
 }
 
-/// What the kubelet asks.
+/// The kubelet's request.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) version: String,
@@ -68,12 +68,12 @@ struct Auth<'a> {
     password: &'a str,
 }
 
-/// The credentials that the kubelet has no field for.
+/// The credentials that the response has no field for.
 pub(super) fn unfit(found: &[Candidate]) -> impl Iterator<Item = &Candidate> {
     found.iter().filter(|it| !matches!(it.credential, Credential::Basic { .. }))
 }
 
-/// Writes the answer; of several credentials for the same pattern the first is in it.
+/// Writes the response; of several credentials for the same pattern it has the first.
 pub(super) fn answer(
     version: &str,
     found: &[Candidate],
@@ -96,7 +96,7 @@ pub(super) fn answer(
         cache_duration: format!("{}s", args.cache_duration),
         auth,
     };
-    // Room for all of it, so that no smaller buffer is left behind unwiped.
+    // Large enough for all of it, so that no reallocation leaves an unwiped buffer behind.
     let mut text = Vec::with_capacity(64 * 1024);
     serde_json::to_writer(&mut text, &response).map_err(MessageError::Json)?;
     Ok(Secret::new(text))

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::args::{Cli, Command};
 
-/// What the kubelet of Kubernetes 1.34 sends, a service account's token and all.
+/// A request of Kubernetes 1.34's kubelet, with a service account's token.
 const REQUEST: &str = r#"{"kind":"CredentialProviderRequest","apiVersion":"credentialprovider.kubelet.k8s.io/v1","image":"reg.example:5000/team/app:1","serviceAccountToken":"hunter2","serviceAccountAnnotations":{"a":"b"}}"#;
 
 fn args(more: &[&str]) -> ProviderArgs {
@@ -56,7 +56,7 @@ fn what_the_kubelet_gets() {
     );
     let kept = ask(REQUEST, &["--cache-key", "registry", "--cache-duration", "0"]).unwrap();
     assert_eq!((&kept["cacheKeyType"], &kept["cacheDuration"]), (&json!("Registry"), &json!("0s")));
-    // All that the registry has, but for what the kubelet cannot take.
+    // All credentials of the registry that the kubelet can take.
     let keys: Vec<_> = kept["auth"].as_object().unwrap().keys().collect();
     assert_eq!(
         keys,
@@ -74,11 +74,11 @@ fn what_the_kubelet_gets() {
 }
 
 #[test]
-fn requests_that_are_none() {
+fn invalid_requests() {
     for (request, part) in [
-        ("", "no CredentialProviderRequest: line 1"),
-        ("hunter2", "no CredentialProviderRequest: line 1"),
-        ("{\"image\":\"hunter2\"}", "no CredentialProviderRequest"),
+        ("", "not a CredentialProviderRequest: line 1"),
+        ("hunter2", "not a CredentialProviderRequest: line 1"),
+        ("{\"image\":\"hunter2\"}", "not a CredentialProviderRequest"),
         (
             &*REQUEST.replace("ProviderRequest", "ProviderResponse"),
             "kind \"CredentialProviderResponse\"",
@@ -122,7 +122,7 @@ fn the_configuration_is_the_kubelets() {
             }],
         })
     );
-    // What it names can be called.
+    // The configured arguments are valid.
     let called: Vec<_> = config["providers"][0]["args"].as_array().unwrap()[1..]
         .iter()
         .map(|it| it.as_str().unwrap())

@@ -1,4 +1,4 @@
-//! The command line of `pull`, and the files with credentials of every command that wants some.
+//! The command line of `pull`, and the credential files of every command that uses them.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -16,16 +16,16 @@ pub(crate) struct PullArgs {
     pub(crate) handler: Option<String>,
     #[command(flatten)]
     pub(crate) sources: SourceArgs,
-    /// Tell which credential of which file would go to which host, and do nothing
+    /// Show which credential of which file would go to which host, and do nothing else
     #[arg(long, conflicts_with_all = ["check", "output"])]
     pub(crate) dry_run: bool,
-    /// Walk the way of a pull step by step and tell which one fails, and why; nothing is kept
+    /// Try each step of a pull and show which one fails, and why; nothing is kept
     #[arg(long, conflicts_with = "output")]
     pub(crate) check: bool,
     /// Pull without the runtime: oci:DIR is an OCI image layout, rootfs:DIR an empty directory for the files
     #[arg(long, value_name = "oci:DIR|rootfs:DIR")]
     pub(crate) output: Option<Output>,
-    /// The platform for --output and --check, such as linux/arm64; by default this machine's
+    /// The platform for --output and --check, such as linux/arm64; by default this node's
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,
     /// Directories with a hosts.toml for each registry, for --output, --check and --dry-run; the runtime has its own
@@ -34,12 +34,12 @@ pub(crate) struct PullArgs {
     /// Give up after so many seconds (exit code 124)
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) timeout: u32,
-    /// Log every step to the standard error; no credential is ever in it
+    /// Log every step to the standard error, never a credential
     #[arg(short, long)]
     pub(crate) verbose: bool,
 }
 
-/// Where credentials are: files, or what is typed.
+/// Where credentials come from: files, or the standard input.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct SourceArgs {
     #[command(flatten)]
@@ -55,7 +55,7 @@ pub(crate) struct SourceArgs {
     pub(crate) anonymous: bool,
 }
 
-/// The files that credentials are in. With none of these: docker's and podman's own, as far as they are there.
+/// Files with credentials. Without any: docker's and podman's own, as far as they exist.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct FileArgs {
     /// A Kubernetes Secret (dockerconfigjson or dockercfg) as YAML or JSON, also among other documents (may be repeated)
@@ -64,19 +64,19 @@ pub(crate) struct FileArgs {
     /// A directory of mounted Secrets (may be repeated)
     #[arg(long, value_name = "DIR")]
     pub(crate) secret_dir: Vec<PathBuf>,
-    /// A config.json of docker or an auth.json of podman; its credential helpers are asked (may be repeated)
+    /// A config.json of docker or an auth.json of podman; its credential helpers are run (may be repeated)
     #[arg(long, value_name = "FILE")]
     pub(crate) authfile: Vec<PathBuf>,
 }
 
 impl FileArgs {
-    /// Whether none was named.
+    /// Whether no file is named.
     pub(crate) fn is_empty(&self) -> bool {
         self.secret.is_empty() && self.secret_dir.is_empty() && self.authfile.is_empty()
     }
 }
 
-/// Where an image goes that the runtime does not get.
+/// Where an image is pulled without the runtime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     /// An OCI image layout.
@@ -92,7 +92,7 @@ impl FromStr for Output {
         match text.split_once(':') {
             Some(("oci", path)) if !path.is_empty() => Ok(Self::Oci(path.into())),
             Some(("rootfs", path)) if !path.is_empty() => Ok(Self::Rootfs(path.into())),
-            _ => Err("give oci:DIR or rootfs:DIR".to_owned()),
+            _ => Err("must be oci:DIR or rootfs:DIR".to_owned()),
         }
     }
 }

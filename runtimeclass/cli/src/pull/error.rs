@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use sandbox_image::{
-    CredentialError, LayoutError, PlatformError, ReferenceError, RegistryError, UnpackError,
-};
-
-use crate::cri::CriError;
+use pod_runner::CriError;
+use sandbox_image::CredentialError;
+use sandbox_image::LayoutError;
+use sandbox_image::PlatformError;
+use sandbox_image::ReferenceError;
+use sandbox_image::RegistryError;
+use sandbox_image::UnpackError;
 
 /// Why an image was not pulled.
 #[derive(Debug, thiserror::Error)]
@@ -27,22 +29,9 @@ pub(crate) enum PullError {
     Unpack(#[from] UnpackError),
     #[error(transparent)]
     Cri(#[from] CriError),
-    /// The runtime was shown credentials, and refused with each.
-    #[error("not pulled with {} (`bulkhead pull --check` tells more)", .tries.join(", nor with "))]
-    Refused {
-        /// The credentials that were tried, each with its origin.
-        tries: Vec<String>,
-        /// What the runtime said to the last one.
-        source: CriError,
-    },
-    /// The runtime has no such handler.
-    #[error("the runtime has no handler {handler:?}; it has {}", .there.join(", "))]
-    Handler {
-        /// What was asked for.
-        handler: String,
-        /// What is there.
-        there: Vec<String>,
-    },
+    /// The runtime did not pull it.
+    #[error(transparent)]
+    Runtime(#[from] pod_runner::PullError),
     /// The standard input holds no password.
     #[error("cannot read the password from the standard input: {0}")]
     Password(String),
@@ -50,39 +39,19 @@ pub(crate) enum PullError {
     #[error(transparent)]
     Helpers(#[from] sandbox_core::host::HostError),
     /// Files cannot be unpacked there.
-    #[error("{path} is not an empty directory; rootfs: wants one, or a path that is not there")]
+    #[error("{path} is not an empty directory; rootfs: needs one, or a path that does not exist")]
     NotEmpty {
         /// The path.
         path: PathBuf,
     },
-    /// The file system refused.
+    /// A file or directory could not be used.
     #[error("cannot use {path}")]
     File {
         /// The path.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     #[error("cannot catch signals")]
     Signals(#[source] std::io::Error),
-}
-
-#[cfg(test)]
-mod tests {
-    use tonic::Status;
-
-    use super::*;
-
-    #[test]
-    fn a_refusal_is_told_once() {
-        let tries = ["user \"bob\" of a.yaml", "user \"eve\" of b.yaml"].map(str::to_owned);
-        let status = Box::new(Status::unknown("401 Unauthorized"));
-        let source = CriError::Call { verb: "pull image", object: "reg.example/a".into(), status };
-        let error = PullError::Refused { tries: tries.into(), source };
-        assert_eq!(
-            crate::chain(&error),
-            "not pulled with user \"bob\" of a.yaml, nor with user \"eve\" of b.yaml \
-             (`bulkhead pull --check` tells more): pull image reg.example/a: 401 Unauthorized"
-        );
-    }
 }

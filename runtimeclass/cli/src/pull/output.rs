@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::Path;
 use std::str::FromStr as _;
-use std::sync::Arc;
 
 use nix::unistd::geteuid;
 use oci_spec::image::Digest;
@@ -12,9 +11,9 @@ use sandbox_image::{
     Client, Limits, Platform, PullOptions, Pulled, Reference, Stage, Unpacker, pull,
 };
 
-use super::PullError;
 use super::args::Output;
-use super::bars::{Bars, size};
+use super::error::PullError;
+use crate::bars::{Bars, size};
 
 /// Pulls; the digest of the image's manifest.
 pub(super) async fn pull_to(
@@ -22,14 +21,14 @@ pub(super) async fn pull_to(
     reference: &Reference,
     platform: Platform,
     output: &Output,
-    bars: &Arc<Bars>,
+    bars: &Bars,
 ) -> Result<String, PullError> {
-    bars.say(&format!("pulling {reference}"));
+    bars.line(&format!("pulling {reference}"));
     let options = PullOptions { platform, ..PullOptions::default() };
     let pulled = match output {
         Output::Oci(directory) => {
             let stage = Stage::open(directory)?;
-            pull(client, reference, &options, stage, bars.as_ref()).await?
+            pull(client, reference, &options, stage, bars).await?
         }
         Output::Rootfs(directory) => {
             let root = Root::make(directory)?;
@@ -41,7 +40,7 @@ pub(super) async fn pull_to(
             );
             let layout = layout.map_err(|source| file(directory, source))?;
             let stage = Stage::open(layout.path())?;
-            let pulled = pull(client, reference, &options, stage, bars.as_ref()).await?;
+            let pulled = pull(client, reference, &options, stage, bars).await?;
             unpack(&pulled, layout.path(), directory, bars)?;
             root.keep();
             pulled
@@ -65,14 +64,14 @@ fn unpack(pulled: &Pulled, layout: &Path, root: &Path, bars: &Bars) -> Result<()
         unpacker.layer(BufReader::with_capacity(1 << 17, blob), diff_id.as_ref())?;
     }
     let total = unpacker.total();
-    bars.say(&format!("unpacked {} entries, {}", total.entries, size(total.bytes)));
+    bars.line(&format!("unpacked {} entries, {}", total.entries, size(total.bytes)));
     if total.devices > 0 {
-        bars.say(&format!("note: {} devices of the image were not made", total.devices));
+        bars.line(&format!("note: {} devices of the image were not made", total.devices));
     }
     Ok(())
 }
 
-/// An empty directory, emptied again unless all went well.
+/// An empty directory, emptied again on failure.
 struct Root<'a> {
     path: &'a Path,
     made: bool,

@@ -1,10 +1,10 @@
-//! `--dry-run` and `--check`: what would be done, and what goes wrong with it.
+//! `--dry-run` and `--check`: what a pull would do, and what goes wrong with it.
 
 use sandbox_image::{
     Candidate, Client, HostCheck, Outcome, Platform, Reference, RegistryHost, check as walk,
 };
 
-use super::PullError;
+use super::error::PullError;
 
 /// The exit code of a check that found something.
 const FOUND: u8 = 1;
@@ -40,7 +40,7 @@ fn lines(host: &RegistryHost, candidates: &[Candidate]) -> Vec<String> {
     lines
 }
 
-/// Walks to every host and prints each step; fails unless an image's every step to one host is fine.
+/// Prints each step of a pull from every host; the exit code is 0 if all steps succeed for one host.
 pub(super) async fn check(
     client: &Client,
     reference: &Reference,

@@ -11,19 +11,19 @@ use sandbox_image::{
     secret_file,
 };
 
-use super::PullError;
 use super::args::{FileArgs, SourceArgs};
+use super::error::PullError;
 
-/// A longer password is a file that was given by mistake.
+/// A longer password is a file that was passed by mistake.
 const PASSWORD_LIMIT: u64 = 64 * 1024;
 
-/// Reads the sources that the command line names; what is typed is for the image's host alone.
+/// Reads the sources that the command line names; a typed password is for the image's host alone.
 pub(crate) fn read(args: &SourceArgs, reference: &Reference) -> Result<Sources, PullError> {
     if args.anonymous {
         return Ok(Sources::none());
     }
     let Some(username) = &args.username else { return stored(&args.files) };
-    // Who types a password does not mean the files that nobody named.
+    // With a typed password, only files that are named are read too.
     let mut sources = named(&args.files)?;
     let credential = Credential::Basic { username: username.clone(), password: password()? };
     let pattern = Pattern::of_host(reference.place());
@@ -32,12 +32,12 @@ pub(crate) fn read(args: &SourceArgs, reference: &Reference) -> Result<Sources, 
     Ok(sources)
 }
 
-/// Reads the files that are named; where none is, docker's and podman's own.
+/// Reads the named files; without any, docker's and podman's own.
 pub(crate) fn stored(args: &FileArgs) -> Result<Sources, PullError> {
     if !args.is_empty() {
         return named(args);
     }
-    let authfile = usual().into_iter().filter(|path| path.exists()).collect();
+    let authfile = default_files().into_iter().filter(|path| path.exists()).collect();
     named(&FileArgs { authfile, ..FileArgs::default() })
 }
 
@@ -58,8 +58,8 @@ fn named(args: &FileArgs) -> Result<Sources, PullError> {
     Ok(sources)
 }
 
-/// Where docker and podman keep what `login` was told.
-fn usual() -> Vec<PathBuf> {
+/// Where docker's and podman's `login` keep credentials.
+fn default_files() -> Vec<PathBuf> {
     let variable =
         |name: &str| std::env::var_os(name).filter(|it| !it.is_empty()).map(PathBuf::from);
     let home = variable("HOME");
@@ -72,7 +72,7 @@ fn usual() -> Vec<PathBuf> {
     files.into_iter().flatten().collect()
 }
 
-/// The standard input without the line's end.
+/// The standard input without the trailing newline.
 fn password() -> Result<Secret, PullError> {
     let mut bytes = Vec::with_capacity(4096);
     let read = std::io::stdin().take(PASSWORD_LIMIT + 1).read_to_end(&mut bytes);

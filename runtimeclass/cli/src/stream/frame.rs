@@ -1,14 +1,14 @@
-//! SPDY/3.1 frames, as few as the runtimes' streaming servers need.
+//! SPDY/3.1 frames: those that the runtimes' streaming servers need.
 //!
-//! The servers of CRI's Exec and Attach speak SPDY/3.1 in every containerd that there is. Their other dialect, the
-//! websocket, cannot close the standard input alone before containerd 1.7, so it is not used.
+//! Every containerd serves CRI's Exec and Attach over SPDY/3.1. Its other protocol, the websocket, cannot close the
+//! standard input alone before containerd 1.7, so it is not used.
 //!
 //! Frames are those of the SPDY protocol's draft 3.1, section 2.2. Header blocks must be a zlib stream that uses the
-//! protocol's dictionary; ours names the dictionary and then holds stored blocks only, which every inflater takes.
+//! protocol's dictionary; ours names the dictionary and has stored blocks only, which every inflater accepts.
 
 /// A zlib header that announces a preset dictionary, and the checksum of SPDY/3's.
 const ZLIB_HEADER: [u8; 6] = [0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2];
-/// An empty stored block: everything before it is handed on at once.
+/// An empty stored block, which flushes everything before it.
 const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 
 const VERSION: u16 = 0x8003;
@@ -20,21 +20,21 @@ const FIN: u8 = 1;
 
 /// The length of a frame's head.
 pub(super) const HEAD: usize = 8;
-/// As much as a data frame of ours carries.
+/// The payload limit of our data frames.
 pub(super) const LARGEST_DATA: usize = 32 * 1024;
 
-/// What a frame from the server means for us.
+/// What a frame from the server means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Bytes of a stream, the last ones if `fin`.
     Data { stream: u32, fin: bool },
-    /// The stream whose id is in the payload ends.
+    /// The stream whose id is in the payload is closed.
     Reset,
-    /// The payload must come back.
+    /// The payload must be sent back.
     Ping,
-    /// The server ends the connection.
+    /// The server closes the connection.
     GoAway,
-    /// Nothing that matters here: replies, settings, window updates.
+    /// Irrelevant here: replies, settings, window updates.
     Other,
 }
 
@@ -68,7 +68,7 @@ pub(super) fn ping(payload: &[u8]) -> Vec<u8> {
     control(PING, payload)
 }
 
-/// Opens a stream with one header. `first` says that no stream was opened on this connection before.
+/// Opens a stream with one header. `first` if no stream was opened on this connection before.
 pub(super) fn open(stream: u32, name: &str, value: &str, first: bool) -> Vec<u8> {
     let mut headers = 1_u32.to_be_bytes().to_vec();
     for text in [name, value] {
@@ -104,7 +104,7 @@ fn push_length(frame: &mut Vec<u8>, flags: u8, length: usize) {
     frame[at] = flags;
 }
 
-/// Lengths here are of payloads that this file made, far below 16 MiB.
+/// Lengths are of payloads made in this file, far below 16 MiB.
 fn push_u32(frame: &mut Vec<u8>, length: usize) {
     frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
 }

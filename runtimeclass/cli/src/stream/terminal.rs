@@ -4,14 +4,14 @@ use std::io::{self, IsTerminal as _};
 
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// The terminal on the standard input, raw until dropped: every key goes to the container.
+/// The terminal on the standard input, raw until dropped, so that every key goes to the container.
 #[derive(Debug)]
 pub(super) struct RawTerminal {
     before: Termios,
 }
 
 impl RawTerminal {
-    /// Makes the terminal raw; `None` where the standard input is none.
+    /// Makes the terminal raw; `None` if the standard input is no terminal.
     pub(super) fn enter() -> io::Result<Option<Self>> {
         let stdin = io::stdin();
         if !stdin.is_terminal() {
@@ -27,7 +27,7 @@ impl RawTerminal {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // A terminal that is gone needs no care.
+        // The terminal may be gone.
         let _gone = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }

@@ -232,7 +232,7 @@ async fn read(
 
 #[cfg(test)]
 mod tests {
-    use super::super::Paths;
+    use super::super::{Paths, can_confine};
     use super::*;
     use crate::host::Resource;
     use crate::mounts::MountTable;
