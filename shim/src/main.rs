@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// containerd shows what stands on standard error to whoever waits for the Pod.
+/// containerd reports standard error as the reason why the Pod failed.
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("{}: {error}", env!("CARGO_BIN_NAME"));
     ExitCode::FAILURE

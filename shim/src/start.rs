@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(listener) = listen(&socket)? {
         read_ahead(&handler);
         if let Err(error) = spawn(args, &input, listener, &id, &namespace) {
-            // Nobody listens on it: the next call should not find it.
+            // No shim listens on it: the next call must not find it.
             state::remove(&socket)?;
             return Err(error);
         }
@@ -52,10 +52,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Has the Pod's program in the page cache before the Pod runs it. The kernel charges a page to the
-/// group of whoever reads it first. Were that the Pod's, a Pod at its memory limit would be stuck
-/// dropping and reading its own program's pages, where it should be killed.
+/// group of the process that reads it first. If that were the Pod's, a Pod at its memory limit would
+/// drop and read its own program's pages over and over, where it should be killed.
 fn read_ahead(handler: &Handler) {
-    // Where it cannot be read, whoever runs it says why.
+    // A program that cannot be read is reported when it is run.
     let Some(path) = bulkhead_runtimeclass::program(handler) else { return };
     let read = || -> io::Result<()> {
         let program = fs::File::open(&path)?;

@@ -44,7 +44,7 @@ pub(crate) fn store_address(bundle: &Path, address: &str) -> Result<()> {
     record::write_atomic(&path, address.as_bytes()).map_err(|e| internal("writing", &path, &e))
 }
 
-/// Removes the socket of the bundle's shim if nobody serves on it any more.
+/// Removes the socket of the bundle's shim if no shim serves on it any more.
 pub(crate) fn remove_dead_socket(bundle: &Path) -> Result<()> {
     let Ok(address) = fs::read_to_string(bundle.join(ADDRESS)) else { return Ok(()) };
     let Some(socket) = address.trim().strip_prefix("unix://").map(Path::new) else { return Ok(()) };

@@ -110,6 +110,10 @@ impl Cache {
     }
 
     fn write(&self) -> io::Result<()> {
+        // The VMM's unprivileged user passes through the directories above, which all parts share.
+        if let Some(parent) = self.dir.parent() {
+            DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+        }
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         require_trusted(&fs::metadata(&self.dir)?)?;
         let bytes = serde_json::to_vec(&self.entries)?;
@@ -155,6 +159,8 @@ fn require_trusted(meta: &Metadata) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn stamp(ino: u64, ctime: i64) -> Stamp {
@@ -207,6 +213,20 @@ mod tests {
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         assert_eq!(entries(), 0, "a link");
+    }
+
+    /// On an empty /run the cache is the first to make the directory that the VMM's unprivileged
+    /// user has to pass through.
+    #[test]
+    fn other_users_pass_through_the_directories_above() {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("bulkhead/known");
+        let mut cache = Cache::load(&dir);
+        cache.changed = true;
+        cache.store();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&run.path().join("bulkhead")) & 0o011, 0o011);
+        assert_eq!(mode(&dir), 0o700);
     }
 
     #[test]

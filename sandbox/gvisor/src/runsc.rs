@@ -103,10 +103,12 @@ impl Runsc {
     /// Makes the state directory.
     pub(crate) fn prepare_root(&self) -> Result<(), CallError> {
         use std::os::unix::fs::DirBuilderExt;
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.root)
+        let create =
+            |dir: &Path, mode| fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
+        // Other parts share the directories above, a VMM's unprivileged user among them.
+        let parents = self.root.parent().map_or(Ok(()), |parent| create(parent, 0o711));
+        parents
+            .and_then(|()| create(&self.root, 0o700))
             .map_err(|source| CallError::Root { path: self.root.clone(), source })
     }
 

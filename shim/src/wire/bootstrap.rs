@@ -22,7 +22,7 @@ const TASK_VERSION: i32 = 2;
 /// More than this is no runtime options.
 pub(crate) const INPUT_MAX: usize = 1 << 20;
 
-/// What `start` was told on standard input.
+/// What containerd writes to the standard input of `start`.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Input {
     /// Where the handler's configuration is.

@@ -6,8 +6,8 @@
 //! | `io.containerd.runc.v2` with a `runtime_path` | `containerd.runc.v1.Options` | `BinaryName` |
 //!
 //! The second is for Pods with recursive read-only mounts: containerd 2 asks what it calls runc,
-//! and nobody else, whether it knows them (`introspectRuntimeFeatures` in
-//! `internal/cri/server/service.go`), and kubelet refuses such a Pod where nobody was asked.
+//! and no other type, whether it knows them (`introspectRuntimeFeatures` in
+//! `internal/cri/server/service.go`), and kubelet refuses such a Pod on a runtime without an answer.
 
 use bulkhead_runtimeclass::{ConfigError, ConfigSource};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -17,8 +17,8 @@ use sandbox_core::{Error, Kind, Result};
 /// The wire type of strings and bytes.
 const LENGTH_DELIMITED: u32 = 2;
 
-/// Options of runc's that ask for something which nobody does here, by field number. What is left
-/// out says what is so anyway (`SystemdCgroup`: the path of the Pod's cgroup tells), or is
+/// runc's options that no backend implements, by field number. The options that are not listed
+/// change nothing here (`SystemdCgroup`: the Pod's cgroup path has that form already), or are
 /// containerd's own.
 const RUNCS_OWN: [(u32, &str); 6] = [
     (1, "NoPivotRoot"),
@@ -140,12 +140,15 @@ mod tests {
     #[test]
     fn each_type_tells_the_file_in_its_way() {
         let path = ConfigSource::Path("/c.toml".into());
-        let told = |type_url, fields: &[_]| config_source(&any(type_url, fields)).unwrap();
-        assert_eq!(told(GENERIC, &[(1, "some.type"), (2, "/c.toml"), (3, "a = 1")]), path);
-        assert_eq!(told(GENERIC, &[(2, ""), (3, "a = 1")]), ConfigSource::Inline("a = 1".into()));
-        assert_eq!(told(GENERIC, &[]), ConfigSource::Default);
-        assert_eq!(told("types.containerd.io/containerd.runc.v1.Options", &[(6, "/c.toml")]), path);
-        assert_eq!(told(RUNC, &[]), ConfigSource::Default);
+        let source = |type_url, fields: &[_]| config_source(&any(type_url, fields)).unwrap();
+        assert_eq!(source(GENERIC, &[(1, "some.type"), (2, "/c.toml"), (3, "a = 1")]), path);
+        assert_eq!(source(GENERIC, &[(2, ""), (3, "a = 1")]), ConfigSource::Inline("a = 1".into()));
+        assert_eq!(source(GENERIC, &[]), ConfigSource::Default);
+        assert_eq!(
+            source("types.containerd.io/containerd.runc.v1.Options", &[(6, "/c.toml")]),
+            path
+        );
+        assert_eq!(source(RUNC, &[]), ConfigSource::Default);
         // SystemdCgroup = true, as many configurations have it.
         let mut systemd = any(RUNC, &[(6, "/c.toml")]);
         systemd.value.extend([9 << 3, 1]);

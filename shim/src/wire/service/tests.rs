@@ -96,23 +96,23 @@ impl Bed {
     }
 
     /// The names of the events so far.
-    fn told(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
+    fn reported(&mut self) -> Vec<String> {
+        let mut reported = Vec::new();
         while let Ok((_, event)) = self.events.try_recv() {
             let text = format!("{event:?}");
             let name = text.split_whitespace().next().unwrap_or_default().to_owned();
             match event {
                 Event::Exited { exec, exit, .. } => {
-                    told.push(format!(
+                    reported.push(format!(
                         "{name} {} {}",
                         exec.map_or("init".into(), String::from),
                         exit.status
                     ));
                 }
-                _ => told.push(name),
+                _ => reported.push(name),
             }
         }
-        told
+        reported
     }
 }
 
@@ -124,7 +124,7 @@ fn code<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> Code {
 }
 
 #[tokio::test]
-async fn a_whole_life_is_told_in_order() {
+async fn a_whole_life_is_reported_in_order() {
     let mut bed = Bed::new();
     assert_eq!(bed.create("c").await.unwrap().pid, 4242);
     assert_eq!(bed.status("c").await, "CREATED");
@@ -133,7 +133,7 @@ async fn a_whole_life_is_told_in_order() {
     bed.start("c", "e").await.unwrap();
     assert_eq!(bed.status("c").await, "RUNNING");
     let container = bed.backend.container("c").unwrap();
-    // Both end at once: the container's end is still the last one told.
+    // Both exit at once: the container's exit is still reported last.
     container.end(3);
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     container.end_exec("e", 5);
@@ -143,7 +143,7 @@ async fn a_whole_life_is_told_in_order() {
     assert_eq!(bed.delete("c", "e").await.unwrap().exit_status, 5);
     assert_eq!(bed.delete("c", "").await.unwrap().exit_status, 3);
     assert_eq!(code(bed.delete("c", "").await), Code::NOT_FOUND);
-    let told = bed.told();
+    let reported = bed.reported();
     let expected = [
         "Created",
         "Started",
@@ -153,7 +153,7 @@ async fn a_whole_life_is_told_in_order() {
         "Exited init 3",
         "Deleted",
     ];
-    assert_eq!(told, expected);
+    assert_eq!(reported, expected);
 }
 
 #[tokio::test]
@@ -196,19 +196,19 @@ async fn a_container_that_never_started_can_be_killed_and_deleted() {
     bed.kill("c", "", 9).await.unwrap();
     assert_eq!(bed.wait("c", "").await.unwrap().exit_status, 137);
     bed.delete("c", "").await.unwrap();
-    assert_eq!(bed.told(), ["Created", "Exited init 137", "Deleted"]);
+    assert_eq!(bed.reported(), ["Created", "Exited init 137", "Deleted"]);
     bed.create("d").await.unwrap();
     assert_eq!(bed.delete("d", "").await.unwrap().exit_status, 137);
 }
 
 #[tokio::test]
-async fn out_of_memory_is_told_before_the_end() {
+async fn out_of_memory_is_reported_before_the_exit() {
     let mut bed = Bed::new();
     bed.create("c").await.unwrap();
     bed.start("c", "").await.unwrap();
     bed.backend.container("c").unwrap().run_out_of_memory();
     assert_eq!(bed.wait("c", "").await.unwrap().exit_status, 137);
-    assert_eq!(bed.told(), ["Created", "Started", "Oom", "Exited init 137"]);
+    assert_eq!(bed.reported(), ["Created", "Started", "Oom", "Exited init 137"]);
 }
 
 #[tokio::test]
@@ -235,7 +235,7 @@ async fn pausing_is_a_state() {
 }
 
 #[tokio::test]
-async fn the_shim_ends_with_its_last_container() {
+async fn the_shim_exits_with_its_last_container() {
     let bed = Bed::new();
     let connect = ConnectRequest { id: "c".into(), ..Default::default() };
     let unknown = bed.service.connect(&context(), connect).await.unwrap();
@@ -267,7 +267,7 @@ async fn a_kill_during_a_start_is_not_lost() {
     let asked = bed.backend.journal.read();
     assert_eq!(asked.iter().filter(|entry| *entry == "signal d 9").count(), 1, "{asked:?}");
     bed.delete("d", "").await.unwrap();
-    assert_eq!(bed.told(), ["Created", "Created", "Started", "Exited init 137", "Deleted"]);
+    assert_eq!(bed.reported(), ["Created", "Created", "Started", "Exited init 137", "Deleted"]);
 }
 
 /// Deletes at the same time release a container once.
@@ -283,7 +283,7 @@ async fn a_container_is_deleted_once() {
     assert_eq!((one.unwrap().exit_status, two.unwrap().exit_status), (0, 0));
     let deletes = bed.backend.journal.read();
     assert_eq!(deletes.iter().filter(|entry| *entry == "delete c").count(), 1);
-    assert_eq!(bed.told(), ["Created", "Started", "Exited init 0", "Deleted"]);
+    assert_eq!(bed.reported(), ["Created", "Started", "Exited init 0", "Deleted"]);
 }
 
 /// A Pod that is stopped from outside leaves nothing of its containers.
