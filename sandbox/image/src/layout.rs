@@ -79,7 +79,7 @@ impl Classified for LayoutError {
     }
 }
 
-/// A pending change to a layout. Dropping it without [`commit`](Self::commit) leaves the layout
+/// A pending change to a layout. Dropping it without a commit leaves the layout
 /// unchanged.
 #[derive(Debug)]
 pub struct Stage {
