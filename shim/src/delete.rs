@@ -19,7 +19,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => state::working_directory()?,
     };
     let exit = Exit::now(Exit::KILLED);
-    crate::runtime()?.block_on(async {
+    crate::runtime::new()?.block_on(async {
         let handler = state::load_handler(&bundle)?;
         let host: Arc<dyn Host> = Arc::new(RealHost::new()?);
         let backend = bulkhead_runtimeclass::backend(&handler, &namespace, host);

@@ -12,6 +12,7 @@ mod events;
 mod logging;
 mod pod;
 mod role;
+mod runtime;
 mod serve;
 mod start;
 mod state;
@@ -49,12 +50,4 @@ fn main() -> ExitCode {
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("{}: {error}", env!("CARGO_BIN_NAME"));
     ExitCode::FAILURE
-}
-
-/// The runtime every action uses: one thread, since the shim waits far more than it computes and
-/// its memory is paid once per Pod.
-fn runtime() -> sandbox_core::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| {
-        sandbox_core::Error::new(sandbox_core::Kind::Internal, format!("starting the runtime: {e}"))
-    })
 }

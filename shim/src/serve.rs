@@ -31,7 +31,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (id, namespace) = (args.id()?, args.namespace()?);
     let bundle = state::working_directory()?;
     logging::init(&bundle, &id, args.debug);
-    let result = crate::runtime()?.block_on(async {
+    let result = crate::runtime::new()?.block_on(async {
         let handler = state::load_handler(&bundle)?;
         let host: Arc<dyn Host> = Arc::new(RealHost::new()?);
         let backend = bulkhead_runtimeclass::backend(&handler, &namespace, host);

@@ -2,56 +2,33 @@
 //! step fails, what the steps before it started is stopped.
 
 mod launch;
+mod plan;
 mod timings;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_api::agent::{self, ConfigureRequest};
-use agent_api::{SHARE_MOUNT, SHARE_TAG};
+use sandbox_core::Error;
 use sandbox_core::cgroup::Cgroup;
-use sandbox_core::{Error, Id};
 use sandbox_netns::PortForward;
 use tokio::net::{UnixListener, UnixStream};
 use vm_network::GuestNetwork;
-use vm_volumes::GuestPlan;
 
 use self::launch::{Launched, launch};
+pub(crate) use self::plan::Plan;
 use self::timings::{Timings, report, timed};
 use crate::dial::GuestPorts;
 use crate::environment::Environment;
 use crate::error::VmError;
-use crate::guest::Guest;
-use crate::size::Size;
+use crate::guest::{Configuration, Guest};
 use crate::vm::{Booted, Parts};
-use crate::wire;
 
 /// How many bytes of the guest's console an error shows.
 const CONSOLE_TAIL: usize = 600;
 
 /// Bytes stirred into the guest's random pool.
 const ENTROPY: usize = 64;
-
-/// A VM to boot.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    /// The sandbox's id.
-    pub(crate) id: Id,
-    /// The VM's directory; made here.
-    pub(crate) dir: PathBuf,
-    /// The Pod's network namespace; without one the guest has its loopback alone.
-    pub(crate) netns: Option<PathBuf>,
-    /// The Pod's cgroup, as `linux.cgroupsPath` names it.
-    pub(crate) cgroup: Option<String>,
-    /// Host name, sysctls and `/dev/shm`.
-    pub(crate) guest: GuestPlan,
-    pub(crate) size: Size,
-    /// The size it can grow to.
-    pub(crate) most: Size,
-    /// UID the VMM runs as; `None` means root.
-    pub(crate) user: Option<u32>,
-}
 
 /// Boots `plan`. `note` records the parts as soon as they run, and again when the network is
 /// connected.
@@ -62,9 +39,9 @@ pub(crate) async fn boot(
 ) -> Result<Booted, VmError> {
     let mut launched = launch(plan, environment).await?;
     let Launched { parts, network, listener, timings } = &mut launched;
-    let request = configuration(plan, environment, network);
+    let configuration = configuration(plan, environment, network);
     let connected = tokio::select! {
-        connected = connect(environment, parts, listener, request, timings, note) => connected,
+        connected = connect(environment, parts, listener, configuration, timings, note) => connected,
         _ = parts.broken() => Err(VmError::NotBooted(reason(plan))),
     };
     match connected {
@@ -88,13 +65,13 @@ pub(crate) async fn boot(
     }
 }
 
-/// Runs the VM until its agent has answered `request`, the first call. The network is connected
+/// Runs the VM until its agent has answered the first call. The network is connected
 /// while the guest boots.
 async fn connect(
     environment: &Environment,
     parts: &Parts,
     listener: &UnixListener,
-    request: Result<ConfigureRequest, VmError>,
+    configuration: Result<Configuration<'_>, VmError>,
     timings: &mut Timings,
     note: impl Fn(&Parts) -> Result<(), VmError>,
 ) -> Result<(Guest, Option<PortForward>), VmError> {
@@ -118,12 +95,12 @@ async fn connect(
     let (control, ()) = tokio::try_join!(run, network)?;
     let create = config.timeouts.create();
     let guest = Guest::new(control, parts.vmm.vsock(), config.timeouts.call(), create);
-    let answer = guest.configure(request?, create).await?;
+    let agent_started = guest.configure(&configuration?, create).await?;
     let forward = match &parts.network {
         Some(network) => network.forward_ports(Arc::new(GuestPorts::new(parts.vmm.vsock()))).await,
         None => None,
     };
-    report(environment.prepared, timings, begun.elapsed(), &answer, guest.waited());
+    report(environment.prepared, timings, begun.elapsed(), agent_started, guest.waited());
     Ok((guest, forward))
 }
 
@@ -165,33 +142,23 @@ fn console(dir: &Path) -> String {
 }
 
 /// The first call to the agent.
-fn configuration(
-    plan: &Plan,
+fn configuration<'a>(
+    plan: &'a Plan,
     environment: &Environment,
-    network: &GuestNetwork,
-) -> Result<ConfigureRequest, VmError> {
-    let share = agent::Share {
-        tag: SHARE_TAG.to_owned(),
-        mount_point: SHARE_MOUNT.to_owned(),
-        ..agent::Share::default()
-    };
+    network: &'a GuestNetwork,
+) -> Result<Configuration<'a>, VmError> {
     let mut entropy = vec![0; ENTROPY];
     let random = std::fs::File::open("/dev/urandom");
     random
         .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut entropy))
         .map_err(VmError::file("reading", "/dev/urandom"))?;
-    Ok(ConfigureRequest {
+    Ok(Configuration {
         hostname: plan.guest.hostname.clone().unwrap_or_else(|| short(plan.id.as_str())),
-        sysctls: plan.guest.sysctls.clone().into_iter().collect(),
+        plan: &plan.guest,
+        network,
         entropy,
-        interfaces: wire::interfaces(network),
-        routes: wire::routes(network),
-        neighbours: wire::neighbours(network),
-        shares: vec![share],
-        stream_write_max: environment.driver.capabilities().stream_write_max.unwrap_or(0),
-        shm_size: plan.guest.shm.as_ref().map_or(0, |(_, size)| *size),
+        stream_write_max: environment.driver.capabilities().stream_write_max,
         debug: environment.config.debug,
-        ..ConfigureRequest::default()
     })
 }
 

@@ -2,24 +2,28 @@
 //! is trusted.
 
 mod answer;
+mod configuration;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_api::agent::{
-    ConfigureRequest, ConfigureResponse, ContainerRef, CreateContainerRequest, ExecRequest,
-    OnlineRequest, ProcessRef, ResizeRequest, SignalRequest, Stdio, UpdateRequest,
+    ContainerRef, ExecRequest, OnlineRequest, ProcessRef, ResizeRequest, SignalRequest,
+    UpdateRequest,
 };
 use agent_api::agent_ttrpc::AgentClient;
 use agent_api::{PROTOCOL, STREAM_PORT};
-use sandbox_core::{Ended, Exit, ProcessInfo, Stats, TerminalSize};
+use sandbox_core::{Ended, Exit, ProcessInfo, Stats, StdioPaths, TerminalSize};
 use tokio::net::UnixStream;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context::Context;
+use vm_volumes::ContainerPlan;
 
 pub(crate) use self::answer::GuestError;
 use self::answer::classify;
+pub(crate) use self::configuration::Configuration;
 use crate::dial::dial;
 
 /// A process of the guest by its names.
@@ -99,24 +103,33 @@ impl Guest {
         }
     }
 
-    /// The first call: versions, clock, network, shares.
+    /// The first call: versions, clock, network, shares. Returns how long after its kernel the
+    /// agent started, by the guest's clock.
     pub(crate) async fn configure(
         &self,
-        mut request: ConfigureRequest,
+        configuration: &Configuration<'_>,
         deadline: Duration,
-    ) -> Result<ConfigureResponse, GuestError> {
+    ) -> Result<Duration, GuestError> {
+        let mut request = wire::configure(configuration);
         request.protocol = PROTOCOL;
         request.clock_ns = now_ns();
         let call = self.client.configure(Context::default(), &request);
         let answer = self.ask("configure itself", deadline, call).await?;
         match answer.protocol {
-            PROTOCOL => Ok(answer),
+            PROTOCOL => Ok(Duration::from_nanos(answer.agent_started_ns)),
             theirs => Err(GuestError::Protocol { theirs }),
         }
     }
 
-    pub(crate) async fn create(&self, request: &CreateContainerRequest) -> Result<(), GuestError> {
-        let call = self.client.create_container(Context::default(), request);
+    /// Has the guest make container `id` as `plan` says.
+    pub(crate) async fn create(
+        &self,
+        id: &str,
+        plan: ContainerPlan,
+        stdio: &StdioPaths,
+    ) -> Result<(), GuestError> {
+        let request = wire::create_container(id, plan, stdio);
+        let call = self.client.create_container(Context::default(), &request);
         self.ask("create the container", self.create, call).await.map(drop)
     }
 
@@ -124,12 +137,12 @@ impl Guest {
         &self,
         key: &Key,
         spec: Vec<u8>,
-        stdio: Stdio,
+        stdio: &StdioPaths,
     ) -> Result<(), GuestError> {
         let request = ExecRequest {
             process: Some(key.message()).into(),
             spec,
-            stdio: Some(stdio).into(),
+            stdio: Some(wire::stdio(stdio)).into(),
             ..ExecRequest::default()
         };
         let call = self.client.exec(Context::default(), &request);

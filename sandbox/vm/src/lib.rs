@@ -22,7 +22,6 @@ mod sandbox;
 mod size;
 mod streams;
 mod vm;
-mod wire;
 
 pub use backend::VmBackend;
 pub use config::VmConfig;

@@ -16,7 +16,6 @@ use crate::error::VmError;
 use crate::guest::{GuestError, Key};
 use crate::streams::Copying;
 use crate::vm::Vm;
-use crate::wire;
 
 /// Pause before a wait that the guest's connection broke off is tried again.
 const WAIT_AGAIN: Duration = Duration::from_millis(200);
@@ -182,7 +181,7 @@ impl PreparedExec {
         vm.check_runs()?;
         let (fds, held) = stdio::open(&stdio, &owner, &*host).await?;
         let guest = &vm.guest;
-        if let Err(error) = guest.exec(&key, spec, wire::stdio(&stdio)).await {
+        if let Err(error) = guest.exec(&key, spec, &stdio).await {
             if let GuestError::Deadline { .. } = error {
                 // The guest may have made it.
                 remove_exec(&vm, &key).await;

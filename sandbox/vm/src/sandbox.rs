@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agent_api::agent::CreateContainerRequest;
 use async_trait::async_trait;
 use sandbox_core::stdio::{self, Owner};
 use sandbox_core::{CreateContainer, Created, Error, Exit, Result, Sandbox};
@@ -20,7 +19,6 @@ use crate::record::Record;
 use crate::size::Limit;
 use crate::streams::Copying;
 use crate::vm::Vm;
-use crate::wire;
 
 /// A sandbox whose VM runs.
 #[derive(Debug)]
@@ -102,21 +100,12 @@ impl VmSandbox {
         request: &CreateContainer,
         mut plan: ContainerPlan,
     ) -> Result<(), VmError> {
-        let renamed = self.vm.share(&request.id, plan.shared, plan.volumes).await?;
+        let shared = std::mem::take(&mut plan.shared);
+        let wanted = std::mem::take(&mut plan.volumes);
+        let renamed = self.vm.share(&request.id, shared, wanted).await?;
         volumes::rename(&mut plan.spec, &renamed);
         self.vm.disks.plug(&request.id, &plan.disks).await?;
-        let json = |source| VmError::Json { what: "the configuration", source };
-        let message = CreateContainerRequest {
-            container: request.id.to_string(),
-            spec: serde_json::to_vec(&plan.spec).map_err(json)?,
-            rootfs: Some(wire::rootfs(plan.rootfs)).into(),
-            storages: plan.storages.into_iter().map(wire::storage).collect(),
-            devices: plan.devices.into_iter().map(wire::device).collect(),
-            stdio: Some(wire::stdio(&request.stdio)).into(),
-            shared_pid: plan.shared_pid,
-            ..CreateContainerRequest::default()
-        };
-        Ok(self.vm.guest.create(&message).await?)
+        Ok(self.vm.guest.create(request.id.as_str(), plan, &request.stdio).await?)
     }
 
     /// Makes a container beside those that are there. What a failure leaves is the caller's to

@@ -14,7 +14,7 @@ use vm_driver::{Device, Nic, Share as ShareDevice, VmPlan as VmmPlan, Vmm};
 use vm_network::{self as network, GuestNetwork, Prepared};
 use vm_share::{Share, Tree, Virtiofsd};
 
-use super::Plan;
+use super::plan::Plan;
 use super::timings::{Timings, timed};
 use crate::environment::Environment;
 use crate::error::VmError;

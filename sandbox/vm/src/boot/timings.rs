@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use agent_api::agent::ConfigureResponse;
-
 /// How long each phase took.
 #[derive(Debug)]
 pub(super) struct Timings {
@@ -22,12 +20,13 @@ pub(super) async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
     (work.await, begun.elapsed())
 }
 
-/// Logs one line with every phase, in milliseconds. The guest took `waited` of the configuration.
+/// Logs one line with every phase, in milliseconds. The agent started `agent_started` after its
+/// kernel, and the guest took `waited` of the configuration.
 pub(super) fn report(
     prepared: Duration,
     timings: &Timings,
     whole: Duration,
-    answer: &ConfigureResponse,
+    agent_started: Duration,
     waited: Duration,
 ) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
@@ -44,7 +43,7 @@ pub(super) fn report(
         ms(timings.booted.saturating_sub(timings.launched)),
         ms(timings.network),
         ms(timings.connected.saturating_sub(timings.booted)),
-        ms(Duration::from_nanos(answer.agent_started_ns)),
+        ms(agent_started),
         ms(whole.saturating_sub(timings.connected)),
         ms(waited),
         ms(prepared + whole),

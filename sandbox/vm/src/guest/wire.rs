@@ -2,13 +2,58 @@
 
 use std::net::IpAddr;
 
-use agent_api::agent;
+use agent_api::agent::{self, ConfigureRequest, CreateContainerRequest};
+use agent_api::{SHARE_MOUNT, SHARE_TAG};
 use sandbox_core::StdioPaths;
 use vm_network::{GuestNetwork, Prefix};
-use vm_volumes::{BlockDevice, GuestDisk, Rootfs, Storage, StorageSource, Tmpfs};
+use vm_volumes::{BlockDevice, ContainerPlan, GuestDisk, Rootfs, Storage, StorageSource, Tmpfs};
+
+use super::configuration::Configuration;
+
+/// The agent's first call; the caller adds the protocol's version and the clock.
+pub(super) fn configure(configuration: &Configuration<'_>) -> ConfigureRequest {
+    let plan = configuration.plan;
+    let network = configuration.network;
+    let share = agent::Share {
+        tag: SHARE_TAG.to_owned(),
+        mount_point: SHARE_MOUNT.to_owned(),
+        ..agent::Share::default()
+    };
+    ConfigureRequest {
+        hostname: configuration.hostname.clone(),
+        sysctls: plan.sysctls.clone().into_iter().collect(),
+        entropy: configuration.entropy.clone(),
+        interfaces: interfaces(network),
+        routes: routes(network),
+        neighbours: neighbours(network),
+        shares: vec![share],
+        stream_write_max: configuration.stream_write_max.unwrap_or(0),
+        shm_size: plan.shm.as_ref().map_or(0, |(_, size)| *size),
+        debug: configuration.debug,
+        ..ConfigureRequest::default()
+    }
+}
+
+/// A container to make.
+pub(super) fn create_container(
+    id: &str,
+    plan: ContainerPlan,
+    paths: &StdioPaths,
+) -> CreateContainerRequest {
+    CreateContainerRequest {
+        container: id.to_owned(),
+        spec: plan.spec.to_string().into_bytes(),
+        rootfs: Some(rootfs(plan.rootfs)).into(),
+        storages: plan.storages.into_iter().map(storage).collect(),
+        devices: plan.devices.into_iter().map(device).collect(),
+        stdio: Some(stdio(paths)).into(),
+        shared_pid: plan.shared_pid,
+        ..CreateContainerRequest::default()
+    }
+}
 
 /// The guest's interfaces.
-pub(crate) fn interfaces(network: &GuestNetwork) -> Vec<agent::Interface> {
+fn interfaces(network: &GuestNetwork) -> Vec<agent::Interface> {
     let interfaces = network.interfaces.iter().map(|interface| agent::Interface {
         name: interface.name.clone(),
         mac: interface.mac.to_vec(),
@@ -20,7 +65,7 @@ pub(crate) fn interfaces(network: &GuestNetwork) -> Vec<agent::Interface> {
 }
 
 /// The guest's routes.
-pub(crate) fn routes(network: &GuestNetwork) -> Vec<agent::Route> {
+fn routes(network: &GuestNetwork) -> Vec<agent::Route> {
     let text = |ip: Option<IpAddr>| ip.map(|ip| ip.to_string()).unwrap_or_default();
     let routes = network.routes.iter().map(|route| agent::Route {
         destination: route.destination.map(|to| to.to_string()).unwrap_or_default(),
@@ -39,7 +84,7 @@ pub(crate) fn routes(network: &GuestNetwork) -> Vec<agent::Route> {
 }
 
 /// The guest's permanent neighbour entries.
-pub(crate) fn neighbours(network: &GuestNetwork) -> Vec<agent::Neighbour> {
+fn neighbours(network: &GuestNetwork) -> Vec<agent::Neighbour> {
     let neighbours = network.neighbours.iter().map(|neighbour| agent::Neighbour {
         address: neighbour.ip.to_string(),
         mac: neighbour.mac.to_vec(),
@@ -50,7 +95,7 @@ pub(crate) fn neighbours(network: &GuestNetwork) -> Vec<agent::Neighbour> {
 }
 
 /// A container's root file system.
-pub(crate) fn rootfs(rootfs: Rootfs) -> agent::Rootfs {
+fn rootfs(rootfs: Rootfs) -> agent::Rootfs {
     let mut message = agent::Rootfs::default();
     match rootfs {
         Rootfs::Path(path) => message.set_path(path),
@@ -64,7 +109,7 @@ pub(crate) fn rootfs(rootfs: Rootfs) -> agent::Rootfs {
 }
 
 /// A file system of the guest that mounts refer to.
-pub(crate) fn storage(storage: Storage) -> agent::Storage {
+fn storage(storage: Storage) -> agent::Storage {
     let mut message =
         agent::Storage { mount_point: storage.mount_point, ..agent::Storage::default() };
     match storage.source {
@@ -87,7 +132,7 @@ fn disk(disk: GuestDisk) -> agent::Disk {
 }
 
 /// A block device in a container.
-pub(crate) fn device(device: BlockDevice) -> agent::BlockDevice {
+fn device(device: BlockDevice) -> agent::BlockDevice {
     agent::BlockDevice {
         serial: device.serial,
         path: device.path,
@@ -100,7 +145,7 @@ pub(crate) fn device(device: BlockDevice) -> agent::BlockDevice {
 }
 
 /// The streams that the guest has to create for `paths`.
-pub(crate) fn stdio(paths: &StdioPaths) -> agent::Stdio {
+pub(super) fn stdio(paths: &StdioPaths) -> agent::Stdio {
     agent::Stdio {
         stdin: paths.stdin.is_some() && !paths.terminal,
         stdout: paths.stdout.is_some() && !paths.terminal,
