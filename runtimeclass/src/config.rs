@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sandbox_core::settings::Fault;
+use sandbox_core::Fault;
 use sandbox_gvisor::GvisorConfig;
 use sandbox_vm::VmConfig;
 use serde::de::DeserializeOwned;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sandbox_core::host::{Host, find_program};
 use sandbox_core::{Backend, Id};
 use sandbox_gvisor::GvisorBackend;
+use sandbox_host::{Host, find_program};
 use sandbox_vm::VmBackend;
 
 use crate::config::Handler;

@@ -4,8 +4,8 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use sandbox_core::host::{Host, RealHost};
 use sandbox_core::{Error, Exit, Kind, Result};
+use sandbox_host::{Host, RealHost};
 
 use crate::args::Args;
 use crate::state;

@@ -9,8 +9,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
-use sandbox_core::Id;
-use sandbox_core::bundle::Bundle;
+use sandbox_core::{Bundle, Id};
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Record};

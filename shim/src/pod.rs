@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use sandbox_core::cgroup::Cgroup;
 use sandbox_core::{
     Backend, CreateContainer, Created, Error, Exit, Id, Kind, LaunchSandbox, Launched, Result,
     Sandbox,
 };
+use sandbox_host::cgroup::Cgroup;
 use tokio::sync::{Mutex, oneshot, watch};
 
 use crate::role::Role;
@@ -240,9 +240,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use sandbox_core::StdioPaths;
-    use sandbox_core::bundle::Bundle;
-    use sandbox_core::fake::FakeBackend;
+    use sandbox_core::{Bundle, FakeBackend, StdioPaths};
 
     fn request(dir: &Path, id: &str) -> CreateContainer {
         std::fs::write(dir.join("config.json"), "{\"ociVersion\":\"1.1.0\"}").unwrap();

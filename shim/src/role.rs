@@ -1,7 +1,7 @@
 //! The part a container plays in its Pod, which decides whether it launches the sandbox or joins it.
 
 use oci_spec::runtime::Spec;
-use sandbox_core::request::{CONTAINER_TYPE, SANDBOX_ID};
+use sandbox_core::annotation::{CONTAINER_TYPE, SANDBOX_ID};
 use sandbox_core::{Id, Result};
 
 /// The part a container plays in its Pod.

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io};
 
-use sandbox_core::bundle::Bundle;
-use sandbox_core::cgroup::{self, Cgroup};
-use sandbox_core::host::{Host, RealHost};
-use sandbox_core::{Error, Kind, Result};
+use sandbox_core::{Bundle, Error, Kind, Result};
+use sandbox_host::cgroup::{self, Cgroup};
+use sandbox_host::{Host, RealHost};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 

@@ -9,10 +9,9 @@ use std::{env, fs, io};
 
 use bulkhead_runtimeclass::Handler;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use sandbox_core::bundle::Bundle;
-use sandbox_core::host::{self, Command};
-use sandbox_core::request::{GROUP, SANDBOX_ID};
-use sandbox_core::{Error, Id, Kind, Result};
+use sandbox_core::annotation::{GROUP, SANDBOX_ID};
+use sandbox_core::{Bundle, Error, Id, Kind, Result};
+use sandbox_host::Command;
 use sha2::{Digest, Sha256};
 
 use crate::args::Args;
@@ -149,7 +148,7 @@ fn spawn(
     if let Some(path) = env::var_os("PATH") {
         command = command.env("PATH", path);
     }
-    host::spawn_detached(command.arg("serve"))?;
+    sandbox_host::spawn_detached(command.arg("serve"))?;
     Ok(())
 }
 

@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use bulkhead_runtimeclass::Handler;
-use sandbox_core::cgroup::Cgroup;
-use sandbox_core::{Error, Kind, Result, record};
+use sandbox_core::{Error, Kind, Result};
+use sandbox_host::cgroup::Cgroup;
+use sandbox_host::record;
 
 /// The handler's decision, in each container's bundle: `delete` gets no options.
 const HANDLER: &str = "handler.json";

@@ -12,7 +12,7 @@ use guest_image::build::{
     self, AgentError, AgentProgram, BuildError, FetchError, KernelSource, Plan,
 };
 use guest_image::{Guest, GuestError, ImageFile};
-use sandbox_core::host::{HostError, RealHost};
+use sandbox_host::{HostError, RealHost};
 
 use crate::args::{GuestBuildArgs, GuestCommand, GuestDirArgs};
 use crate::output;

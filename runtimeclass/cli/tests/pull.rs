@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use sandbox_core::host::{Command, Host as _, Output, RealHost};
+use sandbox_host::{Command, Host as _, Output, RealHost};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -1,6 +1,6 @@
 //! The Pod's own cgroup, the parent of its sandbox and containers, as the kubelet keeps one.
 
-use sandbox_core::cgroup::{Cgroup, CgroupError, Limits};
+use sandbox_host::cgroup::{Cgroup, CgroupError, Limits};
 
 use crate::reporter::Reporter;
 

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags};
-use sandbox_core::mounts::{self, MountTable};
+use sandbox_host::mounts::{self, MountTable};
 
 use crate::node_error::NodeError;
 

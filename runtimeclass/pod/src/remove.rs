@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use k8s_cri::v1::PodSandbox;
-use sandbox_core::cgroup::CgroupError;
+use sandbox_host::cgroup::CgroupError;
 
 use crate::cgroup;
 use crate::cri::{Cri, CriError};

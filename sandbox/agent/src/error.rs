@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-pub(crate) use sandbox_core::{Error, Kind, Result};
+pub(crate) use sandbox_host::{Error, Kind, Result};
 
 /// The request is invalid.
 pub(crate) fn invalid(message: impl Into<String>) -> Error {

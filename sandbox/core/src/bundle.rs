@@ -5,10 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
+use sandbox_host::record::write_atomic;
+use sandbox_host::{Classified, Kind};
 use serde_json::Value;
-
-use crate::error::{Classified, Kind};
-use crate::record::write_atomic;
 
 /// A bundle with its config.json, both typed and as JSON, which includes fields unknown to this
 /// project.
@@ -137,7 +136,7 @@ mod tests {
         let config = dir.path().join("config.json");
         for bad in ["{\"ociVersion\":", "{\"ociVersion\": 7}", "[]"] {
             fs::write(&config, bad).unwrap();
-            let error = crate::Error::from(Bundle::load(dir.path()).unwrap_err());
+            let error = sandbox_host::Error::from(Bundle::load(dir.path()).unwrap_err());
             assert_eq!(error.kind(), Kind::InvalidArgument);
             assert!(error.to_string().contains("config.json is not a valid OCI"), "{error}");
         }

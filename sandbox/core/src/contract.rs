@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sandbox_host::{Kind, Result};
 
-use crate::error::{Kind, Result};
 use crate::process::{Phase, Prepared, Process};
 use crate::request::{CreateContainer, ExecProcess, LaunchSandbox};
 use crate::sandbox::{Backend, Container, Created, Launched, Sandbox};

@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use sandbox_host::{Error, ExitWatch, Kind, Result, Stats};
 use tokio::sync::watch;
 
-use crate::error::{Error, Kind, Result};
-use crate::host::ExitWatch;
 use crate::process::{Early, Prepared, Running, TerminalSize};
 use crate::request::{CreateContainer, ExecProcess, LaunchSandbox, Resources};
 use crate::sandbox::{Backend, Container, Created, Launched, ProcessInfo, Sandbox};
-use crate::stats::Stats;
 use crate::{Ended, Exit, Id};
 
 /// What was requested of a fake, in order: `create c1`, `start c1`, `signal c1 9`, ...
@@ -45,7 +43,7 @@ pub struct FakeBackend {
 
 /// A sandbox that holds fake containers.
 #[derive(Debug)]
-pub struct FakeSandbox {
+struct FakeSandbox {
     journal: Journal,
     made: Arc<Mutex<Vec<Arc<FakeContainer>>>>,
     own: Mutex<Vec<Arc<FakeContainer>>>,
@@ -65,7 +63,7 @@ pub struct FakeContainer {
 
 /// A process that exits on demand.
 #[derive(Debug)]
-pub struct FakeProcess {
+struct FakeProcess {
     name: String,
     journal: Journal,
     oom_killed: AtomicBool,

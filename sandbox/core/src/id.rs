@@ -2,12 +2,11 @@
 
 use std::fmt;
 
+use sandbox_host::{Classified, Kind};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Classified, Kind};
-
 /// containerd's own limit for an identifier (`pkg/identifiers`).
-pub const MAX_LEN: usize = 76;
+const MAX_LEN: usize = 76;
 
 /// A container's, exec's or namespace's id, safe as a path component and as an argument: letters and digits, with single `.`, `_` or `-` between them, at most 76 bytes (the
 /// rule of containerd's `identifiers` package).
@@ -17,11 +16,11 @@ pub struct Id(String);
 
 /// Why a string is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub enum IdError {
     /// The empty string.
     #[error("an id is empty")]
     Empty,
-    /// Longer than [`MAX_LEN`].
+    /// Longer than containerd allows, 76 bytes.
     #[error("id {0:?}... has {1} bytes; at most {MAX_LEN} are allowed")]
     TooLong(String, usize),
     /// A character that is not allowed, or a separator that does not stand between two words.
@@ -31,7 +30,7 @@ pub enum Invalid {
     Form(String),
 }
 
-impl Classified for Invalid {
+impl Classified for IdError {
     fn kind(&self) -> Kind {
         Kind::InvalidArgument
     }
@@ -42,20 +41,20 @@ impl Id {
     ///
     /// # Errors
     ///
-    /// [`Invalid`] names the violated rule.
-    pub fn new(text: impl Into<String>) -> Result<Self, Invalid> {
+    /// [`IdError`] names the violated rule.
+    pub fn new(text: impl Into<String>) -> Result<Self, IdError> {
         let text = text.into();
         if text.is_empty() {
-            return Err(Invalid::Empty);
+            return Err(IdError::Empty);
         }
         if text.len() > MAX_LEN {
             let start = text.chars().take(16).collect();
-            return Err(Invalid::TooLong(start, text.len()));
+            return Err(IdError::TooLong(start, text.len()));
         }
         let words_ok = text
             .split(['.', '_', '-'])
             .all(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric()));
-        if words_ok { Ok(Self(text)) } else { Err(Invalid::Form(text)) }
+        if words_ok { Ok(Self(text)) } else { Err(IdError::Form(text)) }
     }
 
     /// The id as text.
@@ -77,9 +76,9 @@ impl fmt::Debug for Id {
 }
 
 impl TryFrom<String> for Id {
-    type Error = Invalid;
+    type Error = IdError;
 
-    fn try_from(text: String) -> Result<Self, Invalid> {
+    fn try_from(text: String) -> Result<Self, IdError> {
         Self::new(text)
     }
 }
@@ -104,9 +103,9 @@ mod tests {
     #[test]
     fn refuses_what_would_leave_its_directory() {
         for bad in ["../x", "a/b", "a\0b", "-a", "a-", "a..b", ".", "a b", "ä", "a\n"] {
-            assert_eq!(Id::new(bad), Err(Invalid::Form(bad.to_owned())), "{bad:?}");
+            assert_eq!(Id::new(bad), Err(IdError::Form(bad.to_owned())), "{bad:?}");
         }
-        assert_eq!(Id::new(""), Err(Invalid::Empty));
+        assert_eq!(Id::new(""), Err(IdError::Empty));
         let long = Id::new("x".repeat(300)).unwrap_err().to_string();
         assert_eq!(long, "id \"xxxxxxxxxxxxxxxx\"... has 300 bytes; at most 76 are allowed");
     }

@@ -12,11 +12,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sandbox_host::{Error, Exit, Kind, Result};
 use tokio::sync::watch;
 use tracing::Instrument;
 
-use crate::error::{Error, Kind, Result};
-use crate::exit::{Ended, Exit};
+use crate::exit::Ended;
 
 /// A process that was made and has not been started.
 #[async_trait]

@@ -4,16 +4,10 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process as ProcessSpec, Spec};
+use sandbox_host::RootfsMount;
 
 use crate::bundle::Bundle;
 use crate::id::Id;
-
-/// The annotation in which CRI says what part a container plays in its Pod.
-pub const CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
-/// The annotation in which CRI names the Pod's sandbox.
-pub const SANDBOX_ID: &str = "io.kubernetes.cri.sandbox-id";
-/// The label by which containerd's own clients put containers into one shim.
-pub const GROUP: &str = "io.containerd.runc.v2.group";
 
 /// A sandbox to launch. On the classic road all of it comes from the first container's
 /// configuration ([`LaunchSandbox::with_container`]), on containerd's sandbox service from
@@ -88,17 +82,6 @@ impl LaunchSandbox {
             first: Some(First { container, pause }),
         }
     }
-}
-
-/// A mount of the root file system, as the snapshotter described it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RootfsMount {
-    /// File system type (`overlay`, `bind`, `ext4`, `erofs`, ...).
-    pub kind: String,
-    /// Device or directory.
-    pub source: String,
-    /// Options in fstab's form, one per element.
-    pub options: Vec<String>,
 }
 
 /// Where a process's streams come from and go to.

@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use sandbox_host::{Exit, Result, Stats};
 
-use crate::error::Result;
-use crate::exit::Exit;
 use crate::process::Prepared;
 use crate::request::{CreateContainer, ExecProcess, LaunchSandbox, Resources};
-use crate::stats::Stats;
 
 /// Launches sandboxes of one kind.
 #[async_trait]

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use sandbox_core::error::{Classified, Kind};
+use sandbox_host::{Classified, Kind};
 
 use crate::digest::Digest;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use guest_image::{Agent, Checked, Digest, FORMAT, Guest, ImageFile, Kernel, MANIFEST, Manifest};
-use sandbox_core::{Classified as _, Kind};
+use sandbox_host::{Classified as _, Kind};
 use tempfile::TempDir;
 
 const VMLINUX: &[u8] = b"kernel";

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sandbox_core::host::Host;
 use sandbox_core::{Backend, Id, LaunchSandbox, Launched, NetworkNamespace, Result};
+use sandbox_host::Host;
 use tokio::sync::OnceCell;
 
 use crate::config::{GvisorConfig, Network};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sandbox_core::settings::{Fault, Faults};
+use sandbox_core::{Fault, Faults};
 use serde::{Deserialize, Serialize};
 
 /// How runsc's sentry catches the guest's system calls.

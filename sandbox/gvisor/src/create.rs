@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sandbox_core::bundle::Bundle;
-use sandbox_core::host::ProcessRef;
-use sandbox_core::mounts::{self, MountTable};
 use sandbox_core::stdio::{self, ConsoleSocket, Owner, ProcessFds, Streams};
-use sandbox_core::{CreateContainer, Error, RootfsMount};
+use sandbox_core::{Bundle, CreateContainer, Error, RootfsMount};
+use sandbox_host::ProcessRef;
+use sandbox_host::mounts::{self, MountTable};
 
 use crate::container::GvisorContainer;
 use crate::error::GvisorError;

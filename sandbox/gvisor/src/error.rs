@@ -3,12 +3,12 @@
 use std::io;
 use std::path::PathBuf;
 
-use sandbox_core::cgroup::CgroupError;
-use sandbox_core::cleanup::StillRunning;
-use sandbox_core::host::{HostError, MountError};
-use sandbox_core::record::RecordError;
 use sandbox_core::stdio::StdioError;
-use sandbox_core::{Classified, Kind, bundle::BundleError};
+use sandbox_core::{BundleError, Classified, Kind};
+use sandbox_host::cgroup::CgroupError;
+use sandbox_host::cleanup::StillRunning;
+use sandbox_host::record::RecordError;
+use sandbox_host::{HostError, MountError};
 
 use crate::netns::AddressError;
 use crate::runsc::CallError;

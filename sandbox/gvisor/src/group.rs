@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
-use sandbox_core::cgroup::{self, Cgroup, CgroupError};
-use sandbox_core::stats::Interface;
-use sandbox_core::{Resources, Stats};
+use sandbox_core::{Interface, Resources, Stats};
+use sandbox_host::cgroup::{self, Cgroup, CgroupError};
 
 use crate::control::{Event, GuestInterface};
 use crate::limits::{self, CPU_PERIOD, Limits};

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstat};
-use sandbox_core::mounts::MountTable;
+use sandbox_host::mounts::MountTable;
 use serde_json::{Value, json};
 
 use crate::error::GvisorError;

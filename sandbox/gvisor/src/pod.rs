@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sandbox_core::exit::ExitCell;
-use sandbox_core::host::{ExitWatch, ProcessRef};
+use sandbox_core::ExitCell;
+use sandbox_host::{ExitWatch, ProcessRef};
 use sandbox_netns::{Dial, PortForward};
 use tokio::task::JoinHandle;
 

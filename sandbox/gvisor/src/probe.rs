@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandbox_core::host::{Command, Host, HostError};
-use sandbox_core::{Classified, Kind, record};
+use sandbox_core::{Classified, Kind};
+use sandbox_host::{Command, Host, HostError, record};
 use serde::{Deserialize, Serialize};
 
 /// The limit of each question.
@@ -218,7 +218,7 @@ fn date(version: &str) -> Option<u32> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
-    use sandbox_core::host::{FakeHost, Scripted};
+    use sandbox_host::{FakeHost, Scripted};
 
     use super::*;
 

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sandbox_core::exit::ExitCell;
 use sandbox_core::stdio::Streams;
-use sandbox_core::{Ended, Error, Exit, Kind, Result, Running, TerminalSize};
+use sandbox_core::{Ended, Error, Exit, ExitCell, Kind, Result, Running, TerminalSize};
 use tokio::task::JoinHandle;
 
 use crate::control::{Control, Target};

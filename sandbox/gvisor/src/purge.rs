@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandbox_core::cgroup::Cgroup;
-use sandbox_core::cleanup::{self, Steps};
-use sandbox_core::host::{Host, ProcessRef};
 use sandbox_core::{Error, Kind};
+use sandbox_host::cgroup::Cgroup;
+use sandbox_host::cleanup::{self, Steps};
+use sandbox_host::{Host, ProcessRef};
 
 use crate::control::Control;
 use crate::error::GvisorError;
@@ -151,7 +151,7 @@ fn is_stray(cmdline: &[u8], root: &Path, id: &str, bundle: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sandbox_core::host::FakeHost;
+    use sandbox_host::FakeHost;
 
     use super::*;
 

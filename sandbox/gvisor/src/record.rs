@@ -5,9 +5,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sandbox_core::cgroup::Cgroup;
-use sandbox_core::host::ProcessRef;
-use sandbox_core::record::{self, RecordError};
+use sandbox_host::ProcessRef;
+use sandbox_host::cgroup::Cgroup;
+use sandbox_host::record::{self, RecordError};
 use serde::{Deserialize, Serialize};
 
 use crate::netns::SavedNetwork;

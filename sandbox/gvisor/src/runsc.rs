@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox_core::host::{Command, Host, HostError};
 use sandbox_core::stdio::ProcessFds;
 use sandbox_core::{Classified, Kind};
+use sandbox_host::{Command, Host, HostError};
 
 use crate::argv;
 use crate::config::{GvisorConfig, Network, Platform};
@@ -207,7 +207,7 @@ pub(crate) fn pid_file(bundle: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use sandbox_core::host::{FakeHost, Scripted};
+    use sandbox_host::{FakeHost, Scripted};
 
     use super::*;
 

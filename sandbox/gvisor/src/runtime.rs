@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use sandbox_core::Id;
-use sandbox_core::host::Host;
+use sandbox_host::Host;
 
 use crate::config::GvisorConfig;
 use crate::runsc::Runsc;

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sandbox_core::host::ProcessRef;
-use sandbox_core::mounts::MountTable;
 use sandbox_core::{
     CreateContainer, Created, Exit, First, Launched, NetworkNamespace, Resources, Result, Sandbox,
 };
+use sandbox_host::ProcessRef;
+use sandbox_host::mounts::MountTable;
 
 use crate::control::Control;
 use crate::create::{self, NewContainer};

@@ -1,7 +1,7 @@
 //! What has to change in a container's configuration before runsc reads it. Pure: JSON in, JSON
 //! out, so that fields which this project does not know stay as they are.
 
-use sandbox_core::request::{CONTAINER_TYPE, SANDBOX_ID};
+use sandbox_core::annotation::{CONTAINER_TYPE, SANDBOX_ID};
 use serde_json::{Map, Value};
 
 /// Prefix of the annotations that change how runsc runs a Pod.

@@ -2,7 +2,7 @@
 //! content with a digest, and unpacking of untrusted layers.
 //!
 //! Independent of any container runtime. Processes (credential helpers) are started through
-//! [`sandbox_core::host::Host`]; the caller chooses all paths.
+//! [`sandbox_host::Host`]; the caller chooses all paths.
 #![forbid(unsafe_code)]
 
 mod check;

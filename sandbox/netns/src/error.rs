@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use sandbox_core::{Classified, Kind};
+use sandbox_host::{Classified, Kind};
 
 /// An error of work in a Pod's network namespace.
 #[derive(Debug, thiserror::Error)]

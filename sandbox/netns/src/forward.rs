@@ -77,7 +77,7 @@ impl PortForward {
         match Self::start(netns, dial).await {
             Ok(forward) => Some(forward),
             Err(error) => {
-                let error = sandbox_core::Error::from(error);
+                let error = sandbox_host::Error::from(error);
                 tracing::warn!("ports of this Pod cannot be forwarded: {error}");
                 None
             }
@@ -208,7 +208,7 @@ fn reset(stream: TcpStream) {
 
 #[cfg(test)]
 mod tests {
-    use sandbox_core::{Classified, Kind};
+    use sandbox_host::{Classified, Kind};
 
     use super::*;
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use guest_image::Guest;
-use sandbox_core::host::Host;
 use sandbox_core::{Backend, Error, Id, Kind, LaunchSandbox, Launched, Result};
+use sandbox_host::Host;
 use vm_driver::{self, Choice, CloudHypervisorSettings, Driver, QemuSettings, choose};
 
 use crate::config::VmConfig;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox_core::Error;
-use sandbox_core::cgroup::Cgroup;
+use sandbox_host::cgroup::Cgroup;
 use sandbox_netns::PortForward;
 use tokio::net::{UnixListener, UnixStream};
 use vm_network::GuestNetwork;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandbox_core::settings::{Fault, Faults};
+use sandbox_core::{Fault, Faults};
 use serde::{Deserialize, Serialize};
 use vm_driver::Hypervisor;
 

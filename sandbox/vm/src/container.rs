@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sandbox_core::cleanup::Steps;
-use sandbox_core::host::Host;
 use sandbox_core::stdio::Owner;
 use sandbox_core::{
     Container, ExecProcess, Id, Kind, Prepared, ProcessInfo, Resources, Result, Stats,
 };
+use sandbox_host::Host;
+use sandbox_host::cleanup::Steps;
 
 use crate::error::VmError;
 use crate::guest::{GuestError, Key};

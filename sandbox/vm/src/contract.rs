@@ -12,13 +12,12 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use guest_image::{Agent, Digest, FORMAT, Guest, ImageFile, Kernel, MANIFEST, Manifest};
-use sandbox_core::bundle::Bundle;
 use sandbox_core::contract::{self, Subject};
-use sandbox_core::host::{FakeHost, Host, RealHost};
 use sandbox_core::{
-    Backend, CreateContainer, Early, ExecProcess, Id, Kind, LaunchSandbox, Launched,
+    Backend, Bundle, CreateContainer, Early, ExecProcess, Id, Kind, LaunchSandbox, Launched,
     NetworkNamespace, Result, StdioPaths,
 };
+use sandbox_host::{FakeHost, Host, RealHost};
 use serde_json::json;
 use tempfile::TempDir;
 use vm_driver::{

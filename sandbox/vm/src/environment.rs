@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use guest_image::Guest;
 use sandbox_core::Id;
-use sandbox_core::host::Host;
+use sandbox_host::Host;
 use sha2::{Digest, Sha256};
 use vm_driver::Driver;
 

@@ -3,12 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use sandbox_core::bundle::BundleError;
-use sandbox_core::cleanup::StillRunning;
-use sandbox_core::host::{HostError, MountError};
-use sandbox_core::record::RecordError;
 use sandbox_core::stdio::StdioError;
-use sandbox_core::{Classified, Error, Kind};
+use sandbox_core::{BundleError, Classified, Error, Kind};
+use sandbox_host::cleanup::StillRunning;
+use sandbox_host::record::RecordError;
+use sandbox_host::{HostError, MountError};
 
 use crate::guest::GuestError;
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::libc;
-use sandbox_core::host::Host;
 use sandbox_core::stdio::{self, Owner};
 use sandbox_core::{
     Early, Ended, Error, Exit, Killer, Kind, Prepared, Result, Running, StdioPaths, TerminalSize,
 };
+use sandbox_host::Host;
 use tokio::sync::OnceCell;
 
 use crate::error::VmError;

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox_core::cleanup::{self, Steps};
-use sandbox_core::host::Host;
 use sandbox_core::{Error, Id};
+use sandbox_host::Host;
+use sandbox_host::cleanup::{self, Steps};
 use vm_share::Tree;
 
 use crate::error::VmError;

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use sandbox_core::host::ProcessRef;
-use sandbox_core::record::{self, RecordError};
+use sandbox_host::ProcessRef;
+use sandbox_host::record::{self, RecordError};
 use serde::{Deserialize, Serialize};
 use vm_network::NetworkRecord;
 

@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sandbox_core::cleanup::Steps;
-use sandbox_core::exit::ExitCell;
-use sandbox_core::{Error, Exit, Id};
+use sandbox_core::{Error, Exit, ExitCell, Id};
+use sandbox_host::cleanup::Steps;
 use sandbox_netns::PortForward;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;

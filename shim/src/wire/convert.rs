@@ -13,10 +13,9 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{CodedInputStream, Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::ttrpc;
-use sandbox_core::bundle::Bundle;
 use sandbox_core::{
-    CreateContainer, Error, ExecProcess, Exit, Id, Kind, Phase, ProcessInfo, Resources, Result,
-    RootfsMount, StdioPaths, TerminalSize,
+    Bundle, CreateContainer, Error, ExecProcess, Exit, Id, Kind, Phase, ProcessInfo, Resources,
+    Result, RootfsMount, StdioPaths, TerminalSize,
 };
 
 use crate::role::Role;

@@ -5,9 +5,8 @@ use containerd_shim_protos::cgroups::metrics as v1;
 use containerd_shim_protos::cgroups_v2::metrics as v2;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
-use sandbox_core::cgroup::Version;
-use sandbox_core::stats::Interface;
-use sandbox_core::{Error, Kind, Result, Stats};
+use sandbox_core::{Error, Interface, Kind, Result, Stats};
+use sandbox_host::cgroup::Version;
 
 /// Encodes `stats` for a host of this cgroup version.
 pub(crate) fn encode(stats: &Stats, version: Version) -> Result<Any> {

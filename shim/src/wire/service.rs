@@ -13,8 +13,8 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::shim_async::Task as TaskService;
 use containerd_shim_protos::ttrpc::r#async::TtrpcContext;
 use containerd_shim_protos::ttrpc::{self};
-use sandbox_core::cgroup::Version;
 use sandbox_core::{Error, Id, Kind, Result};
+use sandbox_host::cgroup::Version;
 use tokio::sync::Notify;
 use tracing::Instrument;
 

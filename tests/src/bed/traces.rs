@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use sandbox_core::mounts::{Mount, MountTable};
+use sandbox_host::mounts::{Mount, MountTable};
 
 use super::containerd::Node;
 use super::place::Place;

@@ -37,7 +37,7 @@ pub(crate) enum PullError {
     Password(String),
     /// Credential helpers cannot be run.
     #[error(transparent)]
-    Helpers(#[from] sandbox_core::host::HostError),
+    Helpers(#[from] sandbox_host::HostError),
     /// Files cannot be unpacked there.
     #[error("{path} is not an empty directory; rootfs: needs one, or a path that does not exist")]
     NotEmpty {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sandbox_core::Secret;
-use sandbox_core::host::RealHost;
+use sandbox_host::RealHost;
 use sandbox_image::{
     Candidate, Credential, DockerConfig, Helpers, Pattern, Reference, SecretDirectory, Sources,
     secret_file,

@@ -2,7 +2,7 @@
 
 use k8s_cri::v1::LinuxContainerResources;
 use kube_manifest::{Amounts, Manifest, Pod, Quantity, Resources};
-use sandbox_core::cgroup::Limits;
+use sandbox_host::cgroup::Limits;
 
 /// The scheduler period of CPU limits, in microseconds.
 const CPU_PERIOD: i64 = 100_000;

@@ -8,7 +8,7 @@ use k8s_cri::v1::{
 };
 
 use kube_manifest::{Findings, Manifest, SubPath, read_text};
-use sandbox_core::cgroup::Limits;
+use sandbox_host::cgroup::Limits;
 
 use super::*;
 use crate::node::NodeFacts;

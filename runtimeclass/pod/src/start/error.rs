@@ -1,6 +1,6 @@
 //! Why a Pod did not start.
 
-use sandbox_core::cgroup::CgroupError;
+use sandbox_host::cgroup::CgroupError;
 
 use crate::convert::ConvertError;
 use crate::cri::CriError;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::StdioError;
+use super::error::StdioError;
 
 /// A listening console socket; its file is removed on drop.
 #[derive(Debug)]

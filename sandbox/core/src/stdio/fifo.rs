@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
-use super::StdioError;
+use super::error::StdioError;
 
 /// First and longest interval between two checks for a fifo's reader.
 const POLL_MIN: Duration = Duration::from_millis(1);

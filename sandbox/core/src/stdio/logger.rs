@@ -8,11 +8,21 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use percent_encoding::percent_decode_str;
+use sandbox_host::{Child, Command, Host, ProcessRef};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use super::{Owner, StdioError};
-use crate::host::{Child, Command, Host, ProcessRef};
+use super::error::StdioError;
+use crate::id::Id;
+
+/// The container a stream belongs to, for loggers.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// containerd's namespace.
+    pub namespace: Id,
+    /// The container.
+    pub container: Id,
+}
 
 /// How long a logger may take to become ready, and to exit after the last output.
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -12,7 +12,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 
-use super::{StdioError, fifo};
+use super::error::StdioError;
+use super::fifo;
 
 /// Enough for a terminal, which needs no throughput.
 const BUFFER: usize = 4096;

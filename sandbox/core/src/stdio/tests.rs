@@ -4,9 +4,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use sandbox_host::RealHost;
 
 use super::*;
-use crate::host::RealHost;
+use crate::Id;
 
 /// Bound on waits; generous, for slow machines.
 const SOON: Duration = Duration::from_secs(20);
@@ -154,7 +155,7 @@ async fn errors_name_the_path() {
     let bed = Bed::new();
     let open = async |uri: String| {
         let paths = StdioPaths { stdout: Some(uri), ..StdioPaths::default() };
-        crate::Error::from(bed.open(&paths).await.unwrap_err()).to_string()
+        sandbox_host::Error::from(bed.open(&paths).await.unwrap_err()).to_string()
     };
     assert_eq!(
         open("ftp://x".into()).await,
@@ -181,7 +182,7 @@ async fn a_terminal_copies_both_ways_and_resizes() {
     let copies = ["-i", "-o", "-e"].map(|_| slave.try_clone().unwrap());
     drop(slave);
     let [stdin, stdout, stderr] = copies;
-    let command = crate::host::Command::new("/bin/sh")
+    let command = sandbox_host::Command::new("/bin/sh")
         .args(["-c", "stty size; read line; echo got $line"])
         .stdin(stdin)
         .stdout(stdout)
@@ -215,7 +216,7 @@ async fn a_stalled_reader_delays_the_finish_of_a_terminal_by_no_more_than_its_de
     let (slave, streams) = open_terminal(&paths, &bed.owner, &bed.host).await.unwrap();
     let stdout = slave.try_clone().unwrap();
     drop(slave);
-    let command = crate::host::Command::new("/bin/sh")
+    let command = sandbox_host::Command::new("/bin/sh")
         .args(["-c", "yes | head -c 200000; exit 4"])
         .stdout(stdout);
     let child = bed.host.spawn(command).unwrap();
@@ -228,7 +229,7 @@ async fn a_stalled_reader_delays_the_finish_of_a_terminal_by_no_more_than_its_de
         }
     };
     tokio::time::timeout(SOON, full).await.unwrap();
-    assert!(crate::host::ProcessRef::of(child.pid).unwrap().kill());
+    assert!(sandbox_host::ProcessRef::of(child.pid).unwrap().kill());
     assert_eq!(child.exit.wait().await.status, 137);
     let started = std::time::Instant::now();
     tokio::time::timeout(SOON, streams.finish()).await.unwrap();

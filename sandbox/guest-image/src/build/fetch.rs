@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandbox_core::host::{Command, Host, HostError};
+use sandbox_host::{Command, Host, HostError};
 
 /// How long apt may take to look a package up.
 const SHOW_TIMEOUT: Duration = Duration::from_secs(60);
@@ -148,7 +148,7 @@ fn last_lines(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sandbox_core::host::{FakeHost, Scripted};
+    use sandbox_host::{FakeHost, Scripted};
 
     use super::*;
 

@@ -6,14 +6,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sandbox_core::bundle::Bundle;
-use sandbox_core::host::RealHost;
 use sandbox_core::{
-    Backend, Container, CreateContainer, Created, Ended, ExecProcess, Exit, Id, LaunchSandbox,
-    Launched, Prepared, Process, Result, Sandbox, StdioPaths,
+    Backend, Bundle, Container, CreateContainer, Created, Ended, ExecProcess, Exit, Id,
+    LaunchSandbox, Launched, Prepared, Process, Result, Sandbox, StdioPaths,
 };
 use sandbox_gvisor::GvisorBackend;
 use sandbox_gvisor::config::{GvisorConfig, Network};
+use sandbox_host::RealHost;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

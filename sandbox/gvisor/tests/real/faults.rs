@@ -5,8 +5,8 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use sandbox_core::host::ProcessRef;
 use sandbox_core::{Backend, Id, Kind, StdioPaths};
+use sandbox_host::ProcessRef;
 
 use crate::bed::{Bed, ended, join, running};
 

@@ -4,9 +4,9 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use sandbox_core::host::{Command, Host};
 use sandbox_core::{Backend, Id, Kind};
 use sandbox_gvisor::config::Network;
+use sandbox_host::{Command, Host};
 use serde_json::json;
 
 use crate::bed::{Bed, SOON, ended};

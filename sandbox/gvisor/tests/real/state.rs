@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sandbox_core::cgroup::Cgroup;
 use sandbox_core::{Kind, RootfsMount};
+use sandbox_host::cgroup::Cgroup;
 use serde_json::json;
 
 use crate::bed::{Bed, ended, running, stop, until};
@@ -125,7 +125,7 @@ struct Group {
 
 impl Group {
     fn enter() -> (String, Self) {
-        let mount = PathBuf::from(sandbox_core::cgroup::MOUNT);
+        let mount = PathBuf::from(sandbox_host::cgroup::MOUNT);
         let places = fs::read_to_string("/proc/self/cgroup").unwrap();
         let places = places.lines().map(|line| line.splitn(3, ':').collect::<Vec<_>>());
         let place = |line: Vec<&str>| mount.join(line[1]).join(line[2].trim_start_matches('/'));

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use sandbox_core::host::HostError;
 use sandbox_core::{Classified, Kind};
+use sandbox_host::HostError;
 
 /// Why a credential source cannot be read.
 #[derive(Debug, thiserror::Error)]

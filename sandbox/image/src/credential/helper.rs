@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox_core::Secret;
-use sandbox_core::host::{Command, Host, Output};
+use sandbox_host::{Command, Host, Output};
 use serde::Deserialize;
 
 use super::error::CredentialError;

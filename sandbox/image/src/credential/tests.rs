@@ -4,7 +4,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sandbox_core::Classified;
-use sandbox_core::host::{FakeHost, Scripted};
+use sandbox_host::{FakeHost, Scripted};
 
 use async_trait::async_trait;
 use sandbox_core::Secret;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use sandbox_core::host::{Command, Host as _, RealHost};
+use sandbox_host::{Command, Host as _, RealHost};
 
 use crate::image::{Image, digest};
 use crate::pki::Authority;

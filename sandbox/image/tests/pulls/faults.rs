@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sandbox_core::RootfsMount;
-use sandbox_core::host::{Host as _, RealHost};
+use sandbox_host::{Host as _, RealHost};
 use serde_json::{Value, json};
 
 use crate::bed::{Bed, no_credentials};

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use sandbox_core::Secret;
-use sandbox_core::host::{FakeHost, Scripted};
+use sandbox_host::{FakeHost, Scripted};
 use sandbox_image::{
     Credential, CredentialSource, DockerConfig, Helpers, Reference, SecretDirectory, Sources,
     Wanted, secret_file,

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use sandbox_core::host::{Host, can_confine, find_program};
-use sandbox_core::{Result, record};
+use sandbox_host::{Host, Result, can_confine, find_program, record};
 use serde::{Deserialize, Serialize};
 
 use crate::cloud_hypervisor::{CloudHypervisor, CloudHypervisorSettings};

@@ -13,8 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use nix::sys::stat::Mode;
-use sandbox_core::host::{Command, ExitWatch, Host, ProcessRef};
-use sandbox_core::{Exit, Result};
+use sandbox_host::{Command, Exit, ExitWatch, Host, ProcessRef, Result};
 use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;

@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbox_core::Kind;
-use sandbox_core::host::{Command, Host, ProcessRef, RealHost};
+use sandbox_host::{Command, Host, Kind, ProcessRef, RealHost};
 use tokio::net::UnixListener;
 
 use self::recorder::{Recorder, recorder};

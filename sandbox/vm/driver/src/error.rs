@@ -4,8 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandbox_core::host::HostError;
-use sandbox_core::{Classified, Kind};
+use sandbox_host::{Classified, HostError, Kind};
 
 /// An error of a driver.
 #[derive(Debug, thiserror::Error)]

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
-use sandbox_core::host::{ExitWatch, ProcessRef};
-use sandbox_core::{Error, Exit, Kind, Result};
+use sandbox_host::{Error, Exit, ExitWatch, Kind, ProcessRef, Result};
 use tokio::sync::watch;
 
 use crate::check::{check, check_disk, check_files, check_share, vsock};

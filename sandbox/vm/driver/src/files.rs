@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sandbox_core::host::{Paths, find_program};
+use sandbox_host::{Paths, find_program};
 
 use crate::user;
 use crate::vmm::VmPlan;

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::select_all;
-use sandbox_core::Exit;
-use sandbox_core::host::{
-    Command, ExitWatch, Host, Paths, ProcessRef, Resource, User, find_program,
+use sandbox_host::{
+    Command, Exit, ExitWatch, Host, Paths, ProcessRef, Resource, User, find_program,
 };
 
 use crate::bounded_log::BoundedLog;
@@ -221,9 +220,9 @@ impl Processes {
         // It ends with the processes, which the owner of the VM's `Vmm` stops.
         tokio::spawn(async move {
             let cause = supervised.first_exit().await;
-            tracing::info!("stopping a VM: {}", sandbox_core::Error::from(cause));
+            tracing::info!("stopping a VM: {}", sandbox_host::Error::from(cause));
             if let Err(error) = supervised.stop().await {
-                tracing::error!("stopping a VM: {}", sandbox_core::Error::from(error));
+                tracing::error!("stopping a VM: {}", sandbox_host::Error::from(error));
             }
             let exit = supervised.started.last().and_then(|process| process.exit.seen());
             sender.send_replace(Some(exit.unwrap_or_else(|| Exit::now(Exit::KILLED))));

@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sandbox_core::host::{Command, ExitWatch, Host, ProcessRef};
-use sandbox_core::{Exit, Result};
+use sandbox_host::{Command, Exit, ExitWatch, Host, ProcessRef, Result};
 use serde_json::json;
 use tokio::net::UnixStream;
 

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use sandbox_core::host::ProcessRef;
-use sandbox_core::{Exit, Result};
+use sandbox_host::{Exit, ProcessRef, Result};
 
 /// How much of a guest's console is kept, in bytes. The guest is not trusted to write less.
 pub(crate) const CONSOLE_MAX: u64 = 4 << 20;

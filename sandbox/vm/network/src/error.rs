@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use sandbox_core::{Classified, Kind};
+use sandbox_host::{Classified, Kind};
 use sandbox_netns::NetnsError;
 
 /// An error of a Pod's network.

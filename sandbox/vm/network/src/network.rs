@@ -195,7 +195,7 @@ impl Drop for Network {
             return;
         }
         if let Err(error) = self.leave_blocking() {
-            let error = sandbox_core::Error::from(error);
+            let error = sandbox_host::Error::from(error);
             tracing::warn!(netns = %self.netns.display(), "leaving a network namespace: {error}");
         }
     }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sandbox_core::{Classified, Kind};
+use sandbox_host::{Classified, Kind};
 use vm_driver::Nic;
 
 use self::bed::Bed;
@@ -351,7 +351,7 @@ async fn a_failure_half_way_leaves_nothing() {
     bed.pod_exec("tc qdisc add dev eth1 ingress").await;
     let before = bed.state().await;
     let error = join(&bed.pod_path()).await.unwrap_err();
-    let error = sandbox_core::Error::from(error).to_string();
+    let error = sandbox_host::Error::from(error).to_string();
     assert!(error.contains("interface eth1: it has a queueing discipline ingress"), "{error}");
     assert_eq!(bed.state().await, before);
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sandbox_core::host::{Bind, Host, OwnedBind, Propagation, ReadOnly};
+use sandbox_host::{Bind, Host, OwnedBind, Propagation, ReadOnly};
 
 use crate::error::ShareError;
 use vm_driver::Disk;

@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use sandbox_core::host::{HostError, MountError};
 use sandbox_core::{Classified, Kind};
+use sandbox_host::{HostError, MountError};
 
 /// Why a directory cannot be shared.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use sandbox_core::host::ProcessRef;
+use sandbox_host::ProcessRef;
 use tokio::time::{Instant, sleep};
 
 use crate::error::ShareError;

@@ -14,7 +14,7 @@
 //!   are created below `backing`, which is not served, and `share` is read-only around the mounts: a
 //!   guest cannot put a symbolic link where the host mounts next. Nothing is ever mounted below a
 //!   container's root file system on the host.
-//! * All mounts are made by the Pod's [`Host`](sandbox_core::host::Host), in a mount namespace of its own ([`Host::with_private_mounts`](sandbox_core::host::Host::with_private_mounts)): in
+//! * All mounts are made by the Pod's [`Host`](sandbox_host::Host), in a mount namespace of its own ([`Host::with_private_mounts`](sandbox_host::Host::with_private_mounts)): in
 //!   the host's namespace the mount points are empty.
 //! * `share` is a shared mount with a peer group of its own, so that mounts made later reach
 //!   virtiofsd's own mount namespace. Volumes are private or slave mounts: unmounting one never

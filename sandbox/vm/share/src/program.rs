@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
-use sandbox_core::host::{Command, Host, HostError};
-use sandbox_core::record;
+use sandbox_host::{Command, Host, HostError, record};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ShareError;
@@ -147,8 +146,8 @@ fn has_sys_resource(status: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use sandbox_core::host::{FakeHost, Scripted};
     use sandbox_core::{Classified, Kind};
+    use sandbox_host::{FakeHost, Scripted};
 
     use super::*;
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use sandbox_core::Exit;
-use sandbox_core::host::{ExitWatch, Host, ProcessRef};
+use sandbox_host::{ExitWatch, Host, ProcessRef};
 use vm_driver::{BoundedLog, chown};
 
 use crate::error::ShareError;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox_core::host::{Bind, ExitWatch, Host, ProcessRef, Propagation, ReadOnly, RealHost};
 use sandbox_core::{Exit, Id, RootfsMount};
+use sandbox_host::{Bind, ExitWatch, Host, ProcessRef, Propagation, ReadOnly, RealHost};
 
 use crate::leftover;
 use crate::program::Virtiofsd;
@@ -49,7 +49,7 @@ impl Scratch {
     }
 
     fn mounted(&self) -> usize {
-        let table = sandbox_core::mounts::MountTable::current().unwrap();
+        let table = sandbox_host::mounts::MountTable::current().unwrap();
         let root = self.dir.path();
         table.below(root).filter(|mount| mount.point != root).count()
     }
@@ -332,7 +332,7 @@ async fn initramfs(scratch: &Scratch) -> PathBuf {
     let script = "mkdir bin && cp $(which busybox) bin/ && chmod 755 init && \
         for a in sh mount mkdir cat echo chown ln stat usleep ls poweroff; do \
         ln -s busybox bin/$a; done && find . | cpio -o -H newc > ../guest.cpio";
-    let command = sandbox_core::host::Command::new("/bin/sh").args(["-c", script]).cwd(root);
+    let command = sandbox_host::Command::new("/bin/sh").args(["-c", script]).cwd(root);
     let packed = scratch.host.run(command, Duration::from_secs(60)).await.unwrap();
     assert!(packed.success(), "{}", String::from_utf8_lossy(&packed.stderr));
     scratch.path("guest.cpio")
@@ -341,7 +341,7 @@ async fn initramfs(scratch: &Scratch) -> PathBuf {
 fn qemu(scratch: &Scratch, kernel: &str, initramfs: &Path, socket: &Path) -> ExitWatch {
     let console = scratch.path("console");
     let _ = fs::remove_file(&console);
-    let command = sandbox_core::host::Command::new("qemu-system-x86_64")
+    let command = sandbox_host::Command::new("qemu-system-x86_64")
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .args(["-m", "512", "-smp", "1", "-accel", "tcg", "-cpu", "max,-cx16"])
         .args(["-M", "q35,memory-backend=mem", "-object"])

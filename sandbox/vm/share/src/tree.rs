@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox_core::host::{Bind, Host, Propagation, ReadOnly};
 use sandbox_core::{Id, RootfsMount};
+use sandbox_host::{Bind, Host, Propagation, ReadOnly};
 
 use crate::disks;
 use crate::error::ShareError;

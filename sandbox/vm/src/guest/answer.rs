@@ -2,8 +2,7 @@
 
 use agent_api::PROTOCOL;
 use agent_api::agent::{Counters, Pid, StatsResponse};
-use sandbox_core::stats::Interface;
-use sandbox_core::{Classified, Kind, ProcessInfo, Stats};
+use sandbox_core::{Classified, Interface, Kind, ProcessInfo, Stats};
 
 use crate::dial::DialError;
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use sandbox_core::cleanup::Steps;
 use sandbox_core::{Error, Id};
+use sandbox_host::cleanup::Steps;
 use vm_driver::{Device, Disk, Vmm};
 use vm_share::Tree;
 
@@ -122,8 +122,8 @@ mod tests {
     use std::time::Duration;
 
     use async_trait::async_trait;
-    use sandbox_core::host::{FakeHost, ProcessRef};
     use sandbox_core::{Exit, Kind, Result};
+    use sandbox_host::{FakeHost, ProcessRef};
     use tokio::sync::Semaphore;
 
     use super::*;

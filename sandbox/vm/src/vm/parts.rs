@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use sandbox_core::cleanup::Steps;
-use sandbox_core::host::ProcessRef;
 use sandbox_core::{Error, Exit};
+use sandbox_host::ProcessRef;
+use sandbox_host::cleanup::Steps;
 use vm_driver::Vmm;
 use vm_network::Network;
 use vm_share::{Share, Tree};

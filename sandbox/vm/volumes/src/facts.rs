@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::statfs::{FsType, statfs};
-use sandbox_core::mounts::{self, Mount, MountTable};
-use sandbox_core::request::RootfsMount;
+use sandbox_core::RootfsMount;
+use sandbox_host::mounts::{self, Mount, MountTable};
 use serde_json::Value;
 
 use crate::config_json::{bind_source, in_empty_dir, is_bind, listed_blocks};

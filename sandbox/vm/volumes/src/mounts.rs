@@ -3,7 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use sandbox_core::host::{Bind, Propagation, ReadOnly};
+use sandbox_host::{Bind, Propagation, ReadOnly};
 use serde_json::{Value, json};
 use vm_share::Volume;
 

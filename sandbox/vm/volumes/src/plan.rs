@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use sandbox_core::Id;
-use sandbox_core::request::RootfsMount;
+use sandbox_core::{Id, RootfsMount};
 use serde_json::Value;
 use vm_driver::{Capabilities, Disk};
 use vm_share::{SharedMount, Volume};

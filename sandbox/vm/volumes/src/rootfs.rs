@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use sandbox_core::host::{Bind, Propagation, ReadOnly};
-use sandbox_core::request::RootfsMount;
+use sandbox_core::RootfsMount;
+use sandbox_host::{Bind, Propagation, ReadOnly};
 use vm_driver::Disk;
 use vm_share::{Shared, SharedMount};
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use sandbox_core::request::{CONTAINER_TYPE, SANDBOX_ID};
+use sandbox_core::annotation::{CONTAINER_TYPE, SANDBOX_ID};
 use serde_json::{Map, Value, json};
 
 use crate::error::{PlanError, invalid, unsupported};

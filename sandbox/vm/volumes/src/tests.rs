@@ -7,9 +7,8 @@ mod rootfs;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use sandbox_core::host::{Bind, Propagation, ReadOnly};
-use sandbox_core::request::RootfsMount;
-use sandbox_core::{Classified, Id, Kind};
+use sandbox_core::{Classified, Id, Kind, RootfsMount};
+use sandbox_host::{Bind, Propagation, ReadOnly};
 use serde_json::{Value, json};
 use vm_driver::Capabilities;
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::ttrpc::Code;
-use sandbox_core::fake::FakeBackend;
+use sandbox_core::FakeBackend;
 use tokio::sync::mpsc;
 
 use super::*;

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use sandbox_core::host::{
+use sandbox_host::{
     Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, OwnedBind, ProcessRef,
-    RealHost,
+    RealHost, RootfsMount,
 };
-use sandbox_core::request::RootfsMount;
 
 /// A real host with the marks of all processes that it started.
 #[derive(Debug)]

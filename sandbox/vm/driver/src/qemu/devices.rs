@@ -172,7 +172,7 @@ async fn or_undo(
         Ok(_) => Ok(()),
         Err(error) => {
             if let Err(left) = qmp.call(undo.0, undo.1).await {
-                tracing::warn!("undoing a failed hotplug: {}", sandbox_core::Error::from(left));
+                tracing::warn!("undoing a failed hotplug: {}", sandbox_host::Error::from(left));
             }
             Err(error)
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use sandbox_core::host::{Command, Host, RealHost, spawn_detached};
+use sandbox_host::{Command, Host, RealHost, spawn_detached};
 
 use crate::netlink::Netlink;
 use crate::snapshot;
@@ -41,7 +41,7 @@ impl Bed {
     async fn run(&self, program: &str, args: &[&str]) -> Result<String, String> {
         let command = Command::new(program).args(args.iter().copied()).outlives_parent();
         let output = self.host.run(command, DEADLINE).await;
-        let output = output.map_err(|error| sandbox_core::Error::from(error).to_string())?;
+        let output = output.map_err(|error| sandbox_host::Error::from(error).to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.exit.status == 0 {
             Ok(text(&output.stdout))

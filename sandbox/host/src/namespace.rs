@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, setns, unshare};
 
-use super::bind;
+use crate::bind;
 use crate::mounts::MountTable;
 
 /// Every host has it, and mount tables are read from it.
@@ -26,11 +26,11 @@ const CURRENT: &str = "/proc/thread-self/ns/mnt";
 
 /// A mount namespace, held open.
 #[derive(Debug)]
-pub(super) struct Namespace(OwnedFd);
+pub(crate) struct Namespace(OwnedFd);
 
 impl Namespace {
     /// Creates one with the mounts on which the paths `keep` lie; the paths need not exist.
-    pub(super) fn new(keep: &[PathBuf]) -> io::Result<Self> {
+    pub(crate) fn new(keep: &[PathBuf]) -> io::Result<Self> {
         on_own_thread(|| {
             unshare(CloneFlags::CLONE_NEWNS)?;
             // Not private yet: an unmount on the host in the meantime must propagate.
@@ -57,7 +57,7 @@ impl Namespace {
     }
 
     /// Runs `work` in it, on its own thread.
-    pub(super) fn within<T: Send>(
+    pub(crate) fn within<T: Send>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send,
     ) -> io::Result<T> {
@@ -69,14 +69,14 @@ impl Namespace {
     }
 
     /// A handle to pass to a program.
-    pub(super) fn handle(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn handle(&self) -> io::Result<OwnedFd> {
         self.0.try_clone()
     }
 }
 
 /// Runs `work` with a mount point, in a temporary copy of this process's mount namespace, and
 /// returns what is mounted at the path that `work` returns, detached.
-pub(super) fn detached<E: Send>(
+pub(crate) fn detached<E: Send>(
     work: impl FnOnce(&Path) -> Result<PathBuf, E> + Send,
 ) -> io::Result<Result<OwnedFd, E>> {
     on_own_thread(|| {
@@ -90,7 +90,7 @@ pub(super) fn detached<E: Send>(
 }
 
 /// Runs `work` on a new thread, so that what it unshares is gone afterwards.
-pub(super) fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let done = std::thread::Builder::new().spawn_scoped(scope, work)?.join();
         done.unwrap_or_else(|_| Err(io::Error::other("a thread that mounts panicked")))

@@ -3,15 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use super::{Cgroup, CgroupError, Version};
+use super::group::{Cgroup, Version};
 use crate::stats::Stats;
 
 /// v1 shows "no limit" as the largest multiple of the page size that fits its counter.
 const UNLIMITED_V1: u64 = 0x7fff_ffff_ffff_f000;
-
-pub(super) fn text(file: &Path) -> Result<String, CgroupError> {
-    fs::read_to_string(file).map_err(CgroupError::io("reading", file))
-}
 
 /// A file with one number; `None` if it is absent or contains `max`.
 fn number(file: &Path) -> Option<u64> {

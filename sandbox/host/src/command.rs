@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 pub use nix::sys::resource::Resource;
 
-use super::confine::Paths;
+use crate::confine::Paths;
 use crate::exit::Exit;
 
 /// The user a process runs as.
@@ -21,22 +21,22 @@ pub struct User {
 /// A process to start. Its environment is a `PATH` and what [`Command::env`] adds.
 #[derive(Debug)]
 pub struct Command {
-    pub(super) program: PathBuf,
-    pub(super) args: Vec<OsString>,
-    pub(super) env: Vec<(OsString, OsString)>,
-    pub(super) cwd: Option<PathBuf>,
-    pub(super) stdio: [Option<OwnedFd>; 3],
-    pub(super) fds: Vec<(i32, OwnedFd)>,
-    pub(super) mask_proc_sys_net: bool,
-    pub(super) dies_with_parent: bool,
-    pub(super) new_session: bool,
-    pub(super) netns: Option<OwnedFd>,
-    pub(super) without_privileges: bool,
-    pub(super) limits: Vec<(Resource, u64)>,
-    pub(super) paths: Option<Paths>,
+    pub(crate) program: PathBuf,
+    pub(crate) args: Vec<OsString>,
+    pub(crate) env: Vec<(OsString, OsString)>,
+    pub(crate) cwd: Option<PathBuf>,
+    pub(crate) stdio: [Option<OwnedFd>; 3],
+    pub(crate) fds: Vec<(i32, OwnedFd)>,
+    pub(crate) mask_proc_sys_net: bool,
+    pub(crate) dies_with_parent: bool,
+    pub(crate) new_session: bool,
+    pub(crate) netns: Option<OwnedFd>,
+    pub(crate) without_privileges: bool,
+    pub(crate) limits: Vec<(Resource, u64)>,
+    pub(crate) paths: Option<Paths>,
     /// The mount namespace it runs in, if not this process's; set by the host that starts it.
-    pub(super) mounts: Option<OwnedFd>,
-    pub(super) user: Option<User>,
+    pub(crate) mounts: Option<OwnedFd>,
+    pub(crate) user: Option<User>,
 }
 
 impl Command {
@@ -162,7 +162,7 @@ impl Command {
     }
 
     /// Restricts its file system access to `paths` with Landlock. A kernel without Landlock does
-    /// not enforce it, see [`super::can_confine`]. Descriptors passed to it stay usable.
+    /// not enforce it, see [`crate::can_confine`]. Descriptors passed to it stay usable.
     #[must_use]
     pub fn confined(mut self, paths: Paths) -> Self {
         self.paths = Some(paths);

@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::MountError;
+use crate::mount_error::MountError;
 
 /// How a bind mount relates to its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +47,13 @@ pub enum Propagation {
 }
 
 /// Binds `source` on the existing `target` of the same sort (directory or not).
-pub(super) fn bind(source: &Path, target: &Path, how: Bind) -> Result<(), MountError> {
+pub(crate) fn bind(source: &Path, target: &Path, how: Bind) -> Result<(), MountError> {
     let bound = copy(source, how).and_then(|tree| attach(&tree, target));
     bound.map_err(|error| failed(source, target, error))
 }
 
 /// The error of a bind mount that failed.
-pub(super) fn failed(source: &Path, target: &Path, error: io::Error) -> MountError {
+pub(crate) fn failed(source: &Path, target: &Path, error: io::Error) -> MountError {
     MountError::Mount {
         kind: "bind".into(),
         source_path: source.display().to_string(),
@@ -63,7 +63,7 @@ pub(super) fn failed(source: &Path, target: &Path, error: io::Error) -> MountErr
 }
 
 /// A detached copy of what is mounted at `source`, set up as `how` says.
-pub(super) fn copy(source: &Path, how: Bind) -> io::Result<OwnedFd> {
+pub(crate) fn copy(source: &Path, how: Bind) -> io::Result<OwnedFd> {
     let tree = clone(source, how.recursive)?;
     let deep = if how.recursive { libc::AT_RECURSIVE } else { 0 };
     let propagation = match how.propagation {
@@ -84,7 +84,7 @@ pub(super) fn copy(source: &Path, how: Bind) -> io::Result<OwnedFd> {
 }
 
 /// Attaches a detached mount to the existing `target`.
-pub(super) fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
+pub(crate) fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     let target = path(target)?;
     // SAFETY: both strings end in NUL and live through the call, `tree` is open.
     let moved = unsafe {
@@ -101,7 +101,7 @@ pub(super) fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
 }
 
 /// A detached copy of the mount at `source`.
-pub(super) fn clone(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
+pub(crate) fn clone(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let source = path(source)?;
     let deep = if recursive { libc::AT_RECURSIVE.unsigned_abs() } else { 0 };
     let flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC.unsigned_abs() | deep;
@@ -114,13 +114,13 @@ pub(super) fn clone(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
 }
 
 /// Sets attributes and propagation of a detached tree.
-pub(super) fn set(tree: &OwnedFd, deep: i32, attributes: u64, propagation: u64) -> io::Result<()> {
+pub(crate) fn set(tree: &OwnedFd, deep: i32, attributes: u64, propagation: u64) -> io::Result<()> {
     let wanted = libc::mount_attr { attr_set: attributes, attr_clr: 0, propagation, userns_fd: 0 };
     change(tree, deep, &wanted)
 }
 
 /// Maps the owners of files in a detached mount as the user namespace `users` does.
-pub(super) fn map_owners(tree: &OwnedFd, users: &OwnedFd) -> io::Result<()> {
+pub(crate) fn map_owners(tree: &OwnedFd, users: &OwnedFd) -> io::Result<()> {
     let userns_fd = u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?;
     let attr_set = libc::MOUNT_ATTR_IDMAP;
     change(tree, 0, &libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd })
@@ -155,8 +155,8 @@ fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
 mod tests {
     use std::fs;
 
-    use super::super::mount::unmount_all;
     use super::*;
+    use crate::mount::unmount_all;
     use crate::mounts::MountTable;
 
     const PRIVATE: Bind =

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::error::{Classified, Error, Kind};
-use crate::host::ProcessRef;
+use crate::process_ref::ProcessRef;
 
 /// How often to check whether a process still runs, if it is not a child.
 const POLL: Duration = Duration::from_millis(5);
@@ -86,7 +86,9 @@ pub async fn kill_all(processes: &[ProcessRef], deadline: Duration) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{Command, Host, RealHost};
+    use crate::command::Command;
+    use crate::host::Host;
+    use crate::real::RealHost;
 
     #[test]
     fn the_first_error_is_returned() {

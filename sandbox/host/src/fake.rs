@@ -9,9 +9,15 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, OwnedBind};
+use crate::bind::Bind;
+use crate::command::{Command, Output};
 use crate::exit::Exit;
-use crate::request::RootfsMount;
+use crate::host::Host;
+use crate::host_error::HostError;
+use crate::mount::RootfsMount;
+use crate::mount_error::MountError;
+use crate::owned::OwnedBind;
+use crate::reaper::{Child, ExitWatch};
 
 /// The result of one [`Host::run`].
 #[derive(Debug)]

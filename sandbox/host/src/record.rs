@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Classified, Kind};
+use crate::error::{Classified, Error, Kind};
 
 /// A state file that could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ pub fn cache<T: Serialize>(path: &Path, value: &T) {
     let made = path.parent().map_or(Ok(()), fs::create_dir_all);
     let failed = |source| RecordError::Io { verb: "writing", path: path.to_owned(), source };
     if let Err(error) = made.map_err(failed).and_then(|()| store(path, value)) {
-        tracing::warn!("not cached: {}", crate::Error::from(error));
+        tracing::warn!("not cached: {}", Error::from(error));
     }
 }
 

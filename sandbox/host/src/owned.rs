@@ -21,13 +21,14 @@ use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Gid, Pid, Uid, chown, getpid, getppid};
 
-use super::loopback::Loop;
-use super::{MountError, bind, namespace};
+use crate::loopback::Loop;
+use crate::mount_error::MountError;
+use crate::{bind, namespace};
 
 /// The stack of a process that only waits.
 const STACK: usize = 16 * 1024;
 
-/// Owner and access of [`super::Host::bind_owned`].
+/// Owner and access of [`crate::Host::bind_owned`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnedBind {
     /// UID of the owner, and GID of the same number.
@@ -38,14 +39,14 @@ pub struct OwnedBind {
 
 /// A detached mount of a device or file.
 #[derive(Debug)]
-pub(super) struct Detached {
-    pub(super) tree: OwnedFd,
+pub(crate) struct Detached {
+    pub(crate) tree: OwnedFd,
     /// The loop device behind it, to be held open until its user has opened it.
-    pub(super) device: Option<Loop>,
+    pub(crate) device: Option<Loop>,
 }
 
 /// A detached mount of the device or file `source`.
-pub(super) fn detached(source: &Path, how: OwnedBind) -> Result<Detached, MountError> {
+pub(crate) fn detached(source: &Path, how: OwnedBind) -> Result<Detached, MountError> {
     let failed = |error| MountError::Owned { source_path: source.to_owned(), source: error };
     let found = fs::metadata(source).map_err(failed)?;
     if found.file_type().is_block_device() {
@@ -134,9 +135,11 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use super::super::{Command, Host, RealHost, User};
     use super::*;
-    use crate::request::RootfsMount;
+    use crate::command::{Command, User};
+    use crate::host::Host;
+    use crate::mount::RootfsMount;
+    use crate::real::RealHost;
 
     const OWNER: u32 = 0x7000_0001;
     const READ_WRITE: OwnedBind = OwnedBind { uid: OWNER, read_only: false };

@@ -9,12 +9,21 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::process_ref::raw;
-use super::{Child, HostError};
 use crate::exit::Exit;
+use crate::host_error::HostError;
+use crate::process_ref::raw;
 
 /// How many exits of unwatched processes are kept for a watcher that comes late.
 const KEPT: usize = 256;
+
+/// A started process.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id.
+    pub pid: u32,
+    /// Resolves when it has exited.
+    pub exit: ExitWatch,
+}
 
 /// A process's exit; any number of callers can wait for it.
 #[derive(Debug, Clone)]
@@ -44,7 +53,7 @@ impl ExitWatch {
 
 /// Watched children, and exits that have no watcher yet.
 #[derive(Debug, Default)]
-pub(super) struct Reaper(Mutex<Table>);
+pub(crate) struct Reaper(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -54,7 +63,7 @@ struct Table {
 
 impl Reaper {
     /// Starts a process with `spawn` and watches it; it is not reaped in between.
-    pub(super) fn adopt(
+    pub(crate) fn adopt(
         &self,
         spawn: impl FnOnce() -> std::io::Result<std::process::Child>,
     ) -> std::io::Result<Child> {
@@ -65,7 +74,7 @@ impl Reaper {
     }
 
     /// Watches an adopted orphan, which may have exited already.
-    pub(super) fn watch(&self, pid: u32) -> Result<ExitWatch, HostError> {
+    pub(crate) fn watch(&self, pid: u32) -> Result<ExitWatch, HostError> {
         let mut table = self.0.lock();
         if let Some(at) = table.unclaimed.iter().position(|(old, _)| *old == pid) {
             if let Some((_, exit)) = table.unclaimed.remove(at) {
@@ -82,7 +91,7 @@ impl Reaper {
     }
 
     /// Collects every child that has exited.
-    pub(super) fn reap(&self) {
+    pub(crate) fn reap(&self) {
         let mut table = self.0.lock();
         loop {
             match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG) {

@@ -1,6 +1,8 @@
 //! Limits on a Pod's group.
 
-use super::{Cgroup, CgroupError, Version, write};
+use super::error::CgroupError;
+use super::file::write;
+use super::group::{Cgroup, Version};
 use crate::error::{Classified, Kind};
 
 /// Limits to set on a group; `None` leaves a limit unchanged.

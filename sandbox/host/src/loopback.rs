@@ -47,14 +47,14 @@ struct Config {
 
 /// An open loop device. The kernel frees it when it is neither open nor mounted.
 #[derive(Debug)]
-pub(super) struct Loop {
+pub(crate) struct Loop {
     path: PathBuf,
     _open: File,
 }
 
 impl Loop {
     /// Attaches the file `image`. Needs Linux 5.8.
-    pub(super) fn attach(image: &Path, read_only: bool) -> io::Result<Self> {
+    pub(crate) fn attach(image: &Path, read_only: bool) -> io::Result<Self> {
         let backing = OpenOptions::new().read(true).write(!read_only).open(image)?;
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
         let mut config = config(&backing, read_only)?;
@@ -75,7 +75,7 @@ impl Loop {
     }
 
     /// The device node.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }

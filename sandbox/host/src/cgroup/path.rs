@@ -2,7 +2,7 @@
 
 use std::path::{Component, PathBuf};
 
-use super::CgroupError;
+use super::error::CgroupError;
 
 /// The path below each hierarchy's root that `cgroups_path` names: itself, or for the systemd form
 /// `slice:prefix:name` that of the scope (`a-b.slice:p:n` is `a.slice/a-b.slice/p-n.scope`,

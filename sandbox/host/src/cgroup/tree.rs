@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Cgroup, CgroupError, Version};
+use super::error::CgroupError;
+use super::group::{Cgroup, Version};
 use crate::error::{Classified, Kind};
 
 /// Upper bound on removals of a common parent during one creation.

@@ -16,7 +16,9 @@ use nix::sys::resource::setrlimit;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, chdir, getppid, setsid};
 
-use super::{Command, User, confine, privileges};
+use crate::command::{Command, User};
+use crate::host_error::HostError;
+use crate::{confine, privileges};
 
 /// The search path of started programs when the command names none.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -24,8 +26,9 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// Inherited fds are first moved above this number, so that placing one never overwrites another.
 const FD_FLOOR: RawFd = 64;
 
-/// See [`super::find_program`].
-pub(super) fn find(program: &Path) -> Option<PathBuf> {
+/// Resolves a command's program: a path, or a name looked up in the search path that commands
+/// get. `None` when there is no such executable file.
+pub fn find_program(program: &Path) -> Option<PathBuf> {
     let executable = |path: &PathBuf| {
         path.is_file() && nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).is_ok()
     };
@@ -35,8 +38,19 @@ pub(super) fn find(program: &Path) -> Option<PathBuf> {
     PATH.split(':').map(|dir| Path::new(dir).join(program)).find(executable)
 }
 
+/// Starts `command` without watching it, for a caller that exits at once.
+///
+/// # Errors
+///
+/// [`HostError::Spawn`] names the program.
+pub fn spawn_detached(command: Command) -> Result<u32, HostError> {
+    let program = command.program.display().to_string();
+    let child = spawn(command).map_err(|source| HostError::Spawn { program, source })?;
+    Ok(child.id())
+}
+
 /// Starts `command`; streams that it does not set are `/dev/null`.
-pub(super) fn spawn(command: Command) -> io::Result<std::process::Child> {
+pub(crate) fn spawn(command: Command) -> io::Result<std::process::Child> {
     let Command { program, args, env, cwd, stdio, fds, .. } = command;
     let Command { mask_proc_sys_net, dies_with_parent, new_session, .. } = command;
     let Command { netns, without_privileges, limits, paths, mounts, user, .. } = command;
@@ -151,4 +165,19 @@ fn mask_net() -> nix::Result<()> {
     let result = mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
         .and_then(|()| mount(Some("none"), "/proc/sys/net", Some("tmpfs"), MsFlags::empty(), none));
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_programs_by_path_and_by_name() {
+        let shell = Some(PathBuf::from("/bin/sh"));
+        assert_eq!(find_program(Path::new("/bin/sh")), shell);
+        assert!(find_program(Path::new("sh")).is_some_and(|path| path.is_absolute()));
+        assert_eq!(find_program(Path::new("/etc/passwd")), None);
+        assert_eq!(find_program(Path::new("/etc")), None);
+        assert_eq!(find_program(Path::new("no-such-program")), None);
+    }
 }

@@ -17,16 +17,20 @@ use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use super::loopback::Loop;
-use super::namespace::Namespace;
-use super::owned::Detached;
-use super::process_ref::raw;
-use super::reaper::Reaper;
-use super::{
-    Bind, Child, Command, ExitWatch, Host, HostError, MountError, Output, OwnedBind, bind, mount,
-    namespace, owned, spawn,
-};
-use crate::request::RootfsMount;
+use crate::bind::Bind;
+use crate::command::{Command, Output};
+use crate::host::Host;
+use crate::host_error::HostError;
+use crate::loopback::Loop;
+use crate::mount::RootfsMount;
+use crate::mount_error::MountError;
+use crate::namespace::Namespace;
+use crate::owned::Detached;
+use crate::owned::OwnedBind;
+use crate::process_ref::raw;
+use crate::reaper::Reaper;
+use crate::reaper::{Child, ExitWatch};
+use crate::{bind, mount, namespace, owned, spawn};
 
 /// How many bytes of a stream [`Host::run`] keeps.
 const CAPTURE: usize = 64 * 1024;
@@ -232,9 +236,9 @@ async fn read(
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Paths, can_confine};
     use super::*;
-    use crate::host::Resource;
+    use crate::command::Resource;
+    use crate::confine::{Paths, can_confine};
     use crate::mounts::MountTable;
 
     fn sh(script: &str) -> Command {
@@ -363,8 +367,8 @@ mod tests {
 
     const PRIVATE: Bind = Bind {
         recursive: true,
-        read_only: crate::host::ReadOnly::No,
-        propagation: crate::host::Propagation::Private,
+        read_only: crate::bind::ReadOnly::No,
+        propagation: crate::bind::Propagation::Private,
     };
 
     #[tokio::test]

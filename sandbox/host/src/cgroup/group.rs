@@ -1,12 +1,4 @@
-//! A Pod's control group on the host, cgroup v1 and v2.
-//!
-//! The paths are those of the OCI runtime specification's `linux.cgroupsPath`: a path below each
-//! hierarchy's mount (cgroupfs driver), or `slice:prefix:name` (systemd driver).
-
-mod limits;
-mod path;
-mod read;
-mod tree;
+//! The group itself: create, join, leave, remove.
 
 use std::fs;
 use std::io;
@@ -15,10 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Classified, Kind};
-
-pub use limits::Limits;
-pub use path::relative;
+use super::error::CgroupError;
+use super::file::{text, write};
+use super::path::relative;
+use crate::error::{Classified as _, Kind};
 
 /// Where cgroup file systems are mounted (systemd's file hierarchy; every distribution follows).
 pub const MOUNT: &str = "/sys/fs/cgroup";
@@ -32,51 +24,6 @@ const CONTROLLERS_V2: [&str; 5] = ["memory", "cpu", "pids", "cpuset", "io"];
 
 /// How long a process that has exited may keep its group busy.
 const BUSY: Duration = Duration::from_secs(2);
-
-/// A cgroup that could not be created, changed or read.
-#[derive(Debug, thiserror::Error)]
-pub enum CgroupError {
-    /// Not a cgroup path.
-    #[error("cgroup path {path:?} is not allowed: {reason}")]
-    Path {
-        /// `linux.cgroupsPath` as given.
-        path: String,
-        /// Why not.
-        reason: &'static str,
-    },
-    /// An operation on a file or directory of it failed.
-    #[error("{verb} {path}")]
-    Io {
-        /// `creating`, `writing VALUE to`, `reading` or `removing`.
-        verb: String,
-        /// The file.
-        path: PathBuf,
-        /// Cause.
-        source: io::Error,
-    },
-}
-
-impl CgroupError {
-    fn io(verb: impl Into<String>, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let verb = verb.into();
-        let path = path.to_owned();
-        move |source| Self::Io { verb, path, source }
-    }
-}
-
-impl Classified for CgroupError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Path { .. } => Kind::InvalidArgument,
-            Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound => Kind::NotFound,
-                io::ErrorKind::PermissionDenied => Kind::PermissionDenied,
-                io::ErrorKind::InvalidInput => Kind::InvalidArgument,
-                _ => Kind::Internal,
-            },
-        }
-    }
-}
 
 /// The interface version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,10 +47,10 @@ fn version_at(mount: &Path) -> Version {
 /// A Pod's group. Dropping it does not remove it, [`Cgroup::remove`] does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
-    mount: PathBuf,
+    pub(super) mount: PathBuf,
     /// Below each hierarchy's root, without a leading slash.
-    path: PathBuf,
-    version: Version,
+    pub(super) path: PathBuf,
+    pub(super) version: Version,
 }
 
 impl Cgroup {
@@ -127,7 +74,7 @@ impl Cgroup {
     }
 
     /// The roots of the hierarchies the group is in.
-    fn roots(&self) -> Vec<PathBuf> {
+    pub(super) fn roots(&self) -> Vec<PathBuf> {
         match self.version {
             Version::V2 => vec![self.mount.clone()],
             Version::V1 => CONTROLLERS_V1
@@ -139,12 +86,12 @@ impl Cgroup {
     }
 
     /// The group's directory in each hierarchy.
-    fn directories(&self) -> Vec<PathBuf> {
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
         self.roots().into_iter().map(|root| root.join(&self.path)).collect()
     }
 
     /// The directory with the files of `controller`.
-    fn directory(&self, controller: &str) -> PathBuf {
+    pub(super) fn directory(&self, controller: &str) -> PathBuf {
         match self.version {
             Version::V2 => self.mount.join(&self.path),
             Version::V1 => self.mount.join(controller).join(&self.path),
@@ -193,8 +140,8 @@ impl Cgroup {
             let parent = at.clone();
             at.push(part);
             for file in ["cpuset.cpus", "cpuset.mems"] {
-                if read::text(&at.join(file))?.trim().is_empty() {
-                    write(&at.join(file), read::text(&parent.join(file))?.trim())?;
+                if text(&at.join(file))?.trim().is_empty() {
+                    write(&at.join(file), text(&parent.join(file))?.trim())?;
                 }
             }
         }
@@ -228,7 +175,7 @@ impl Cgroup {
     /// [`CgroupError::Io`]; a group that does not exist has no processes.
     pub fn processes(&self) -> Result<Vec<u32>, CgroupError> {
         let file = self.directory("memory").join("cgroup.procs");
-        match read::text(&file) {
+        match text(&file) {
             Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
             Err(e) if e.kind() == Kind::NotFound => Ok(Vec::new()),
             Err(e) => Err(e),
@@ -287,10 +234,3 @@ fn delegate(parent: &Path) {
         }
     }
 }
-
-fn write(file: &Path, value: &str) -> Result<(), CgroupError> {
-    fs::write(file, value).map_err(CgroupError::io(format!("writing {value} to"), file))
-}
-
-#[cfg(test)]
-mod tests;

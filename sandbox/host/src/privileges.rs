@@ -4,7 +4,7 @@
 
 use std::io;
 
-use super::User;
+use crate::command::User;
 
 /// `_LINUX_CAPABILITY_VERSION_3` (capget(2)): two words of 32 capabilities each.
 const VERSION: u32 = 0x2008_0522;
@@ -26,7 +26,7 @@ struct Word {
 /// Empties the calling thread's bounding and inheritable sets (and with the latter the ambient
 /// one) and sets `no_new_privs`. The permitted set is emptied by exec, for UID 0 as well
 /// (capabilities(7), "Transformation of capabilities").
-pub(super) fn drop_capabilities() -> io::Result<()> {
+pub(crate) fn drop_capabilities() -> io::Result<()> {
     for capability in 0..=63_u64 {
         // SAFETY: prctl with PR_CAPBSET_DROP takes plain numbers and touches no memory of ours.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
@@ -56,7 +56,7 @@ pub(super) fn drop_capabilities() -> io::Result<()> {
 
 /// Changes user and groups of the calling thread, the only one of its process. The C library's
 /// functions would take a lock to signal the other threads, which a forked child does not have.
-pub(super) fn become_user(user: &User) -> io::Result<()> {
+pub(crate) fn become_user(user: &User) -> io::Result<()> {
     let groups = &user.groups;
     let id = libc::c_ulong::from(user.id);
     // SAFETY: the kernel reads `groups.len()` numbers from a slice of that length.

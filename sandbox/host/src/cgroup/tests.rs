@@ -1,5 +1,10 @@
+use std::fs;
+use std::time::Duration;
+
 use super::*;
-use crate::host::{Command, Host, RealHost};
+use crate::command::Command;
+use crate::host::Host;
+use crate::real::RealHost;
 
 fn relative_text(path: &str) -> Result<String, String> {
     relative(path).map(|path| path.display().to_string()).map_err(|e| e.to_string())

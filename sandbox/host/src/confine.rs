@@ -37,7 +37,7 @@ pub fn can_confine() -> bool {
 }
 
 /// Builds the ruleset for [`enforce`]; runs before the fork, since it allocates.
-pub(super) fn prepare(paths: &Paths) -> io::Result<RulesetCreated> {
+pub(crate) fn prepare(paths: &Paths) -> io::Result<RulesetCreated> {
     let failed = |error: RulesetError| io::Error::other(format!("Landlock: {error}"));
     let ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -55,6 +55,6 @@ pub(super) fn prepare(paths: &Paths) -> io::Result<RulesetCreated> {
 }
 
 /// Confines the calling process: two system calls.
-pub(super) fn enforce(ruleset: RulesetCreated) -> io::Result<()> {
+pub(crate) fn enforce(ruleset: RulesetCreated) -> io::Result<()> {
     ruleset.restrict_self().map(drop).map_err(|_| io::ErrorKind::PermissionDenied.into())
 }

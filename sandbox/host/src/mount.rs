@@ -7,89 +7,23 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::{CloneFlags, unshare};
 
-use super::loopback::Loop;
-use super::namespace::on_own_thread;
-use crate::error::{Classified, Kind};
+use crate::loopback::Loop;
+use crate::mount_error::{MountError, OPTIONS_MAX};
 use crate::mounts::MountTable;
-use crate::request::RootfsMount;
-
-/// mount(2) takes one page of options, its final NUL included.
-const OPTIONS_MAX: usize = 4095;
+use crate::namespace::on_own_thread;
 
 /// How often [`unmount_all`] reads the mount table again before it gives up.
 const ROUNDS: usize = 16;
 
-/// A mount or unmount that failed.
-#[derive(Debug, thiserror::Error)]
-pub enum MountError {
-    /// mount(2) failed.
-    #[error("mounting {kind} {source_path} on {target}")]
-    Mount {
-        /// File system type.
-        kind: String,
-        /// Device or directory.
-        source_path: String,
-        /// The mount point.
-        target: PathBuf,
-        /// Cause.
-        source: io::Error,
-    },
-    /// umount(2) failed.
-    #[error("unmounting {target}")]
-    Unmount {
-        /// The mount point.
-        target: PathBuf,
-        /// Cause.
-        source: io::Error,
-    },
-    /// A device or file could not be prepared for a mount with another owner.
-    #[error("mounting {source_path} with another owner")]
-    Owned {
-        /// The device or file.
-        source_path: PathBuf,
-        /// Cause.
-        source: io::Error,
-    },
-    /// The options do not fit one page even with short paths.
-    #[error("mount options for {target} take {length} bytes; the kernel takes {OPTIONS_MAX}")]
-    TooLong {
-        /// The mount point.
-        target: PathBuf,
-        /// Their length in bytes.
-        length: usize,
-    },
-}
-
-impl MountError {
-    /// Replaces the mount point.
-    pub(super) fn at(mut self, point: &Path) -> Self {
-        match &mut self {
-            Self::Mount { target, .. }
-            | Self::Unmount { target, .. }
-            | Self::TooLong { target, .. } => point.clone_into(target),
-            Self::Owned { .. } => {}
-        }
-        self
-    }
-}
-
-impl Classified for MountError {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Mount { source, .. } => match source.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::EPERM | Errno::EACCES) => Kind::PermissionDenied,
-                Some(Errno::ENOENT | Errno::EINVAL | Errno::ENODEV | Errno::ENOTBLK) => {
-                    Kind::InvalidArgument
-                }
-                _ => Kind::Internal,
-            },
-            Self::Owned { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Kind::InvalidArgument
-            }
-            Self::Unmount { .. } | Self::Owned { .. } => Kind::Internal,
-            Self::TooLong { .. } => Kind::InvalidArgument,
-        }
-    }
+/// A mount of the root file system, as the snapshotter described it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootfsMount {
+    /// File system type (`overlay`, `bind`, `ext4`, `erofs`, ...).
+    pub kind: String,
+    /// Device or directory.
+    pub source: String,
+    /// Options in fstab's form, one per element.
+    pub options: Vec<String>,
 }
 
 /// Arguments of mount(2).
@@ -172,7 +106,7 @@ fn shorten(data: &mut [String]) -> Option<PathBuf> {
 
 /// Mounts `wanted` on `target`.
 #[expect(clippy::disallowed_methods, reason = "this module mounts")]
-pub(super) fn mount(wanted: &RootfsMount, target: &Path) -> Result<(), MountError> {
+pub(crate) fn mount(wanted: &RootfsMount, target: &Path) -> Result<(), MountError> {
     let Plan { flags, data, base, image } = plan(wanted);
     if data.len() > OPTIONS_MAX {
         return Err(MountError::TooLong { target: target.to_owned(), length: data.len() });
@@ -203,7 +137,7 @@ pub(super) fn mount(wanted: &RootfsMount, target: &Path) -> Result<(), MountErro
 }
 
 /// The error of a mount that failed.
-pub(super) fn failed(wanted: &RootfsMount, target: &Path, source: io::Error) -> MountError {
+pub(crate) fn failed(wanted: &RootfsMount, target: &Path, source: io::Error) -> MountError {
     MountError::Mount {
         kind: wanted.kind.clone(),
         source_path: wanted.source.clone(),
@@ -224,7 +158,7 @@ fn in_directory(directory: &Path, call: impl FnOnce() -> nix::Result<()> + Send)
 
 /// Detaches every mount at or below `target`, the newest first.
 #[expect(clippy::disallowed_methods, reason = "this module mounts")]
-pub(super) fn unmount_all(target: &Path) -> Result<(), MountError> {
+pub(crate) fn unmount_all(target: &Path) -> Result<(), MountError> {
     let failed = |source: io::Error| MountError::Unmount { target: target.to_owned(), source };
     for _ in 0..ROUNDS {
         let table = MountTable::current().map_err(failed)?;

@@ -38,7 +38,7 @@ impl ProcessRef {
 }
 
 /// A process id as the kernel's calls take it.
-pub(super) fn raw(pid: u32) -> Pid {
+pub(crate) fn raw(pid: u32) -> Pid {
     // Linux's process ids end at 2^22; a larger number names no process, as i32::MAX does not.
     Pid::from_raw(i32::try_from(pid).unwrap_or(i32::MAX))
 }
