@@ -46,6 +46,14 @@ impl Default for Handler {
 }
 
 impl Handler {
+    /// The backend's name, as the handler's file writes it.
+    pub fn backend(&self) -> &'static str {
+        match self {
+            Self::Gvisor(_) => "gvisor",
+            Self::Vm(_) => "vm",
+        }
+    }
+
     /// Reads and checks the configuration.
     ///
     /// # Errors

@@ -35,8 +35,9 @@ struct Logfmt {
 /// The fields of a span, as they stand on a line.
 struct Fields(String);
 
-/// Starts to log. Without a fifo (containerd makes it) there is nowhere to log to.
-pub(crate) fn init(bundle: &Path, id: &Id, debug: bool) {
+/// Starts to log. Without a fifo (containerd makes it) there is nowhere to log to. `backend` is
+/// `None` when the bundle's record of its handler cannot be read.
+pub(crate) fn init(bundle: &Path, id: &Id, backend: Option<&str>, debug: bool) {
     // Both ends: containerd may be away for a while, and its absence must not fail a write.
     let fifo = File::options()
         .read(true)
@@ -45,7 +46,7 @@ pub(crate) fn init(bundle: &Path, id: &Id, debug: bool) {
         .open(bundle.join("log"));
     let Ok(fifo) = fifo else { return };
     let level = if debug { LevelFilter::DEBUG } else { LevelFilter::INFO };
-    let layer = Logfmt { fifo, pod: pod(bundle, id) };
+    let layer = Logfmt { fifo, pod: pod(bundle, id, backend) };
     let subscriber = Registry::default().with(level).with(layer);
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         return;
@@ -59,10 +60,13 @@ pub(crate) fn init(bundle: &Path, id: &Id, debug: bool) {
 }
 
 /// The fields that name the Pod. A bundle that cannot be read is reported by what needs it.
-fn pod(bundle: &Path, id: &Id) -> String {
+fn pod(bundle: &Path, id: &Id, backend: Option<&str>) -> String {
     let mut fields = String::new();
     append(&mut fields, "id", &id);
     append(&mut fields, "runtime", &"io.containerd.bulkhead.v2");
+    if let Some(backend) = backend {
+        append(&mut fields, "handler", &backend);
+    }
     if let Ok(config) = Bundle::load(bundle) {
         for (name, annotation) in [("namespace", POD_NAMESPACE), ("pod", POD_NAME)] {
             if let Some(value) = config.annotation(annotation) {
@@ -208,7 +212,7 @@ mod tests {
         std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
         let path = dir.path().join("lines");
         let fifo = File::create(&path).unwrap();
-        let layer = Logfmt { fifo, pod: pod(dir.path(), &Id::new("abc").unwrap()) };
+        let layer = Logfmt { fifo, pod: pod(dir.path(), &Id::new("abc").unwrap(), Some("gvisor")) };
         let subscriber = Registry::default().with(LevelFilter::INFO).with(layer);
         tracing::subscriber::with_default(subscriber, || {
             let span = tracing::info_span!("call", verb = "start", exec = tracing::field::Empty);
@@ -222,7 +226,7 @@ mod tests {
         assert_eq!(
             line,
             "warn msg=\"it failed: 7\" container=c1 verb=start exec=e1 id=abc \
-             runtime=io.containerd.bulkhead.v2 namespace=default pod=web-0\n"
+             runtime=io.containerd.bulkhead.v2 handler=gvisor namespace=default pod=web-0\n"
         );
     }
 }

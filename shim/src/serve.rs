@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io};
 
+use bulkhead_runtimeclass::Handler;
 use sandbox_core::{Bundle, Error, Kind, Result};
 use sandbox_host::cgroup::{self, Cgroup};
 use sandbox_host::{Host, RealHost};
@@ -29,9 +30,11 @@ const LAST_ANSWERS: Duration = Duration::from_millis(200);
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (id, namespace) = (args.id()?, args.namespace()?);
     let bundle = state::working_directory()?;
-    logging::init(&bundle, &id, args.debug);
+    let handler = state::load_handler(&bundle);
+    let backend = handler.as_ref().ok().map(Handler::backend);
+    logging::init(&bundle, &id, backend, args.debug);
     let result = crate::runtime::new()?.block_on(async {
-        let handler = state::load_handler(&bundle)?;
+        let handler = handler?;
         let host: Arc<dyn Host> = Arc::new(RealHost::new()?);
         let backend = bulkhead_runtimeclass::backend(&handler, &namespace, host);
         let ttrpc = env::var("TTRPC_ADDRESS").ok().filter(|address| !address.is_empty());

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use guest_image::build::{
     self, AgentError, AgentProgram, BuildError, FetchError, KernelSource, Plan,
 };
-use guest_image::{Guest, GuestError, ImageFile};
+use guest_image::{GuestError, GuestImage, ImageFile};
 use sandbox_host::{HostError, RealHost};
 
 use crate::args::{GuestBuildArgs, GuestCommand, GuestDirArgs};
@@ -68,14 +68,14 @@ pub(crate) async fn run(command: &GuestCommand) -> Result<u8> {
         GuestCommand::Build(args) => make(args).await,
         GuestCommand::Verify(args) => verify(args),
         GuestCommand::Show(args) => {
-            print(&describe(&Guest::open(&args.dir)?))?;
+            print(&describe(&GuestImage::open(&args.dir)?))?;
             Ok(0)
         }
     }
 }
 
 fn verify(args: &GuestDirArgs) -> Result<u8> {
-    let guest = Guest::open(&args.dir)?;
+    let guest = GuestImage::open(&args.dir)?;
     guest.verify()?;
     guest.expect_protocol(build::PROTOCOL)?;
     print(&format!("{} is complete: every file matches its manifest\n", guest.dir().display()))?;
@@ -132,7 +132,7 @@ async fn make(args: &GuestBuildArgs) -> Result<u8> {
 async fn build_until(
     plan: Plan,
     signals: &mut Signals,
-) -> (std::result::Result<Guest, BuildError>, Option<Caught>) {
+) -> (std::result::Result<GuestImage, BuildError>, Option<Caught>) {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let mut task = tokio::task::spawn_blocking(move || {
@@ -192,7 +192,7 @@ fn apt_environment() -> Vec<(OsString, OsString)> {
 }
 
 /// An image's description.
-fn describe(guest: &Guest) -> String {
+fn describe(guest: &GuestImage) -> String {
     let manifest = guest.manifest();
     let kernel = &manifest.kernel;
     let agent = &manifest.agent;

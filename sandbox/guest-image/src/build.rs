@@ -24,7 +24,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use crate::digest::Digest;
-use crate::guest::Guest;
+use crate::guest::GuestImage;
 use crate::manifest::{Agent, FORMAT, ImageFile, Kernel, MANIFEST, Manifest};
 
 pub use agent::{AgentError, AgentProgram};
@@ -85,7 +85,7 @@ pub enum KernelSource {
 pub fn build(
     plan: &Plan,
     step: &mut dyn FnMut(&str) -> ControlFlow<()>,
-) -> Result<Guest, BuildError> {
+) -> Result<GuestImage, BuildError> {
     let mut step = |text: String| match step(&text) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(BuildError::Stopped),
@@ -147,9 +147,9 @@ pub fn build(
     let bytes = manifest.to_bytes().map_err(|e| BuildError::Pack(e.into()))?;
     new.write(MANIFEST, &bytes)?;
     // Read back from the disk before it replaces anything.
-    Guest::open(new.path())?.verify()?;
+    GuestImage::open(new.path())?.verify()?;
     new.publish(&plan.output)?;
-    Ok(Guest::open(&plan.output)?)
+    Ok(GuestImage::open(&plan.output)?)
 }
 
 fn describe(file: &str, bytes: &[u8]) -> ImageFile {

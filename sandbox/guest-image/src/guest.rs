@@ -12,12 +12,12 @@ use crate::manifest::{ImageFile, Manifest};
 
 /// A guest image whose manifest was read and whose files exist with the right sizes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Guest {
+pub struct GuestImage {
     dir: PathBuf,
     manifest: Manifest,
 }
 
-/// The number of files that [`Guest::verify_cached`] has checked.
+/// The number of files that [`GuestImage::verify_cached`] has checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Checked {
     /// Files that were read and hashed.
@@ -26,10 +26,10 @@ pub struct Checked {
     pub unchanged: usize,
 }
 
-impl Guest {
+impl GuestImage {
     /// Reads the manifest of the image `dir` and checks that its files exist, have the right sizes,
     /// and can only be changed by root or this process's user. Their content is not read, see
-    /// [`Guest::verify`].
+    /// [`GuestImage::verify`].
     ///
     /// # Errors
     ///
@@ -104,7 +104,7 @@ impl Guest {
         self.parts().into_iter().try_for_each(|part| self.hash(part).map(drop))
     }
 
-    /// Like [`Guest::verify`], but does not read a file again that has not changed since an earlier
+    /// Like [`GuestImage::verify`], but does not read a file again that has not changed since an earlier
     /// call with the same `state` directory verified it. `state` is created (0700) if it does not
     /// exist; on a tmpfs, the files are read once per boot of the node.
     ///

@@ -9,7 +9,7 @@
 //! | `vmlinux` | the kernel, an uncompressed ELF file with a PVH entry |
 //! | `initramfs.cpio` | the agent as `/init`, kernel modules, and `/modules.list`: their paths in load order |
 //!
-//! [`Guest::open`] opens an image and [`Guest::verify_cached`] checks its digests without reading
+//! [`GuestImage::open`] opens an image and [`GuestImage::verify_cached`] checks its digests without reading
 //! unchanged files again. The feature `build` adds the module that builds one.
 
 #![forbid(unsafe_code)]
@@ -25,7 +25,7 @@ mod manifest;
 
 pub use digest::{Digest, DigestError};
 pub use error::GuestError;
-pub use guest::{Checked, Guest};
+pub use guest::{Checked, GuestImage};
 pub use manifest::{Agent, FORMAT, ImageFile, Kernel, MANIFEST, Manifest};
 
 /// Directory of the image if the handler's configuration names no other.

@@ -6,7 +6,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use guest_image::{Agent, Checked, Digest, FORMAT, Guest, ImageFile, Kernel, MANIFEST, Manifest};
+use guest_image::{
+    Agent, Checked, Digest, FORMAT, GuestImage, ImageFile, Kernel, MANIFEST, Manifest,
+};
 use sandbox_host::{Classified as _, Kind};
 use tempfile::TempDir;
 
@@ -51,14 +53,14 @@ fn image() -> (TempDir, PathBuf) {
 fn refusal(spoil: impl FnOnce(&Path)) -> (String, Kind) {
     let (_place, dir) = image();
     spoil(&dir);
-    let error = Guest::open(&dir).and_then(|guest| guest.verify()).unwrap_err();
+    let error = GuestImage::open(&dir).and_then(|guest| guest.verify()).unwrap_err();
     (error.to_string().replace(&dir.display().to_string(), "DIR"), error.kind())
 }
 
 #[test]
 fn an_image_opens_and_verifies() {
     let (_place, dir) = image();
-    let guest = Guest::open(&dir).unwrap();
+    let guest = GuestImage::open(&dir).unwrap();
     guest.verify().unwrap();
     assert_eq!(guest.manifest(), &manifest());
     assert_eq!(guest.kernel(), dir.join("vmlinux"));
@@ -164,7 +166,7 @@ fn an_invalid_manifest_is_refused() {
 fn an_unchanged_file_is_read_once_and_a_changed_one_again() {
     let (place, dir) = image();
     let state = place.path().join("state");
-    let guest = Guest::open(&dir).unwrap();
+    let guest = GuestImage::open(&dir).unwrap();
     let check = || guest.verify_cached(&state).unwrap();
     let all = Checked { hashed: 2, unchanged: 0 };
     let none = Checked { hashed: 0, unchanged: 2 };
@@ -187,7 +189,7 @@ fn an_unchanged_file_is_read_once_and_a_changed_one_again() {
     let mut other = manifest();
     other.initramfs.sha256 = Digest::of(b"other");
     write(&dir, MANIFEST, serde_json::to_vec(&other).unwrap());
-    let other = Guest::open(&dir).unwrap();
+    let other = GuestImage::open(&dir).unwrap();
     assert_eq!(other.verify_cached(&state).unwrap_err().kind(), Kind::FailedPrecondition);
 }
 

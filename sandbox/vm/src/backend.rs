@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use async_trait::async_trait;
-use guest_image::Guest;
+use guest_image::GuestImage;
 use sandbox_core::{Backend, Error, Id, Kind, LaunchSandbox, Launched, Result};
 use sandbox_host::Host;
 use vm_driver::{self, Choice, CloudHypervisorSettings, Driver, QemuSettings, choose};
@@ -66,8 +66,8 @@ impl VmBackend {
     }
 
     /// The guest's kernel and initramfs, unchanged since they were built.
-    async fn image(&self) -> Result<Guest> {
-        let image = Guest::open(&self.config.guest)?;
+    async fn image(&self) -> Result<GuestImage> {
+        let image = GuestImage::open(&self.config.guest)?;
         image.expect_protocol(agent_api::PROTOCOL)?;
         let state = self.config.known();
         let checked = image.clone();

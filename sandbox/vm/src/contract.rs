@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use guest_image::{Agent, Digest, FORMAT, Guest, ImageFile, Kernel, MANIFEST, Manifest};
+use guest_image::{Agent, Digest, FORMAT, GuestImage, ImageFile, Kernel, MANIFEST, Manifest};
 use sandbox_core::contract::{self, Subject};
 use sandbox_core::{
     Backend, Bundle, CreateContainer, Early, ExecProcess, Id, Kind, LaunchSandbox, Launched,
@@ -96,7 +96,7 @@ impl Vm {
             ..VmConfig::default()
         };
         Environment {
-            image: Guest::open(&config.guest).unwrap(),
+            image: GuestImage::open(&config.guest).unwrap(),
             config: Arc::new(config),
             namespace: Id::new("test").unwrap(),
             host: self

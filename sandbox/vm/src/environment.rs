@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use guest_image::Guest;
+use guest_image::GuestImage;
 use sandbox_core::Id;
 use sandbox_host::Host;
 use sha2::{Digest, Sha256};
@@ -21,7 +21,7 @@ pub(crate) struct Environment {
     /// With a mount namespace of its own, in which the Pod's files are mounted.
     pub(crate) host: Arc<dyn Host>,
     pub(crate) driver: Arc<dyn Driver>,
-    pub(crate) image: Guest,
+    pub(crate) image: GuestImage,
     /// How long it took to find these.
     pub(crate) prepared: Duration,
 }

@@ -8,11 +8,11 @@ use crate::client::stage::Stage;
 /// The phases in their order, and the words of the log before each time.
 const PHASES: [(&str, &str); 11] = [
     ("host preparation", "host preparation "),
-    ("monitor started", "monitor "),
+    ("VMM process started", "VMM process "),
     ("virtiofsd and share", "share "),
     ("taps made", "taps "),
     ("VMM start (those three side by side)", "VMM start "),
-    ("machine started", "machine started "),
+    ("VM started", "VM started "),
     ("network connected (beside it)", "network beside it "),
     ("kernel to agent", "kernel to agent "),
     ("configure", "configure "),
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn every_phase_is_read() {
         let line = "time=\"2026\" level=info msg=\"boot: host preparation 2.5 ms, VMM start 142.4 ms \
-            (monitor 120.0 ms, share 30.5 ms, taps 1.1 ms), machine started 0.9 ms (network \
+            (VMM process 120.0 ms, share 30.5 ms, taps 1.1 ms), VM started 0.9 ms (network \
             beside it 9.1 ms), kernel to agent 3161.1 ms (by the guest's clock 2651.2 ms), \
             configure 111.2 ms (the guest's part 101.5 ms), in all 3415.7 ms\" id=8f7f";
         let found: Vec<_> = PHASES.iter().map(|(_, words)| millis(line, words)).collect();

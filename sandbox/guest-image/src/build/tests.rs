@@ -58,7 +58,7 @@ fn plan(dir: &Path, package: &[u8]) -> Plan {
     }
 }
 
-fn run(plan: &Plan) -> Result<Guest, BuildError> {
+fn run(plan: &Plan) -> Result<GuestImage, BuildError> {
     build(plan, &mut |_| ControlFlow::Continue(()))
 }
 
@@ -143,7 +143,7 @@ fn builds_are_reproducible() {
     let first = run(&first).unwrap();
     let second = run(&second).unwrap();
     for name in ["guest.json", "vmlinux", "initramfs.cpio"] {
-        let bytes = |guest: &Guest| fs::read(guest.dir().join(name)).unwrap();
+        let bytes = |guest: &GuestImage| fs::read(guest.dir().join(name)).unwrap();
         assert!(bytes(&first) == bytes(&second), "{name}");
     }
 }
@@ -307,7 +307,7 @@ fn only_an_image_is_replaced_and_only_by_a_complete_one() {
             if steps > stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         assert!(matches!(stopped, Err(BuildError::Stopped)), "{stop}");
-        assert_eq!(Guest::open(&plan.output).unwrap(), first, "the previous image remains");
+        assert_eq!(GuestImage::open(&plan.output).unwrap(), first, "the previous image remains");
         assert_eq!(names(dir.path()).len(), 3, "no temporary directory remains");
     }
     let second = run(&plan).unwrap();

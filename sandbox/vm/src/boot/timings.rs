@@ -31,8 +31,8 @@ pub(super) fn report(
 ) {
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     tracing::info!(
-        "boot: host preparation {:.1} ms, VMM start {:.1} ms (monitor {:.1} ms, share {:.1} ms, \
-         taps {:.1} ms), machine started {:.1} ms (network beside it {:.1} ms), kernel to agent \
+        "boot: host preparation {:.1} ms, VMM start {:.1} ms (VMM process {:.1} ms, share {:.1} ms, \
+         taps {:.1} ms), VM started {:.1} ms (network beside it {:.1} ms), kernel to agent \
          {:.1} ms (by the guest's clock {:.1} ms), configure {:.1} ms (the guest's part {:.1} ms), \
          in all {:.1} ms",
         ms(prepared),
