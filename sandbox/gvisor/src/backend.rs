@@ -13,10 +13,11 @@ use crate::control::Control;
 use crate::error::GvisorError;
 use crate::probe::ProbeError;
 use crate::purge::{self, Remains};
-use crate::record::{Record, StateFiles};
+use crate::record::Record;
 use crate::runsc::Runsc;
 use crate::runtime::Runtime;
 use crate::sandbox::{self, Launch};
+use crate::state::StateFiles;
 
 /// Launches gVisor sandboxes.
 #[derive(Debug)]

@@ -20,9 +20,10 @@ use crate::init::{Origin, PreparedInit};
 use crate::paths;
 use crate::pod::Pod;
 use crate::purge::{self, Remains};
-use crate::record::{Record, StateFiles};
+use crate::record::Record;
 use crate::runtime::Runtime;
 use crate::spec::{self, Placement};
+use crate::state::StateFiles;
 
 /// A container that `runsc create` has made.
 pub(crate) struct NewContainer {

@@ -31,6 +31,8 @@ mod runsc;
 mod runtime;
 mod sandbox;
 mod spec;
+mod state;
+mod strays;
 mod urpc;
 mod usage;
 

@@ -15,6 +15,7 @@ use crate::argv;
 use crate::config::{GvisorConfig, Network, Platform};
 use crate::message::{self, RunscError};
 use crate::probe::{self, Probe, ProbeError};
+use crate::state;
 
 /// Where binaries are looked for when `PATH` is not set.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -120,7 +121,7 @@ impl Runsc {
         console: Option<&Path>,
         stdio: Option<ProcessFds>,
     ) -> Result<(), CallError> {
-        let args = argv::create(id, bundle, &pid_file(bundle), console);
+        let args = argv::create(id, bundle, &state::pid_file(bundle), console);
         let call = Call { verb: "create", args, bundle, deadline: self.config.timeouts.create() };
         self.call(call, stdio, false).await
     }
@@ -198,11 +199,6 @@ struct Call<'a> {
     args: Vec<OsString>,
     bundle: &'a Path,
     deadline: Duration,
-}
-
-/// Where `create` writes the sandbox's process id.
-pub(crate) fn pid_file(bundle: &Path) -> PathBuf {
-    bundle.join("runsc.pid")
 }
 
 #[cfg(test)]

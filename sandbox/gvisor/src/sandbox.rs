@@ -16,10 +16,10 @@ use crate::error::GvisorError;
 use crate::group::Group;
 use crate::init::Origin;
 use crate::pod::{self, Pod};
-use crate::record::{Record, StateFiles};
-use crate::runsc::pid_file;
+use crate::record::Record;
 use crate::runtime::Runtime;
 use crate::spec::{self, Placement};
+use crate::state::{self, StateFiles};
 
 /// A running sandbox.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ async fn begin(runtime: &Arc<Runtime>, launch: Launch) -> Result<Launched, Gviso
     let placement = Placement::First { shm_size };
     let made = create::create(runtime, container, placement, &record).await?;
 
-    let pid = create::read_pid(pid_file(&bundle))?;
+    let pid = create::read_pid(state::pid_file(&bundle))?;
     // Watched before it is marked: an exit in between is kept for the watcher.
     let watch = runtime.host.watch(pid)?;
     let process =
