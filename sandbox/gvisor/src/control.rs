@@ -1,15 +1,16 @@
 //! The sandbox's control server: the calls this backend makes, with gVisor's own argument names
 //! (`runsc/boot/controller.go`, `pkg/sentry/control/proc.go`; the same from 20240729 on).
 
-use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use sandbox_core::{Classified, Kind};
-use serde::de::{DeserializeOwned, Deserializer};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::capability::Capabilities;
+use crate::event::Event;
 use crate::message;
 use crate::urpc::{Connection, UrpcError};
 
@@ -88,105 +89,10 @@ pub(crate) struct ExecArgs {
     pub(crate) cid: String,
 }
 
-/// Capability sets as bit masks (`auth.TaskCapabilities`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Capabilities {
-    #[serde(rename = "PermittedCaps")]
-    pub(crate) permitted: u64,
-    #[serde(rename = "InheritableCaps")]
-    pub(crate) inheritable: u64,
-    #[serde(rename = "EffectiveCaps")]
-    pub(crate) effective: u64,
-    #[serde(rename = "BoundingCaps")]
-    pub(crate) bounding: u64,
-    #[serde(rename = "AmbientCaps")]
-    pub(crate) ambient: u64,
-}
-
 /// A process that runs in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct GuestProcess {
     pub(crate) pid: u32,
-}
-
-/// The answer to `Event`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Event {
-    pub(crate) event: EventBody,
-    /// CPU time in nanoseconds by container, of those that run.
-    #[serde(rename = "containerUsage", deserialize_with = "null_is_default")]
-    pub(crate) cpu: HashMap<String, u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct EventBody {
-    pub(crate) data: EventData,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct EventData {
-    pub(crate) cpu: Cpu,
-    pub(crate) memory: Memory,
-    pub(crate) pids: Pids,
-    #[serde(deserialize_with = "null_is_default")]
-    pub(crate) network_interfaces: Vec<GuestInterface>,
-}
-
-/// Where 20240729 reports a container's CPU time when the guest has cgroups mounted.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Cpu {
-    pub(crate) usage: CpuUsage,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct CpuUsage {
-    pub(crate) total: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Memory {
-    pub(crate) usage: MemoryUsage,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct MemoryUsage {
-    pub(crate) usage: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Pids {
-    pub(crate) current: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-pub(crate) struct GuestInterface {
-    pub(crate) name: String,
-    pub(crate) rx_bytes: u64,
-    pub(crate) rx_packets: u64,
-    pub(crate) rx_errors: u64,
-    pub(crate) rx_dropped: u64,
-    pub(crate) tx_bytes: u64,
-    pub(crate) tx_packets: u64,
-    pub(crate) tx_errors: u64,
-    pub(crate) tx_dropped: u64,
-}
-
-/// Go writes an empty slice or map as `null`.
-fn null_is_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-where
-    T: Default + Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl Classified for UrpcError {
@@ -333,23 +239,6 @@ fn word(method: &'static str, status: Option<u32>) -> Result<i32, UrpcError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_what_both_versions_answer() {
-        let text = r#"{"event":{"type":"stats","id":"ct","data":{"cpu":{"usage":{}},
-            "memory":{"usage":{"limit":0,"usage":4050944,"failcnt":0},"swap":{"limit":0}},
-            "pids":{"current":1},"network_interfaces":[{"Name":"eth0","RxBytes":7,"RxPackets":1,
-            "RxErrors":0,"RxDropped":0,"TxBytes":9,"TxPackets":1,"TxErrors":0,"TxDropped":0}]}},
-            "containerUsage":{"ct":10000000,"sb":0}}"#;
-        let event: Event = serde_json::from_str(text).unwrap();
-        assert_eq!(event.event.data.memory.usage.usage, 4_050_944);
-        assert_eq!(event.event.data.network_interfaces[0].rx_bytes, 7);
-        assert_eq!(event.cpu["ct"], 10_000_000);
-        let idle = r#"{"event":{"data":{"pids":{},"network_interfaces":null}},
-            "containerUsage":null}"#;
-        let event: Event = serde_json::from_str(idle).unwrap();
-        assert_eq!((event.event.data.pids.current, event.cpu.len()), (0, 0));
-    }
 
     #[test]
     fn writes_an_exec_as_gvisor_reads_it() {

@@ -13,6 +13,7 @@ mod container;
 mod control;
 mod create;
 mod error;
+mod event;
 mod exec;
 mod execs;
 mod forward;
