@@ -8,7 +8,7 @@ use sandbox_core::host::Host;
 use sandbox_core::{Backend, Id, LaunchSandbox, Launched, NetworkNamespace, Result};
 use tokio::sync::OnceCell;
 
-use crate::config::{GvisorConfig, Network};
+use crate::config::GvisorConfig;
 use crate::control::Control;
 use crate::error::GvisorError;
 use crate::probe::ProbeError;
@@ -17,6 +17,7 @@ use crate::record::Record;
 use crate::runsc::Runsc;
 use crate::runtime::Runtime;
 use crate::sandbox::{self, Launch};
+use crate::settings::Network;
 use crate::state::StateFiles;
 
 /// Launches gVisor sandboxes.
@@ -40,7 +41,11 @@ impl GvisorBackend {
     }
 
     async fn runsc(&self) -> Result<&Runsc, ProbeError> {
-        let find = || Runsc::find(Arc::clone(&self.config), self.root(), Arc::clone(&self.host));
+        let config = &self.config;
+        // Beside the state, for every handler and namespace.
+        let cache = config.root.with_file_name("probe");
+        let host = Arc::clone(&self.host);
+        let find = || Runsc::find(&config.runsc, config.runsc(), self.root(), &cache, host);
         self.runsc.get_or_try_init(find).await
     }
 

@@ -8,7 +8,7 @@
 mod argv;
 mod backend;
 mod capability;
-pub mod config;
+mod config;
 mod container;
 mod control;
 mod create;
@@ -31,6 +31,7 @@ mod record;
 mod runsc;
 mod runtime;
 mod sandbox;
+mod settings;
 mod spec;
 mod state;
 mod strays;
@@ -39,3 +40,4 @@ mod usage;
 
 pub use backend::GvisorBackend;
 pub use config::GvisorConfig;
+pub use settings::{FileAccess, HostUds, Network, Platform, Timeouts};

@@ -12,9 +12,9 @@ use sandbox_core::stdio::ProcessFds;
 use sandbox_core::{Classified, Kind};
 
 use crate::argv;
-use crate::config::{GvisorConfig, Network, Platform};
 use crate::message::{self, RunscError};
 use crate::probe::{self, Probe, ProbeError};
+use crate::settings::{Network, Platform, Settings};
 use crate::state;
 
 /// Where binaries are looked for when `PATH` is not set.
@@ -48,37 +48,39 @@ impl Classified for CallError {
 #[derive(Debug, Clone)]
 pub(crate) struct Runsc {
     binary: PathBuf,
-    config: Arc<GvisorConfig>,
+    settings: Arc<Settings>,
     root: PathBuf,
     host: Arc<dyn Host>,
     network: Network,
-    pub(crate) probe: Probe,
+    probe: Probe,
 }
 
 impl Runsc {
-    /// Finds runsc and learns what it can do.
+    /// Finds `program` (an absolute path, or a name to look up in `PATH`) and learns what it can
+    /// do. `root` is the directory of its state; what was learned of a binary is kept in `cache`.
     pub(crate) async fn find(
-        config: Arc<GvisorConfig>,
+        program: &Path,
+        settings: Settings,
         root: PathBuf,
+        cache: &Path,
         host: Arc<dyn Host>,
     ) -> Result<Self, ProbeError> {
         let path = std::env::var("PATH").unwrap_or_else(|_| PATH.to_owned());
-        let binary = probe::find(&config.runsc, &path)?;
-        // Beside the state, for every handler and namespace.
-        let known = config.root.with_file_name("probe");
-        let probe = probe::ask(&binary, &known, &*host).await?;
-        if let Some(flag) = probe.unknown_flag(config.flags.keys()) {
+        let binary = probe::find(program, &path)?;
+        let probe = probe::ask(&binary, cache, &*host).await?;
+        if let Some(flag) = probe.unknown_flag(settings.flags.keys()) {
             let version = probe.version.clone();
             let flag = flag.clone();
             return Err(ProbeError::UnknownFlag { path: binary, version, flag });
         }
-        if config.platform == Platform::Kvm && !Path::new(KVM).exists() {
+        if settings.platform == Platform::Kvm && !Path::new(KVM).exists() {
             return Err(ProbeError::NoKvm);
         }
         let mask = if probe.mistakes_namespaces() { "; hiding /proc/sys/net from it" } else { "" };
         tracing::info!("runsc {} at {}{mask}", probe.version, binary.display());
-        let network = config.network;
-        Ok(Self { binary, config, root, host, network, probe })
+        let network = settings.network;
+        let settings = Arc::new(settings);
+        Ok(Self { binary, settings, root, host, network, probe })
     }
 
     /// The same for a sandbox with another network than the handler's.
@@ -98,7 +100,18 @@ impl Runsc {
 
     /// How long a killed sandbox may take to exit.
     pub(crate) fn delete_deadline(&self) -> Duration {
-        self.config.timeouts.delete()
+        self.settings.timeouts.delete()
+    }
+
+    /// Whether this build mistakes a Pod's network namespace for the host's, unless
+    /// `/proc/sys/net` is hidden from it.
+    pub(crate) fn mistakes_namespaces(&self) -> bool {
+        self.probe.mistakes_namespaces()
+    }
+
+    /// Whether the sandbox may end with a panic when it forwards a port.
+    pub(crate) fn panics_on_port_forward(&self) -> bool {
+        self.probe.panics_on_port_forward()
     }
 
     /// Makes the state directory.
@@ -122,7 +135,7 @@ impl Runsc {
         stdio: Option<ProcessFds>,
     ) -> Result<(), CallError> {
         let args = argv::create(id, bundle, &state::pid_file(bundle), console);
-        let call = Call { verb: "create", args, bundle, deadline: self.config.timeouts.create() };
+        let call = Call { verb: "create", args, bundle, deadline: self.settings.timeouts.create() };
         self.call(call, stdio, false).await
     }
 
@@ -140,7 +153,7 @@ impl Runsc {
             None => ("start", argv::start(id)),
             Some(image) => ("restore", argv::restore(id, bundle, image)),
         };
-        let call = Call { verb, args, bundle, deadline: self.config.timeouts.start() };
+        let call = Call { verb, args, bundle, deadline: self.settings.timeouts.start() };
         self.call(call, stdio, mask).await
     }
 
@@ -153,14 +166,14 @@ impl Runsc {
         leave_running: bool,
     ) -> Result<(), CallError> {
         let args = argv::checkpoint(id, image, leave_running);
-        let deadline = self.config.timeouts.start();
+        let deadline = self.settings.timeouts.start();
         self.call(Call { verb: "checkpoint", args, bundle, deadline }, None, false).await
     }
 
     /// `delete --force`.
     pub(crate) async fn delete(&self, id: &str, bundle: &Path) -> Result<(), CallError> {
         let args = argv::delete(id, true);
-        let deadline = self.config.timeouts.delete();
+        let deadline = self.settings.timeouts.delete();
         self.call(Call { verb: "delete", args, bundle, deadline }, None, false).await
     }
 
@@ -173,7 +186,7 @@ impl Runsc {
         // A log of its own: runsc appends, and no line names its call.
         let log = call.bundle.join(format!("runsc-{}.log", call.verb));
         let mut command = Command::new(&self.binary)
-            .args(argv::globals(&self.config, self.network, &self.root, &log))
+            .args(argv::globals(&self.settings, self.network, &self.root, &log))
             .args(call.args)
             .mask_proc_sys_net(mask);
         if let Some(fds) = stdio {
@@ -210,7 +223,7 @@ mod tests {
     fn runsc(host: Arc<FakeHost>) -> Runsc {
         Runsc {
             binary: "/bin/runsc".into(),
-            config: Arc::new(GvisorConfig::default()),
+            settings: Arc::new(Settings::example()),
             root: "/run/r".into(),
             host,
             network: Network::Sandbox,

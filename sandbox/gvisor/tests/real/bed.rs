@@ -12,8 +12,7 @@ use sandbox_core::{
     Backend, Container, CreateContainer, Created, Ended, ExecProcess, Exit, Id, LaunchSandbox,
     Launched, Prepared, Process, Result, Sandbox, StdioPaths,
 };
-use sandbox_gvisor::GvisorBackend;
-use sandbox_gvisor::config::{GvisorConfig, Network};
+use sandbox_gvisor::{GvisorBackend, GvisorConfig, Network};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sandbox_core::host::{Command, Host};
 use sandbox_core::{Backend, Id, Kind};
-use sandbox_gvisor::config::Network;
+use sandbox_gvisor::Network;
 use serde_json::json;
 
 use crate::bed::{Bed, SOON, ended};
