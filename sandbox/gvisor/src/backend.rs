@@ -4,21 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use runsc::{Control, Network, ProbeError, Runsc, StateFiles};
 use sandbox_core::host::Host;
 use sandbox_core::{Backend, Id, LaunchSandbox, Launched, NetworkNamespace, Result};
 use tokio::sync::OnceCell;
 
 use crate::config::GvisorConfig;
-use crate::control::Control;
 use crate::error::GvisorError;
-use crate::probe::ProbeError;
 use crate::purge::{self, Remains};
 use crate::record::Record;
-use crate::runsc::Runsc;
 use crate::runtime::Runtime;
 use crate::sandbox::{self, Launch};
-use crate::settings::Network;
-use crate::state::StateFiles;
 
 /// Launches gVisor sandboxes.
 #[derive(Debug)]

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use runsc::{FileAccess, HostUds, Network, OWN_FLAGS, Platform, Settings, Timeouts};
 use sandbox_core::settings::{Fault, Faults};
 use serde::{Deserialize, Serialize};
-
-use crate::argv::OWN_FLAGS;
-use crate::settings::{FileAccess, HostUds, Network, Platform, Settings, Timeouts};
 
 /// A gVisor handler's settings. The defaults suit Debian's runsc on any host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use runsc::StateFiles;
 use sandbox_core::bundle::Bundle;
 use sandbox_core::host::ProcessRef;
 use sandbox_core::mounts::{self, MountTable};
@@ -23,7 +24,6 @@ use crate::purge::{self, Remains};
 use crate::record::Record;
 use crate::runtime::Runtime;
 use crate::spec::{self, Placement};
-use crate::state::StateFiles;
 
 /// A container that `runsc create` has made.
 pub(crate) struct NewContainer {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use runsc::{CallError, UrpcError};
 use sandbox_core::cgroup::CgroupError;
 use sandbox_core::cleanup::StillRunning;
 use sandbox_core::host::{HostError, MountError};
@@ -11,8 +12,6 @@ use sandbox_core::stdio::StdioError;
 use sandbox_core::{Classified, Kind, bundle::BundleError};
 
 use crate::netns::AddressError;
-use crate::runsc::CallError;
-use crate::urpc::UrpcError;
 
 /// A fault of the gVisor backend.
 #[derive(Debug, thiserror::Error)]

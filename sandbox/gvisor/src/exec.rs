@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use oci_spec::runtime::{LinuxCapabilities, Process as ProcessSpec};
+use runsc::{Capabilities, ExecArgs};
 use sandbox_core::stdio::{self, Owner, Streams};
 use sandbox_core::{Early, Prepared, Result, Running, StdioPaths, TerminalSize};
 
-use crate::capability::Capabilities;
-use crate::control::ExecArgs;
 use crate::error::GvisorError;
 use crate::execs::Execs;
 use crate::pod::Pod;

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
+use runsc::{Event, GuestInterface};
 use sandbox_core::cgroup::{self, Cgroup, CgroupError};
 use sandbox_core::stats::Interface;
 use sandbox_core::{Resources, Stats};
 
-use crate::event::{Event, GuestInterface};
 use crate::limits::{self, CPU_PERIOD, Limits};
 use crate::usage::CpuShares;
 

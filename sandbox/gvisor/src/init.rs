@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use runsc::{Network, Runsc};
 use sandbox_core::stdio::{ProcessFds, Streams};
 use sandbox_core::{Early, Error, Killer, NetworkNamespace, Prepared, Result, Running};
 use sandbox_netns::Dial;
@@ -14,9 +15,7 @@ use crate::netns::{self, SavedNetwork};
 use crate::pod::Pod;
 use crate::process::{Part, StartedProcess};
 use crate::record::Record;
-use crate::runsc::Runsc;
 use crate::runtime::Runtime;
-use crate::settings::Network;
 
 /// How the container came into its sandbox.
 #[derive(Debug)]

@@ -4,16 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use runsc::{Control, Target, UrpcError};
 use sandbox_core::exit::ExitCell;
 use sandbox_core::stdio::Streams;
 use sandbox_core::{Ended, Error, Exit, Kind, Result, Running, TerminalSize};
 use tokio::task::JoinHandle;
 
-use crate::control::{Control, Target};
 use crate::error::GvisorError;
 use crate::execs::Entry;
 use crate::pod::Pod;
-use crate::urpc::UrpcError;
 
 /// How long to wait before a running sandbox that broke off a wait is asked again.
 const RETRY: Duration = Duration::from_millis(200);

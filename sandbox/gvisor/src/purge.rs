@@ -3,18 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
+use runsc::{Control, Runsc, StateFiles};
 use sandbox_core::cgroup::Cgroup;
 use sandbox_core::cleanup::{self, Steps};
 use sandbox_core::host::Host;
 use sandbox_core::{Error, Kind};
 
-use crate::control::Control;
 use crate::error::GvisorError;
 use crate::netns;
 use crate::record::Record;
-use crate::runsc::Runsc;
-use crate::state::{self, StateFiles};
-use crate::strays::strays;
 
 /// How long a killed process may take to exit.
 const EXIT: Duration = Duration::from_secs(5);
@@ -68,13 +65,13 @@ pub(crate) async fn container(
         }
         let mut processes = record.processes.clone();
         processes.extend(files.gofer());
-        processes.extend(strays(&record.root, remains.id, remains.bundle));
+        processes.extend(runsc::strays(&record.root, remains.id, remains.bundle));
         steps.take(cleanup::kill_all(&processes, EXIT).await);
         steps.take(file("removing the state of runsc in", &record.root, files.remove(root)));
         steps.take(file(
             "removing the filestore in",
             &rootfs,
-            state::remove_filestore(&rootfs, &record.sandbox),
+            runsc::remove_filestore(&rootfs, &record.sandbox),
         ));
         if let Some(saved) = record.network {
             steps.take(netns::restore(saved).await);
@@ -84,8 +81,8 @@ pub(crate) async fn container(
         }
     }
     steps.take(host.unmount_all(&rootfs));
-    let pid_file = state::pid_file(remains.bundle);
-    steps.take(file("removing", &pid_file, state::remove_pid_file(remains.bundle)));
+    let pid_file = runsc::pid_file(remains.bundle);
+    steps.take(file("removing", &pid_file, runsc::remove_pid_file(remains.bundle)));
     if steps.clean() {
         // The record is removed last, and only when there is nothing else to find by it.
         steps.take(file("removing the record in", remains.bundle, Record::remove(remains.bundle)));

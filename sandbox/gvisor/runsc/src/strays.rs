@@ -8,7 +8,7 @@ use sandbox_core::host::ProcessRef;
 
 /// The processes that run for container `id` in `bundle` below runsc's state directory `root`: its
 /// sandbox, if it was launched with it, and its gofer. A `create` that was cut short leaves them.
-pub(crate) fn strays(root: &Path, id: &str, bundle: &Path) -> Vec<ProcessRef> {
+pub fn strays(root: &Path, id: &str, bundle: &Path) -> Vec<ProcessRef> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| *pid != std::process::id())

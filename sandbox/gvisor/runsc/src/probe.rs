@@ -40,26 +40,62 @@ pub(crate) struct Probe {
 
 /// Why runsc cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProbeError {
+pub enum ProbeError {
+    /// No directory of `PATH` has it.
     #[error(
         "runsc is not in PATH; install it (Debian: apt install runsc) or set runsc = \"/path\" in \
          the handler's file"
     )]
     NotInPath,
+    /// The binary cannot be read.
     #[error("runsc {path} cannot be used; set runsc in the handler's file to an installed binary")]
-    Unusable { path: PathBuf, source: io::Error },
+    Unusable {
+        /// The binary.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// It is no program.
     #[error("runsc {path} is not executable; chmod +x it or set runsc in the handler's file")]
-    NotExecutable { path: PathBuf },
+    NotExecutable {
+        /// The binary.
+        path: PathBuf,
+    },
+    /// It could not be started, or did not exit in time.
     #[error("asking {path} for its version and flags")]
-    Ask { path: PathBuf, source: HostError },
+    Ask {
+        /// The binary.
+        path: PathBuf,
+        /// The cause.
+        source: HostError,
+    },
+    /// It failed when it was asked what every runsc answers.
     #[error(
         "{path} does not answer as runsc does (`{path} {question}` exited with status {status}: {words})"
     )]
-    NotRunsc { path: PathBuf, question: &'static str, status: u32, words: String },
+    NotRunsc {
+        /// The binary.
+        path: PathBuf,
+        /// Its argument.
+        question: &'static str,
+        /// Its exit status.
+        status: u32,
+        /// The last line that it wrote.
+        words: String,
+    },
+    /// The host lacks what the handler's platform needs.
     #[error("platform = \"kvm\" needs /dev/kvm, which this host lacks; use \"systrap\"")]
     NoKvm,
+    /// The build does not know a flag of the handler's.
     #[error("{path} (version {version}) does not know --{flag}; remove it from flags")]
-    UnknownFlag { path: PathBuf, version: String, flag: String },
+    UnknownFlag {
+        /// The binary.
+        path: PathBuf,
+        /// Its version.
+        version: String,
+        /// The flag, without dashes.
+        flag: String,
+    },
 }
 
 impl Classified for ProbeError {

@@ -6,13 +6,23 @@ use serde::Deserialize;
 
 /// A runsc command that failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RunscError {
+pub enum RunscError {
     /// With runsc's reason.
     #[error("runsc {verb}: {message}")]
-    Reason { verb: &'static str, message: String },
+    Reason {
+        /// The subcommand.
+        verb: &'static str,
+        /// One line of bounded length.
+        message: String,
+    },
     /// Without one.
     #[error("runsc {verb} failed ({status}) and gave no reason")]
-    Silent { verb: &'static str, status: String },
+    Silent {
+        /// The subcommand.
+        verb: &'static str,
+        /// How it exited.
+        status: String,
+    },
 }
 
 impl Classified for RunscError {

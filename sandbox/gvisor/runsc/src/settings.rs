@@ -9,29 +9,29 @@ use serde::{Deserialize, Serialize};
 /// The flags and deadlines of runsc's calls. Values are passed on as they are; the installed build
 /// is asked whether it knows the names of `flags`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// `--platform`.
-    pub(crate) platform: Platform,
+    pub platform: Platform,
     /// `--network`.
-    pub(crate) network: Network,
+    pub network: Network,
     /// `--overlay2`: where writes to the root file system go, in runsc's own notation.
-    pub(crate) overlay2: String,
+    pub overlay2: String,
     /// `--debug`.
-    pub(crate) debug: bool,
+    pub debug: bool,
     /// `--debug-log`; a directory when it ends in `/`.
-    pub(crate) debug_log: Option<PathBuf>,
+    pub debug_log: Option<PathBuf>,
     /// `--oci-seccomp`: load a container's own seccomp filter inside the sandbox.
-    pub(crate) oci_seccomp: bool,
+    pub oci_seccomp: bool,
     /// `--host-uds`.
-    pub(crate) host_uds: HostUds,
+    pub host_uds: HostUds,
     /// `--file-access`.
-    pub(crate) file_access: FileAccess,
+    pub file_access: FileAccess,
     /// `--directfs`: the sentry opens files itself, not through the gofer.
-    pub(crate) directfs: bool,
-    /// More global flags by name, without dashes; none of [`OWN_FLAGS`](crate::argv::OWN_FLAGS).
-    pub(crate) flags: BTreeMap<String, String>,
+    pub directfs: bool,
+    /// More global flags by name, without dashes; none of [`OWN_FLAGS`](crate::OWN_FLAGS).
+    pub flags: BTreeMap<String, String>,
     /// Limits on the time of the calls.
-    pub(crate) timeouts: Timeouts,
+    pub timeouts: Timeouts,
 }
 
 /// How runsc's sentry catches the guest's system calls.
@@ -115,7 +115,8 @@ impl Timeouts {
         Duration::from_secs(self.start)
     }
 
-    pub(crate) fn call(&self) -> Duration {
+    /// The limit of one call on the control socket.
+    pub fn call(&self) -> Duration {
         Duration::from_secs(self.call)
     }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 /// runsc's own files for a container.
 #[derive(Debug, Clone)]
-pub(crate) struct StateFiles {
+pub struct StateFiles {
     root: PathBuf,
     stem: String,
     sandbox: String,
@@ -34,13 +34,13 @@ struct SandboxState {
 
 impl StateFiles {
     /// Those of container `id` in `sandbox`, below runsc's state directory `root`.
-    pub(crate) fn new(root: &Path, sandbox: &str, id: &str) -> Self {
+    pub fn new(root: &Path, sandbox: &str, id: &str) -> Self {
         let stem = format!("{id}_sandbox:{sandbox}");
         Self { root: root.to_owned(), stem, sandbox: sandbox.to_owned() }
     }
 
     /// The sandbox that container `id` is in, by runsc's own files in `root`.
-    pub(crate) fn sandbox_of(root: &Path, id: &str) -> Option<String> {
+    pub fn sandbox_of(root: &Path, id: &str) -> Option<String> {
         let start = format!("{id}_sandbox:");
         let names = fs::read_dir(root).ok()?.flatten().map(|entry| entry.file_name());
         let stem = |name: OsString| {
@@ -55,19 +55,19 @@ impl StateFiles {
     }
 
     /// Where the sandbox's control server listens.
-    pub(crate) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         let usual = self.root.join(format!("runsc-{}.sock", self.sandbox));
         let recorded = self.read().map(|s| s.sandbox.socket).unwrap_or_default();
         if recorded.as_os_str().is_empty() { usual } else { recorded }
     }
 
     /// Whether runsc knows the container.
-    pub(crate) fn exist(&self) -> bool {
+    pub fn exist(&self) -> bool {
         self.state().exists()
     }
 
     /// The container's gofer, if it has one that runs.
-    pub(crate) fn gofer(&self) -> Option<ProcessRef> {
+    pub fn gofer(&self) -> Option<ProcessRef> {
         let state = self.read()?;
         ProcessRef::of(state.gofer).filter(|_| state.gofer != 0)
     }
@@ -77,7 +77,7 @@ impl StateFiles {
     }
 
     /// Removes the container's files, and with `sandbox` the sandbox's.
-    pub(crate) fn remove(&self, sandbox: bool) -> io::Result<()> {
+    pub fn remove(&self, sandbox: bool) -> io::Result<()> {
         let socket = self.socket();
         let mut result = gone(fs::remove_file(self.state()));
         let lock = self.root.join(format!("{}.lock", self.stem));
@@ -91,17 +91,17 @@ impl StateFiles {
 
 /// Removes the file in which runsc keeps what a container wrote to its root file system
 /// (`overlay2 = "root:self"`); fine if it is not there.
-pub(crate) fn remove_filestore(rootfs: &Path, sandbox: &str) -> io::Result<()> {
+pub fn remove_filestore(rootfs: &Path, sandbox: &str) -> io::Result<()> {
     gone(fs::remove_file(rootfs.join(format!(".gvisor.filestore.{sandbox}"))))
 }
 
 /// Where `create` writes the sandbox's process id.
-pub(crate) fn pid_file(bundle: &Path) -> PathBuf {
+pub fn pid_file(bundle: &Path) -> PathBuf {
     bundle.join("runsc.pid")
 }
 
 /// Removes [`pid_file`]; fine if it is not there.
-pub(crate) fn remove_pid_file(bundle: &Path) -> io::Result<()> {
+pub fn remove_pid_file(bundle: &Path) -> io::Result<()> {
     gone(fs::remove_file(pid_file(bundle)))
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::settings::{FileAccess, HostUds, Network, Platform, Settings};
 
 /// Global flags that are set from elsewhere than [`Settings::flags`], which may not name them.
-pub(crate) const OWN_FLAGS: [&str; 16] = [
+pub const OWN_FLAGS: [&str; 16] = [
     "root",
     "log",
     "log-fd",

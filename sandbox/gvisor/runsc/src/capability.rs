@@ -5,23 +5,28 @@ use serde::Serialize;
 
 /// Capability sets as bit masks (`auth.TaskCapabilities`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Capabilities {
+pub struct Capabilities {
+    /// The limit of the effective and inheritable sets.
     #[serde(rename = "PermittedCaps")]
-    pub(crate) permitted: u64,
+    pub permitted: u64,
+    /// Kept when a program is run, as far as its file has them too.
     #[serde(rename = "InheritableCaps")]
-    pub(crate) inheritable: u64,
+    pub inheritable: u64,
+    /// What the kernel checks.
     #[serde(rename = "EffectiveCaps")]
-    pub(crate) effective: u64,
+    pub effective: u64,
+    /// The limit of what a program can gain.
     #[serde(rename = "BoundingCaps")]
-    pub(crate) bounding: u64,
+    pub bounding: u64,
+    /// Kept when an unprivileged program is run.
     #[serde(rename = "AmbientCaps")]
-    pub(crate) ambient: u64,
+    pub ambient: u64,
 }
 
 impl Capabilities {
     /// The sets of `given` as masks. Guests keep `CAP_NET_RAW` only where raw sockets are on, as
     /// with runsc's own `exec`. Ambient capabilities are left out: the sentry does not know them.
-    pub(crate) fn of(given: &LinuxCapabilities, net_raw: bool) -> Self {
+    pub fn of(given: &LinuxCapabilities, net_raw: bool) -> Self {
         let mask = |set: &Option<Names>| {
             let names = set.iter().flatten();
             let kept = names.filter(|c| net_raw || **c != Capability::NetRaw);

@@ -25,13 +25,21 @@ const KVM: &str = "/dev/kvm";
 
 /// Why a call of runsc failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CallError {
+pub enum CallError {
+    /// runsc reported a failure.
     #[error(transparent)]
     Runsc(#[from] RunscError),
+    /// runsc could not be started, or did not exit in time.
     #[error("calling runsc")]
     Host(#[from] HostError),
+    /// runsc's state directory could not be made.
     #[error("preparing runsc's state directory {path}")]
-    Root { path: PathBuf, source: io::Error },
+    Root {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
 }
 
 impl Classified for CallError {
@@ -46,7 +54,7 @@ impl Classified for CallError {
 
 /// The runsc of a handler, for one containerd namespace.
 #[derive(Debug, Clone)]
-pub(crate) struct Runsc {
+pub struct Runsc {
     binary: PathBuf,
     settings: Arc<Settings>,
     root: PathBuf,
@@ -58,7 +66,7 @@ pub(crate) struct Runsc {
 impl Runsc {
     /// Finds `program` (an absolute path, or a name to look up in `PATH`) and learns what it can
     /// do. `root` is the directory of its state; what was learned of a binary is kept in `cache`.
-    pub(crate) async fn find(
+    pub async fn find(
         program: &Path,
         settings: Settings,
         root: PathBuf,
@@ -84,38 +92,38 @@ impl Runsc {
     }
 
     /// The same for a sandbox with another network than the handler's.
-    pub(crate) fn with_network(&self, network: Network) -> Self {
+    pub fn with_network(&self, network: Network) -> Self {
         Self { network, ..self.clone() }
     }
 
     /// Where the sandbox's packets go.
-    pub(crate) fn network(&self) -> Network {
+    pub fn network(&self) -> Network {
         self.network
     }
 
     /// runsc's state directory.
-    pub(crate) fn root(&self) -> &Path {
+    pub fn root(&self) -> &Path {
         &self.root
     }
 
     /// How long a killed sandbox may take to exit.
-    pub(crate) fn delete_deadline(&self) -> Duration {
+    pub fn delete_deadline(&self) -> Duration {
         self.settings.timeouts.delete()
     }
 
     /// Whether this build mistakes a Pod's network namespace for the host's, unless
     /// `/proc/sys/net` is hidden from it.
-    pub(crate) fn mistakes_namespaces(&self) -> bool {
+    pub fn mistakes_namespaces(&self) -> bool {
         self.probe.mistakes_namespaces()
     }
 
     /// Whether the sandbox may end with a panic when it forwards a port.
-    pub(crate) fn panics_on_port_forward(&self) -> bool {
+    pub fn panics_on_port_forward(&self) -> bool {
         self.probe.panics_on_port_forward()
     }
 
     /// Makes the state directory.
-    pub(crate) fn prepare_root(&self) -> Result<(), CallError> {
+    pub fn prepare_root(&self) -> Result<(), CallError> {
         use std::os::unix::fs::DirBuilderExt;
         let create =
             |dir: &Path, mode| fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
@@ -127,7 +135,7 @@ impl Runsc {
     }
 
     /// `create`. A container that launches its sandbox passes its streams here.
-    pub(crate) async fn create(
+    pub async fn create(
         &self,
         id: &str,
         bundle: &Path,
@@ -141,7 +149,7 @@ impl Runsc {
 
     /// `start`, or `restore` from `image`. A container that joins a sandbox passes its streams
     /// here. `mask` hides `/proc/sys/net` from runsc.
-    pub(crate) async fn start(
+    pub async fn start(
         &self,
         id: &str,
         bundle: &Path,
@@ -158,7 +166,7 @@ impl Runsc {
     }
 
     /// `checkpoint`.
-    pub(crate) async fn checkpoint(
+    pub async fn checkpoint(
         &self,
         id: &str,
         bundle: &Path,
@@ -171,7 +179,7 @@ impl Runsc {
     }
 
     /// `delete --force`.
-    pub(crate) async fn delete(&self, id: &str, bundle: &Path) -> Result<(), CallError> {
+    pub async fn delete(&self, id: &str, bundle: &Path) -> Result<(), CallError> {
         let args = argv::delete(id, true);
         let deadline = self.settings.timeouts.delete();
         self.call(Call { verb: "delete", args, bundle, deadline }, None, false).await

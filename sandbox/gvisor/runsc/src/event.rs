@@ -8,42 +8,42 @@ use serde::de::Deserializer;
 /// What a container uses, from the answer to `Event`.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(from = "RawEvent")]
-pub(crate) struct Event {
+pub struct Event {
     /// CPU time in nanoseconds by container, of those that run.
-    pub(crate) cpu: HashMap<String, u64>,
+    pub cpu: HashMap<String, u64>,
     /// The container's own CPU time in nanoseconds: where 20240729 reports it when the guest has
     /// cgroups mounted, else 0.
-    pub(crate) cpu_of_cgroup: u64,
+    pub cpu_of_cgroup: u64,
     /// Bytes of memory.
-    pub(crate) memory: u64,
+    pub memory: u64,
     /// Number of processes.
-    pub(crate) pids: u64,
+    pub pids: u64,
     /// The sandbox's network interfaces.
-    pub(crate) interfaces: Vec<GuestInterface>,
+    pub interfaces: Vec<GuestInterface>,
 }
 
 /// Counters of a network interface since the sandbox's launch.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-pub(crate) struct GuestInterface {
+pub struct GuestInterface {
     /// The name in the guest.
-    pub(crate) name: String,
+    pub name: String,
     /// Bytes received.
-    pub(crate) rx_bytes: u64,
+    pub rx_bytes: u64,
     /// Packets received.
-    pub(crate) rx_packets: u64,
+    pub rx_packets: u64,
     /// Packets received with an error.
-    pub(crate) rx_errors: u64,
+    pub rx_errors: u64,
     /// Received packets that were dropped.
-    pub(crate) rx_dropped: u64,
+    pub rx_dropped: u64,
     /// Bytes sent.
-    pub(crate) tx_bytes: u64,
+    pub tx_bytes: u64,
     /// Packets sent.
-    pub(crate) tx_packets: u64,
+    pub tx_packets: u64,
     /// Packets not sent for an error.
-    pub(crate) tx_errors: u64,
+    pub tx_errors: u64,
     /// Packets to send that were dropped.
-    pub(crate) tx_dropped: u64,
+    pub tx_dropped: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
