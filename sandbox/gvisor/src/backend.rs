@@ -4,17 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use runsc::{Control, Network, ProbeError, Runsc, StateFiles};
 use sandbox_core::{Backend, Id, LaunchSandbox, Launched, NetworkNamespace, Result};
 use sandbox_host::Host;
 use tokio::sync::OnceCell;
 
-use crate::config::{GvisorConfig, Network};
-use crate::control::Control;
+use crate::config::GvisorConfig;
 use crate::error::GvisorError;
-use crate::probe::ProbeError;
 use crate::purge::{self, Remains};
-use crate::record::{Record, StateFiles};
-use crate::runsc::Runsc;
+use crate::record::Record;
 use crate::runtime::Runtime;
 use crate::sandbox::{self, Launch};
 
@@ -39,7 +37,11 @@ impl GvisorBackend {
     }
 
     async fn runsc(&self) -> Result<&Runsc, ProbeError> {
-        let find = || Runsc::find(Arc::clone(&self.config), self.root(), Arc::clone(&self.host));
+        let config = &self.config;
+        // Beside the state, for every handler and namespace.
+        let cache = config.root.with_file_name("probe");
+        let host = Arc::clone(&self.host);
+        let find = || Runsc::find(&config.runsc, config.runsc(), self.root(), &cache, host);
         self.runsc.get_or_try_init(find).await
     }
 

@@ -2,100 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
+use runsc::{FileAccess, HostUds, Network, OWN_FLAGS, Platform, Settings, Timeouts};
 use sandbox_core::{Fault, Faults};
 use serde::{Deserialize, Serialize};
-
-/// How runsc's sentry catches the guest's system calls.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Platform {
-    /// seccomp traps; works everywhere, in VMs as well.
-    #[default]
-    Systrap,
-    /// ptrace; for runsc builds older than systrap.
-    Ptrace,
-    /// KVM; for bare metal.
-    Kvm,
-}
-
-/// Where the guest's packets go.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// gVisor's own network stack on the Pod's interface.
-    #[default]
-    Sandbox,
-    /// The host kernel's stack in the Pod's network namespace: faster, less isolated.
-    Host,
-    /// Loopback only.
-    None,
-}
-
-/// Which Unix sockets of the host a guest may reach through its mounts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HostUds {
-    /// None.
-    #[default]
-    None,
-    /// Connect to sockets that exist.
-    Open,
-    /// Make sockets that host processes can connect to.
-    Create,
-    /// Both.
-    All,
-}
-
-/// Whether other processes than the sandbox change the root file system while it runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FileAccess {
-    /// They do not: the sentry may cache.
-    #[default]
-    Exclusive,
-    /// They may: every access is checked. Needs `overlay2 = "none"`.
-    Shared,
-}
-
-/// How long each kind of runsc call may take, in seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Timeouts {
-    /// `runsc create`; a platform that the host lacks can hang for ever.
-    pub create: u64,
-    /// `runsc start`, `restore` and `checkpoint`.
-    pub start: u64,
-    /// One call on the sandbox's control socket.
-    pub call: u64,
-    /// `runsc delete`, and the wait for a killed sandbox's exit.
-    pub delete: u64,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self { create: 60, start: 60, call: 10, delete: 15 }
-    }
-}
-
-impl Timeouts {
-    pub(crate) fn create(&self) -> Duration {
-        Duration::from_secs(self.create)
-    }
-
-    pub(crate) fn start(&self) -> Duration {
-        Duration::from_secs(self.start)
-    }
-
-    pub(crate) fn call(&self) -> Duration {
-        Duration::from_secs(self.call)
-    }
-
-    pub(crate) fn delete(&self) -> Duration {
-        Duration::from_secs(self.delete)
-    }
-}
 
 /// A gVisor handler's settings. The defaults suit Debian's runsc on any host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,26 +73,6 @@ impl Default for GvisorConfig {
     }
 }
 
-/// Flags that this backend sets by itself; `flags` may not name them.
-const OWN_FLAGS: [&str; 16] = [
-    "root",
-    "log",
-    "log-fd",
-    "log-format",
-    "debug",
-    "debug-log",
-    "platform",
-    "network",
-    "overlay2",
-    "overlay",
-    "oci-seccomp",
-    "host-uds",
-    "file-access",
-    "directfs",
-    "ignore-cgroups",
-    "rootless",
-];
-
 /// The longest `root`, in bytes.
 const ROOT_MAX: usize = 60;
 
@@ -232,6 +122,23 @@ impl GvisorConfig {
             faults.check_seconds(key, seconds);
         }
         faults.into_vec()
+    }
+
+    /// The part of it that every call of runsc needs.
+    pub(crate) fn runsc(&self) -> Settings {
+        Settings {
+            platform: self.platform,
+            network: self.network,
+            overlay2: self.overlay2.clone(),
+            debug: self.debug,
+            debug_log: self.debug_log.clone(),
+            oci_seccomp: self.oci_seccomp,
+            host_uds: self.host_uds,
+            file_access: self.file_access,
+            directfs: self.directfs,
+            flags: self.flags.clone(),
+            timeouts: self.timeouts.clone(),
+        }
     }
 
     /// Whether raw sockets are on, which decides if guests keep `CAP_NET_RAW`.
@@ -288,5 +195,37 @@ mod tests {
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<GvisorConfig>(&text).unwrap(), config);
         assert!(config.net_raw());
+    }
+
+    #[test]
+    fn the_admins_choices_reach_runsc() {
+        let config = GvisorConfig {
+            platform: Platform::Ptrace,
+            network: Network::None,
+            overlay2: "none".into(),
+            debug: true,
+            debug_log: Some("/var/log/gv/".into()),
+            oci_seccomp: false,
+            host_uds: HostUds::Open,
+            file_access: FileAccess::Shared,
+            directfs: false,
+            flags: [("net-raw".to_owned(), "true".to_owned())].into(),
+            timeouts: Timeouts { call: 3, ..Timeouts::default() },
+            ..GvisorConfig::default()
+        };
+        let expected = Settings {
+            platform: Platform::Ptrace,
+            network: Network::None,
+            overlay2: "none".into(),
+            debug: true,
+            debug_log: Some("/var/log/gv/".into()),
+            oci_seccomp: false,
+            host_uds: HostUds::Open,
+            file_access: FileAccess::Shared,
+            directfs: false,
+            flags: [("net-raw".to_owned(), "true".to_owned())].into(),
+            timeouts: Timeouts { call: 3, ..Timeouts::default() },
+        };
+        assert_eq!(config.runsc(), expected);
     }
 }

@@ -44,9 +44,9 @@ impl GvisorContainer {
             // One that has just exited is no longer counted.
             let Ok(event) = self.pod.control.event(&id).await else { continue };
             if id != self.pod.id {
-                memory += event.event.data.memory.usage.usage;
+                memory += event.memory;
             }
-            let own = event.cpu.get(&id).copied().unwrap_or(event.event.data.cpu.usage.total);
+            let own = event.cpu.get(&id).copied().unwrap_or(event.cpu_of_cgroup);
             cpu.insert(id, own);
         }
         (cpu, memory)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use runsc::StateFiles;
 use sandbox_core::stdio::{self, ConsoleSocket, Owner, ProcessFds, Streams};
 use sandbox_core::{Bundle, CreateContainer, Error, RootfsMount};
 use sandbox_host::ProcessRef;
@@ -19,7 +20,7 @@ use crate::init::{Origin, PreparedInit};
 use crate::paths;
 use crate::pod::Pod;
 use crate::purge::{self, Remains};
-use crate::record::{Record, StateFiles};
+use crate::record::Record;
 use crate::runtime::Runtime;
 use crate::spec::{self, Placement};
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use runsc::{CallError, UrpcError};
 use sandbox_core::stdio::StdioError;
 use sandbox_core::{BundleError, Classified, Kind};
 use sandbox_host::cgroup::CgroupError;
@@ -11,8 +12,6 @@ use sandbox_host::record::RecordError;
 use sandbox_host::{HostError, MountError};
 
 use crate::netns::AddressError;
-use crate::runsc::CallError;
-use crate::urpc::UrpcError;
 
 /// A fault of the gVisor backend.
 #[derive(Debug, thiserror::Error)]

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use oci_spec::runtime::{LinuxCapabilities, Process as ProcessSpec};
+use runsc::{Capabilities, ExecArgs};
 use sandbox_core::stdio::{self, Owner, Streams};
 use sandbox_core::{Early, Prepared, Result, Running, StdioPaths, TerminalSize};
 
-use crate::capability;
-use crate::control::{Capabilities, ExecArgs};
 use crate::error::GvisorError;
 use crate::execs::Execs;
 use crate::pod::Pod;
@@ -51,7 +50,7 @@ impl Defaults {
 }
 
 fn masks(given: Option<&LinuxCapabilities>, net_raw: bool) -> Option<Capabilities> {
-    given.map(|sets| capability::masks(sets, net_raw))
+    given.map(|sets| Capabilities::of(sets, net_raw))
 }
 
 /// What gVisor is asked to run for `spec` in container `cid`.

@@ -5,11 +5,10 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use async_trait::async_trait;
+use runsc::Control;
 use sandbox_core::Error;
 use sandbox_netns::{Dial, Stream};
 use tokio::net::{TcpStream, UnixStream};
-
-use crate::control::Control;
 
 /// The ports of a sandbox's loopback: its control server connects a socket of ours to them.
 #[derive(Debug)]

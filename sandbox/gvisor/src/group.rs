@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
+use runsc::{Event, GuestInterface};
 use sandbox_core::{Interface, Resources, Stats};
 use sandbox_host::cgroup::{self, Cgroup, CgroupError};
 
-use crate::control::{Event, GuestInterface};
 use crate::limits::{self, CPU_PERIOD, Limits};
 use crate::usage::CpuShares;
 
@@ -118,20 +118,19 @@ impl Group {
             Some(_) => Some(books.shares.of(id)),
             None => guest.get(id).copied(),
         };
-        let data = &event.event.data;
         let alone = id == root && members == 0;
         let memory = match (id == root, whole.memory_usage) {
             (true, Some(all)) => all.saturating_sub(members),
-            (true, None) | (false, _) => data.memory.usage.usage,
+            (true, None) | (false, _) => event.memory,
         };
         let limit = books.limits.get(id).and_then(|limits| limits.memory);
         let own = Stats {
             cpu_total_ns: cpu,
             memory_usage: Some(memory),
             memory_limit: limit,
-            pids: Some(data.pids.current),
+            pids: Some(event.pids),
             oom_kills: whole.oom_kills,
-            network: data.network_interfaces.iter().map(interface).collect(),
+            network: event.interfaces.iter().map(interface).collect(),
             ..Stats::default()
         };
         if alone {
@@ -177,10 +176,7 @@ mod tests {
         let group = Group::joined(None, 1);
         let resources = serde_json::from_value(serde_json::json!({"memory": {"limit": 4096}}));
         group.enter("a", Some(&resources.unwrap())).unwrap();
-        let event: Event = serde_json::from_str(
-            r#"{"event":{"data":{"memory":{"usage":{"usage":77}},"pids":{"current":2}}}}"#,
-        )
-        .unwrap();
+        let event = Event { memory: 77, pids: 2, ..Event::default() };
         let guest = [("a".to_owned(), 500)].into();
         let stats = group.stats("a", "pod", &event, &guest, 77);
         assert_eq!((stats.cpu_total_ns, stats.memory_usage), (Some(500), Some(77)));

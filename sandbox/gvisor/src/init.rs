@@ -4,18 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use runsc::{Network, Runsc};
 use sandbox_core::stdio::{ProcessFds, Streams};
 use sandbox_core::{Early, Error, Killer, NetworkNamespace, Prepared, Result, Running};
 use sandbox_netns::Dial;
 
-use crate::config::Network;
 use crate::error::GvisorError;
 use crate::forward::{Inside, Outside};
 use crate::netns::{self, SavedNetwork};
 use crate::pod::Pod;
 use crate::process::{Part, StartedProcess};
 use crate::record::Record;
-use crate::runsc::Runsc;
 use crate::runtime::Runtime;
 
 /// How the container came into its sandbox.
@@ -74,7 +73,7 @@ impl PreparedInit {
         if self.runsc().network() != Network::Sandbox {
             return self.start(None, false).await;
         }
-        let mask = self.runsc().probe.mistakes_namespaces();
+        let mask = self.runsc().mistakes_namespaces();
         let NetworkNamespace::Path(path) = network else {
             return self.start(None, mask).await;
         };
@@ -98,7 +97,7 @@ impl PreparedInit {
     }
 
     fn dial(&self, saved: &SavedNetwork) -> Arc<dyn Dial> {
-        if self.runsc().probe.panics_on_port_forward() {
+        if self.runsc().panics_on_port_forward() {
             return Arc::new(Outside(saved.addresses()));
         }
         Arc::new(Inside { control: self.pod.control.clone(), sandbox: self.pod.id.clone() })

@@ -5,12 +5,9 @@
 //! control socket, so that no helper process lives beside a container. The shim must be a child
 //! subreaper: the sandbox's exit status is read from its process.
 
-mod argv;
 mod backend;
-mod capability;
-pub mod config;
+mod config;
 mod container;
-mod control;
 mod create;
 mod error;
 mod exec;
@@ -19,20 +16,17 @@ mod forward;
 mod group;
 mod init;
 mod limits;
-mod message;
 mod netns;
 mod paths;
 mod pod;
-mod probe;
 mod process;
 mod purge;
 mod record;
-mod runsc;
 mod runtime;
 mod sandbox;
 mod spec;
-mod urpc;
 mod usage;
 
 pub use backend::GvisorBackend;
 pub use config::GvisorConfig;
+pub use runsc::{FileAccess, HostUds, Network, Platform, Timeouts};

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use runsc::Control;
 use sandbox_core::ExitCell;
 use sandbox_host::{ExitWatch, ProcessRef};
 use sandbox_netns::{Dial, PortForward};
 use tokio::task::JoinHandle;
 
-use crate::control::Control;
 use crate::error::GvisorError;
 use crate::group::Group;
 use crate::netns::{self, SavedNetwork};

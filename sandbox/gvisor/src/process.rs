@@ -1,18 +1,18 @@
 //! A process that was started in a sandbox: a container's first one or an exec.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use runsc::{Control, Target, UrpcError};
 use sandbox_core::stdio::Streams;
 use sandbox_core::{Ended, Error, Exit, ExitCell, Kind, Result, Running, TerminalSize};
 use tokio::task::JoinHandle;
 
-use crate::control::{Control, Target};
 use crate::error::GvisorError;
 use crate::execs::Entry;
 use crate::pod::Pod;
-use crate::urpc::UrpcError;
 
 /// How long to wait before a running sandbox that broke off a wait is asked again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -27,6 +27,16 @@ pub(crate) enum Part {
     Init,
     /// An exec, by the sandbox's process id.
     Exec(i32),
+}
+
+/// As the log names it, beside its container.
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root | Self::Init => f.write_str("the first process"),
+            Self::Exec(pid) => write!(f, "process {pid}"),
+        }
+    }
 }
 
 /// A started process.
@@ -147,7 +157,7 @@ fn forward_typed(streams: &Streams, control: &Control, container: &str, part: Pa
     tokio::spawn(async move {
         while let Some(signal) = typed.recv().await {
             if let Err(error) = control.signal(&container, signal, foreground(part)).await {
-                tracing::debug!(%container, "typed signal {signal}: {}", Error::from(error));
+                tracing::debug!(%container, "signal {signal} typed for {part}: {}", Error::from(error));
             }
         }
     });
@@ -160,8 +170,10 @@ async fn exited(pod: &Pod, container: &str, part: Part) -> Exit {
     let answer = async {
         match part {
             Part::Root => std::future::pending().await,
-            Part::Init => answered(|| control.wait(container.to_owned())).await,
-            Part::Exec(pid) => answered(|| control.wait_pid(container.to_owned(), pid)).await,
+            Part::Init => answered(container, part, || control.wait(container.to_owned())).await,
+            Part::Exec(pid) => {
+                answered(container, part, || control.wait_pid(container.to_owned(), pid)).await
+            }
         }
     };
     tokio::select! {
@@ -174,9 +186,9 @@ async fn exited(pod: &Pod, container: &str, part: Part) -> Exit {
     }
 }
 
-/// Waits with `ask` until a running sandbox answers. One that has exited never does: the caller
-/// watches it.
-async fn answered<A, W, F>(ask: A) -> Exit
+/// Waits with `ask` for `part` of `container` until a running sandbox answers. One that has exited
+/// never does: the caller watches it.
+async fn answered<A, W, F>(container: &str, part: Part, ask: A) -> Exit
 where
     A: Fn() -> F,
     F: Future<Output = Result<W, UrpcError>>,
@@ -195,7 +207,7 @@ where
                     // The sandbox does not know it any more: it was destroyed with its container.
                     return Exit::now(Exit::KILLED);
                 }
-                tracing::debug!("waiting in the sandbox: {error}");
+                tracing::debug!(%container, "waiting for {part} in the sandbox: {error}");
                 tokio::time::sleep(RETRY).await;
             }
         }

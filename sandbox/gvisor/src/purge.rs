@@ -1,19 +1,17 @@
 //! Removes what a container left: every step runs whether or not another one failed.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use runsc::{Control, Runsc, StateFiles};
 use sandbox_core::{Error, Kind};
+use sandbox_host::Host;
 use sandbox_host::cgroup::Cgroup;
 use sandbox_host::cleanup::{self, Steps};
-use sandbox_host::{Host, ProcessRef};
 
-use crate::control::Control;
 use crate::error::GvisorError;
 use crate::netns;
-use crate::record::{Record, StateFiles, gone, remove_filestore};
-use crate::runsc::{Runsc, pid_file};
+use crate::record::Record;
 
 /// How long a killed process may take to exit.
 const EXIT: Duration = Duration::from_secs(5);
@@ -67,13 +65,13 @@ pub(crate) async fn container(
         }
         let mut processes = record.processes.clone();
         processes.extend(files.gofer());
-        processes.extend(strays(remains, &record.root));
+        processes.extend(runsc::strays(&record.root, remains.id, remains.bundle));
         steps.take(cleanup::kill_all(&processes, EXIT).await);
         steps.take(file("removing the state of runsc in", &record.root, files.remove(root)));
         steps.take(file(
             "removing the filestore in",
             &rootfs,
-            remove_filestore(&rootfs, &record.sandbox),
+            runsc::remove_filestore(&rootfs, &record.sandbox),
         ));
         if let Some(saved) = record.network {
             steps.take(netns::restore(saved).await);
@@ -83,8 +81,8 @@ pub(crate) async fn container(
         }
     }
     steps.take(host.unmount_all(&rootfs));
-    let pid_file = pid_file(remains.bundle);
-    steps.take(file("removing", &pid_file, gone(fs::remove_file(&pid_file))));
+    let pid_file = runsc::pid_file(remains.bundle);
+    steps.take(file("removing", &pid_file, runsc::remove_pid_file(remains.bundle)));
     if steps.clean() {
         // The record is removed last, and only when there is nothing else to find by it.
         steps.take(file("removing the record in", remains.bundle, Record::remove(remains.bundle)));
@@ -119,55 +117,13 @@ async fn destroy(control: &Control, id: &str) {
     }
 }
 
-/// Processes of runsc for this container that no record names: a `create` that was cut short
-/// leaves them. They carry runsc's state directory and the container's id in their arguments.
-fn strays(remains: &Remains<'_>, root: &Path) -> Vec<ProcessRef> {
-    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = processes.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| *pid != std::process::id())
-        .filter(|pid| {
-            let line = fs::read(PathBuf::from(format!("/proc/{pid}/cmdline"))).unwrap_or_default();
-            is_stray(&line, root, remains.id, remains.bundle)
-        })
-        .filter_map(ProcessRef::of)
-        .collect()
-}
-
-fn is_stray(cmdline: &[u8], root: &Path, id: &str, bundle: &Path) -> bool {
-    let args: Vec<&str> = cmdline
-        .split(|b| *b == 0)
-        .filter_map(|arg| std::str::from_utf8(arg).ok())
-        .filter(|arg| !arg.is_empty())
-        .collect();
-    let root = format!("--root={}", root.display());
-    let bundle = bundle.to_string_lossy();
-    let ours = args.iter().any(|arg| *arg == root);
-    // The sandbox's last argument is its id; a gofer names its bundle.
-    let sandbox = args.contains(&"boot") && args.last() == Some(&id);
-    let gofer = args.contains(&"gofer")
-        && args.iter().any(|arg| *arg == bundle || arg.strip_prefix("--bundle=") == Some(&bundle));
-    ours && (sandbox || gofer)
-}
-
 #[cfg(test)]
 mod tests {
-    use sandbox_host::FakeHost;
+    use std::fs;
+
+    use sandbox_host::{FakeHost, ProcessRef};
 
     use super::*;
-
-    #[test]
-    fn only_this_containers_processes_are_strays() {
-        let line = |args: &[&str]| args.join("\0").into_bytes();
-        let stray =
-            |args: &[&str]| is_stray(&line(args), Path::new("/run/r/ns"), "sb", Path::new("/b/sb"));
-        assert!(stray(&["runsc-sandbox", "--root=/run/r/ns", "boot", "--cpu-num=2", "sb"]));
-        assert!(stray(&["runsc-gofer", "--root=/run/r/ns", "gofer", "--bundle", "/b/sb"]));
-        assert!(stray(&["runsc-gofer", "--root=/run/r/ns", "gofer", "--bundle=/b/sb"]));
-        assert!(!stray(&["runsc-sandbox", "--root=/run/r/ns", "boot", "other"]));
-        assert!(!stray(&["runsc-sandbox", "--root=/run/r/other", "boot", "sb"]));
-        assert!(!stray(&["runsc", "--root=/run/r/ns", "state", "sb"]));
-        assert!(!stray(&["runsc-gofer", "--root=/run/r/ns", "gofer", "--bundle", "/b/sb2"]));
-    }
 
     #[tokio::test]
     async fn what_a_dead_shim_left_is_removed_any_number_of_times() {

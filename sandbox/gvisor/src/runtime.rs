@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use runsc::Runsc;
 use sandbox_core::Id;
 use sandbox_host::Host;
 
 use crate::config::GvisorConfig;
-use crate::runsc::Runsc;
 
 /// A handler's settings in one containerd namespace, with the runsc for one sandbox.
 #[derive(Debug)]

@@ -4,20 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use runsc::{Control, StateFiles};
 use sandbox_core::{
     CreateContainer, Created, Exit, First, Launched, NetworkNamespace, Resources, Result, Sandbox,
 };
 use sandbox_host::ProcessRef;
 use sandbox_host::mounts::MountTable;
 
-use crate::control::Control;
 use crate::create::{self, NewContainer};
 use crate::error::GvisorError;
 use crate::group::Group;
 use crate::init::Origin;
 use crate::pod::{self, Pod};
-use crate::record::{Record, StateFiles};
-use crate::runsc::pid_file;
+use crate::record::Record;
 use crate::runtime::Runtime;
 use crate::spec::{self, Placement};
 
@@ -65,7 +64,7 @@ async fn begin(runtime: &Arc<Runtime>, launch: Launch) -> Result<Launched, Gviso
     let placement = Placement::First { shm_size };
     let made = create::create(runtime, container, placement, &record).await?;
 
-    let pid = create::read_pid(pid_file(&bundle))?;
+    let pid = create::read_pid(runsc::pid_file(&bundle))?;
     // Watched before it is marked: an exit in between is kept for the watcher.
     let watch = runtime.host.watch(pid)?;
     let process =

@@ -10,8 +10,7 @@ use sandbox_core::{
     Backend, Bundle, Container, CreateContainer, Created, Ended, ExecProcess, Exit, Id,
     LaunchSandbox, Launched, Prepared, Process, Result, Sandbox, StdioPaths,
 };
-use sandbox_gvisor::GvisorBackend;
-use sandbox_gvisor::config::{GvisorConfig, Network};
+use sandbox_gvisor::{GvisorBackend, GvisorConfig, Network};
 use sandbox_host::RealHost;
 use serde_json::{Value, json};
 use tempfile::TempDir;

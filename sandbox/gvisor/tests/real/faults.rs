@@ -39,7 +39,7 @@ async fn a_create_that_hangs_is_cut_and_leaves_nothing() {
     bed.config.timeouts.create = 3;
     let error = bed.launch(bed.script("c", "sleep 1000")).await.err().unwrap();
     assert_eq!(error.kind(), Kind::DeadlineExceeded, "{error}");
-    assert!(error.to_string().contains("runsc create did not end within 3 s"), "{error}");
+    assert!(error.to_string().contains("runsc create did not exit within 3 s"), "{error}");
     bed.assert_clean();
 }
 

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use sandbox_core::{Backend, Id, Kind};
-use sandbox_gvisor::config::Network;
+use sandbox_gvisor::Network;
 use sandbox_host::{Command, Host};
 use serde_json::json;
 

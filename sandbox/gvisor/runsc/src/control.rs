@@ -1,28 +1,29 @@
-//! The sandbox's control server: the calls this backend makes, with gVisor's own argument names
+//! The sandbox's control server: the calls that a shim makes, with gVisor's own argument names
 //! (`runsc/boot/controller.go`, `pkg/sentry/control/proc.go`; the same from 20240729 on).
 
-use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sandbox_core::{Classified, Kind};
-use serde::de::{DeserializeOwned, Deserializer};
+use sandbox_host::{Classified, Kind};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::capability::Capabilities;
+use crate::event::Event;
 use crate::message;
 use crate::urpc::{Connection, UrpcError};
 
 /// A client of a sandbox's control server; it connects for each call.
 #[derive(Debug, Clone)]
-pub(crate) struct Control {
+pub struct Control {
     socket: PathBuf,
     deadline: Duration,
 }
 
 /// What a signal is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Target {
+pub enum Target {
     /// The container's first process.
     Init,
     /// One process, by the sandbox's number for it.
@@ -63,130 +64,46 @@ struct WaitPidArgs<'a> {
 
 /// A process to run in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct ExecArgs {
-    pub(crate) argv: Vec<String>,
-    pub(crate) envv: Vec<String>,
+pub struct ExecArgs {
+    /// The program, looked up in the container's `PATH`, and its arguments.
+    pub argv: Vec<String>,
+    /// The environment, as `NAME=value`.
+    pub envv: Vec<String>,
+    /// The working directory.
     #[serde(rename = "wd")]
-    pub(crate) cwd: String,
+    pub cwd: String,
+    /// The user.
     #[serde(rename = "KUID")]
-    pub(crate) uid: u32,
+    pub uid: u32,
+    /// The group.
     #[serde(rename = "KGID")]
-    pub(crate) gid: u32,
+    pub gid: u32,
+    /// Supplementary groups.
     #[serde(rename = "ExtraKGIDs")]
-    pub(crate) groups: Vec<u32>,
+    pub groups: Vec<u32>,
+    /// Its capabilities.
     #[serde(rename = "Capabilities")]
-    pub(crate) capabilities: Capabilities,
-    /// Unknown to 20240729, which ignores it.
+    pub capabilities: Capabilities,
+    /// Whether it can gain no privileges by running a program. Unknown to 20240729, which ignores
+    /// it.
     #[serde(rename = "NoNewPrivileges")]
-    pub(crate) no_new_privileges: bool,
+    pub no_new_privileges: bool,
+    /// Whether its descriptors are a terminal.
     #[serde(rename = "StdioIsPty")]
-    pub(crate) terminal: bool,
+    pub terminal: bool,
     /// The guest's numbers for the descriptors that go along.
     #[serde(rename = "GuestFDs")]
-    pub(crate) guest_fds: [i32; 3],
+    pub guest_fds: [i32; 3],
+    /// The container to run in.
     #[serde(rename = "ContainerID")]
-    pub(crate) cid: String,
-}
-
-/// Capability sets as bit masks (`auth.TaskCapabilities`).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Capabilities {
-    #[serde(rename = "PermittedCaps")]
-    pub(crate) permitted: u64,
-    #[serde(rename = "InheritableCaps")]
-    pub(crate) inheritable: u64,
-    #[serde(rename = "EffectiveCaps")]
-    pub(crate) effective: u64,
-    #[serde(rename = "BoundingCaps")]
-    pub(crate) bounding: u64,
-    #[serde(rename = "AmbientCaps")]
-    pub(crate) ambient: u64,
+    pub cid: String,
 }
 
 /// A process that runs in a container.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct GuestProcess {
-    pub(crate) pid: u32,
-}
-
-/// The answer to `Event`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Event {
-    pub(crate) event: EventBody,
-    /// CPU time in nanoseconds by container, of those that run.
-    #[serde(rename = "containerUsage", deserialize_with = "null_is_default")]
-    pub(crate) cpu: HashMap<String, u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct EventBody {
-    pub(crate) data: EventData,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct EventData {
-    pub(crate) cpu: Cpu,
-    pub(crate) memory: Memory,
-    pub(crate) pids: Pids,
-    #[serde(deserialize_with = "null_is_default")]
-    pub(crate) network_interfaces: Vec<GuestInterface>,
-}
-
-/// Where 20240729 reports a container's CPU time when the guest has cgroups mounted.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Cpu {
-    pub(crate) usage: CpuUsage,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct CpuUsage {
-    pub(crate) total: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Memory {
-    pub(crate) usage: MemoryUsage,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct MemoryUsage {
-    pub(crate) usage: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Pids {
-    pub(crate) current: u64,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-pub(crate) struct GuestInterface {
-    pub(crate) name: String,
-    pub(crate) rx_bytes: u64,
-    pub(crate) rx_packets: u64,
-    pub(crate) rx_errors: u64,
-    pub(crate) rx_dropped: u64,
-    pub(crate) tx_bytes: u64,
-    pub(crate) tx_packets: u64,
-    pub(crate) tx_errors: u64,
-    pub(crate) tx_dropped: u64,
-}
-
-/// Go writes an empty slice or map as `null`.
-fn null_is_default<'de, T, D>(deserializer: D) -> Result<T, D::Error>
-where
-    T: Default + Deserialize<'de>,
-    D: Deserializer<'de>,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+pub struct GuestProcess {
+    /// The sandbox's number for it.
+    pub pid: u32,
 }
 
 impl Classified for UrpcError {
@@ -203,27 +120,22 @@ impl Classified for UrpcError {
 impl Control {
     /// A client for the control socket at `socket`; every call but the waits must be answered
     /// within `deadline`.
-    pub(crate) fn new(socket: PathBuf, deadline: Duration) -> Self {
+    pub fn new(socket: PathBuf, deadline: Duration) -> Self {
         Self { socket, deadline }
     }
 
     /// The processes of container `cid`.
-    pub(crate) async fn processes(&self, cid: &str) -> Result<Vec<GuestProcess>, UrpcError> {
+    pub async fn processes(&self, cid: &str) -> Result<Vec<GuestProcess>, UrpcError> {
         Ok(self.ask("containerManager.Processes", &cid, &[]).await?.unwrap_or_default())
     }
 
     /// What container `cid` uses.
-    pub(crate) async fn event(&self, cid: &str) -> Result<Event, UrpcError> {
+    pub async fn event(&self, cid: &str) -> Result<Event, UrpcError> {
         Ok(self.ask("containerManager.Event", &cid, &[]).await?.unwrap_or_default())
     }
 
     /// Sends `signo`.
-    pub(crate) async fn signal(
-        &self,
-        cid: &str,
-        signo: i32,
-        target: Target,
-    ) -> Result<(), UrpcError> {
+    pub async fn signal(&self, cid: &str, signo: i32, target: Target) -> Result<(), UrpcError> {
         let (pid, mode) = match target {
             Target::Init => (0, 0),
             Target::Process(pid) => (pid, 0),
@@ -234,23 +146,23 @@ impl Control {
     }
 
     /// Removes container `cid` from the sandbox and kills its processes.
-    pub(crate) async fn destroy(&self, cid: &str) -> Result<(), UrpcError> {
+    pub async fn destroy(&self, cid: &str) -> Result<(), UrpcError> {
         self.order("containerManager.DestroySubcontainer", &cid).await
     }
 
     /// Freezes every container of the sandbox.
-    pub(crate) async fn pause(&self) -> Result<(), UrpcError> {
+    pub async fn pause(&self) -> Result<(), UrpcError> {
         self.order("containerManager.Pause", &()).await
     }
 
     /// Undoes [`Self::pause`].
-    pub(crate) async fn resume(&self) -> Result<(), UrpcError> {
+    pub async fn resume(&self) -> Result<(), UrpcError> {
         self.order("containerManager.Resume", &()).await
     }
 
     /// Runs a process with `stdio` as its descriptors 0 to 2; the answer is the sandbox's number
     /// for it.
-    pub(crate) async fn execute(
+    pub async fn execute(
         &self,
         args: &ExecArgs,
         stdio: [BorrowedFd<'_>; 3],
@@ -261,7 +173,7 @@ impl Control {
     }
 
     /// Connects `stream` to `port` of the sandbox's loopback; container `cid` must run.
-    pub(crate) async fn port_forward(
+    pub async fn port_forward(
         &self,
         cid: &str,
         port: u16,
@@ -274,7 +186,7 @@ impl Control {
 
     /// Starts to wait for container `cid`'s first process. The returned future resolves to its
     /// wait status word; it fails when the sandbox exits first.
-    pub(crate) async fn wait(
+    pub async fn wait(
         &self,
         cid: String,
     ) -> Result<impl Future<Output = Result<i32, UrpcError>> + Send + 'static, UrpcError> {
@@ -287,7 +199,7 @@ impl Control {
     }
 
     /// As [`Self::wait`] for the process that [`Self::execute`] made.
-    pub(crate) async fn wait_pid(
+    pub async fn wait_pid(
         &self,
         cid: String,
         pid: i32,
@@ -333,23 +245,6 @@ fn word(method: &'static str, status: Option<u32>) -> Result<i32, UrpcError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_what_both_versions_answer() {
-        let text = r#"{"event":{"type":"stats","id":"ct","data":{"cpu":{"usage":{}},
-            "memory":{"usage":{"limit":0,"usage":4050944,"failcnt":0},"swap":{"limit":0}},
-            "pids":{"current":1},"network_interfaces":[{"Name":"eth0","RxBytes":7,"RxPackets":1,
-            "RxErrors":0,"RxDropped":0,"TxBytes":9,"TxPackets":1,"TxErrors":0,"TxDropped":0}]}},
-            "containerUsage":{"ct":10000000,"sb":0}}"#;
-        let event: Event = serde_json::from_str(text).unwrap();
-        assert_eq!(event.event.data.memory.usage.usage, 4_050_944);
-        assert_eq!(event.event.data.network_interfaces[0].rx_bytes, 7);
-        assert_eq!(event.cpu["ct"], 10_000_000);
-        let idle = r#"{"event":{"data":{"pids":{},"network_interfaces":null}},
-            "containerUsage":null}"#;
-        let event: Event = serde_json::from_str(idle).unwrap();
-        assert_eq!((event.event.data.pids.current, event.cpu.len()), (0, 0));
-    }
 
     #[test]
     fn writes_an_exec_as_gvisor_reads_it() {

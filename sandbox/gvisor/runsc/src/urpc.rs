@@ -21,21 +21,59 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum UrpcError {
+pub enum UrpcError {
+    /// The control server does not accept connections.
     #[error("connecting to the sandbox at {path}")]
-    Connect { path: PathBuf, source: io::Error },
+    Connect {
+        /// Its socket.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The call could not be sent, or its answer not read.
     #[error("calling {method} in the sandbox")]
-    Io { method: &'static str, source: io::Error },
+    Io {
+        /// The method called.
+        method: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+    /// There was no answer, or none with a result: the sandbox may have exited.
     #[error("the sandbox closed the connection during {method}")]
-    Closed { method: &'static str },
+    Closed {
+        /// The method called.
+        method: &'static str,
+    },
+    /// The answer is not what this method answers.
     #[error("the sandbox's answer to {method} cannot be understood")]
-    Answer { method: &'static str, source: serde_json::Error },
+    Answer {
+        /// The method called.
+        method: &'static str,
+        /// The cause.
+        source: serde_json::Error,
+    },
+    /// The answer exceeds the limit.
     #[error("the sandbox's answer to {method} is longer than 4 MiB")]
-    TooLong { method: &'static str },
+    TooLong {
+        /// The method called.
+        method: &'static str,
+    },
+    /// The sandbox refused the call, in its own words.
     #[error("{message}")]
-    Remote { method: &'static str, message: String },
+    Remote {
+        /// The method called.
+        method: &'static str,
+        /// gVisor's text.
+        message: String,
+    },
+    /// The sandbox did not answer in time.
     #[error("the sandbox did not answer {method} within {seconds} s", seconds = after.as_secs())]
-    Deadline { method: &'static str, after: Duration },
+    Deadline {
+        /// The method called.
+        method: &'static str,
+        /// The limit.
+        after: Duration,
+    },
 }
 
 #[derive(Serialize)]

@@ -7,8 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandbox_core::{Classified, Kind};
-use sandbox_host::{Command, Host, HostError, record};
+use sandbox_host::{Classified, Command, Host, HostError, Kind, record};
 use serde::{Deserialize, Serialize};
 
 /// The limit of each question.
@@ -40,26 +39,62 @@ pub(crate) struct Probe {
 
 /// Why runsc cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProbeError {
+pub enum ProbeError {
+    /// No directory of `PATH` has it.
     #[error(
         "runsc is not in PATH; install it (Debian: apt install runsc) or set runsc = \"/path\" in \
          the handler's file"
     )]
     NotInPath,
+    /// The binary cannot be read.
     #[error("runsc {path} cannot be used; set runsc in the handler's file to an installed binary")]
-    Unusable { path: PathBuf, source: io::Error },
+    Unusable {
+        /// The binary.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// It is no program.
     #[error("runsc {path} is not executable; chmod +x it or set runsc in the handler's file")]
-    NotExecutable { path: PathBuf },
+    NotExecutable {
+        /// The binary.
+        path: PathBuf,
+    },
+    /// It could not be started, or did not exit in time.
     #[error("asking {path} for its version and flags")]
-    Ask { path: PathBuf, source: HostError },
+    Ask {
+        /// The binary.
+        path: PathBuf,
+        /// The cause.
+        source: HostError,
+    },
+    /// It failed when it was asked what every runsc answers.
     #[error(
         "{path} does not answer as runsc does (`{path} {question}` exited with status {status}: {words})"
     )]
-    NotRunsc { path: PathBuf, question: &'static str, status: u32, words: String },
+    NotRunsc {
+        /// The binary.
+        path: PathBuf,
+        /// Its argument.
+        question: &'static str,
+        /// Its exit status.
+        status: u32,
+        /// The last line that it wrote.
+        words: String,
+    },
+    /// The host lacks what the handler's platform needs.
     #[error("platform = \"kvm\" needs /dev/kvm, which this host lacks; use \"systrap\"")]
     NoKvm,
+    /// The build does not know a flag of the handler's.
     #[error("{path} (version {version}) does not know --{flag}; remove it from flags")]
-    UnknownFlag { path: PathBuf, version: String, flag: String },
+    UnknownFlag {
+        /// The binary.
+        path: PathBuf,
+        /// Its version.
+        version: String,
+        /// The flag, without dashes.
+        flag: String,
+    },
 }
 
 impl Classified for ProbeError {
@@ -286,7 +321,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runsc = dir.path().join("runsc");
         let error = |wanted: &Path, path: &str| {
-            let error = sandbox_core::Error::from(find(wanted, path).unwrap_err());
+            let error = sandbox_host::Error::from(find(wanted, path).unwrap_err());
             assert_eq!(error.kind(), Kind::Unavailable);
             error.to_string()
         };

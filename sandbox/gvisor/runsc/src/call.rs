@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbox_core::stdio::ProcessFds;
-use sandbox_core::{Classified, Kind};
-use sandbox_host::{Command, Host, HostError};
+use sandbox_host::{Classified, Command, Host, HostError, Kind};
 
 use crate::argv;
-use crate::config::{GvisorConfig, Network, Platform};
 use crate::message::{self, RunscError};
 use crate::probe::{self, Probe, ProbeError};
+use crate::settings::{Network, Platform, Settings};
+use crate::state;
 
 /// Where binaries are looked for when `PATH` is not set.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -24,13 +24,21 @@ const KVM: &str = "/dev/kvm";
 
 /// Why a call of runsc failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CallError {
+pub enum CallError {
+    /// runsc reported a failure.
     #[error(transparent)]
     Runsc(#[from] RunscError),
+    /// runsc could not be started, or did not exit in time.
     #[error("calling runsc")]
     Host(#[from] HostError),
+    /// runsc's state directory could not be made.
     #[error("preparing runsc's state directory {path}")]
-    Root { path: PathBuf, source: io::Error },
+    Root {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
 }
 
 impl Classified for CallError {
@@ -45,63 +53,76 @@ impl Classified for CallError {
 
 /// The runsc of a handler, for one containerd namespace.
 #[derive(Debug, Clone)]
-pub(crate) struct Runsc {
+pub struct Runsc {
     binary: PathBuf,
-    config: Arc<GvisorConfig>,
+    settings: Arc<Settings>,
     root: PathBuf,
     host: Arc<dyn Host>,
     network: Network,
-    pub(crate) probe: Probe,
+    probe: Probe,
 }
 
 impl Runsc {
-    /// Finds runsc and learns what it can do.
-    pub(crate) async fn find(
-        config: Arc<GvisorConfig>,
+    /// Finds `program` (an absolute path, or a name to look up in `PATH`) and learns what it can
+    /// do. `root` is the directory of its state; what was learned of a binary is kept in `cache`.
+    pub async fn find(
+        program: &Path,
+        settings: Settings,
         root: PathBuf,
+        cache: &Path,
         host: Arc<dyn Host>,
     ) -> Result<Self, ProbeError> {
         let path = std::env::var("PATH").unwrap_or_else(|_| PATH.to_owned());
-        let binary = probe::find(&config.runsc, &path)?;
-        // Beside the state, for every handler and namespace.
-        let known = config.root.with_file_name("probe");
-        let probe = probe::ask(&binary, &known, &*host).await?;
-        if let Some(flag) = probe.unknown_flag(config.flags.keys()) {
+        let binary = probe::find(program, &path)?;
+        let probe = probe::ask(&binary, cache, &*host).await?;
+        if let Some(flag) = probe.unknown_flag(settings.flags.keys()) {
             let version = probe.version.clone();
             let flag = flag.clone();
             return Err(ProbeError::UnknownFlag { path: binary, version, flag });
         }
-        if config.platform == Platform::Kvm && !Path::new(KVM).exists() {
+        if settings.platform == Platform::Kvm && !Path::new(KVM).exists() {
             return Err(ProbeError::NoKvm);
         }
         let mask = if probe.mistakes_namespaces() { "; hiding /proc/sys/net from it" } else { "" };
         tracing::info!("runsc {} at {}{mask}", probe.version, binary.display());
-        let network = config.network;
-        Ok(Self { binary, config, root, host, network, probe })
+        let network = settings.network;
+        let settings = Arc::new(settings);
+        Ok(Self { binary, settings, root, host, network, probe })
     }
 
     /// The same for a sandbox with another network than the handler's.
-    pub(crate) fn with_network(&self, network: Network) -> Self {
+    pub fn with_network(&self, network: Network) -> Self {
         Self { network, ..self.clone() }
     }
 
     /// Where the sandbox's packets go.
-    pub(crate) fn network(&self) -> Network {
+    pub fn network(&self) -> Network {
         self.network
     }
 
     /// runsc's state directory.
-    pub(crate) fn root(&self) -> &Path {
+    pub fn root(&self) -> &Path {
         &self.root
     }
 
     /// How long a killed sandbox may take to exit.
-    pub(crate) fn delete_deadline(&self) -> Duration {
-        self.config.timeouts.delete()
+    pub fn delete_deadline(&self) -> Duration {
+        self.settings.timeouts.delete()
+    }
+
+    /// Whether this build mistakes a Pod's network namespace for the host's, unless
+    /// `/proc/sys/net` is hidden from it.
+    pub fn mistakes_namespaces(&self) -> bool {
+        self.probe.mistakes_namespaces()
+    }
+
+    /// Whether the sandbox may end with a panic when it forwards a port.
+    pub fn panics_on_port_forward(&self) -> bool {
+        self.probe.panics_on_port_forward()
     }
 
     /// Makes the state directory.
-    pub(crate) fn prepare_root(&self) -> Result<(), CallError> {
+    pub fn prepare_root(&self) -> Result<(), CallError> {
         use std::os::unix::fs::DirBuilderExt;
         let create =
             |dir: &Path, mode| fs::DirBuilder::new().recursive(true).mode(mode).create(dir);
@@ -113,21 +134,21 @@ impl Runsc {
     }
 
     /// `create`. A container that launches its sandbox passes its streams here.
-    pub(crate) async fn create(
+    pub async fn create(
         &self,
         id: &str,
         bundle: &Path,
         console: Option<&Path>,
         stdio: Option<ProcessFds>,
     ) -> Result<(), CallError> {
-        let args = argv::create(id, bundle, &pid_file(bundle), console);
-        let call = Call { verb: "create", args, bundle, deadline: self.config.timeouts.create() };
+        let args = argv::create(id, bundle, &state::pid_file(bundle), console);
+        let call = Call { verb: "create", args, bundle, deadline: self.settings.timeouts.create() };
         self.call(call, stdio, false).await
     }
 
     /// `start`, or `restore` from `image`. A container that joins a sandbox passes its streams
     /// here. `mask` hides `/proc/sys/net` from runsc.
-    pub(crate) async fn start(
+    pub async fn start(
         &self,
         id: &str,
         bundle: &Path,
@@ -139,12 +160,12 @@ impl Runsc {
             None => ("start", argv::start(id)),
             Some(image) => ("restore", argv::restore(id, bundle, image)),
         };
-        let call = Call { verb, args, bundle, deadline: self.config.timeouts.start() };
+        let call = Call { verb, args, bundle, deadline: self.settings.timeouts.start() };
         self.call(call, stdio, mask).await
     }
 
     /// `checkpoint`.
-    pub(crate) async fn checkpoint(
+    pub async fn checkpoint(
         &self,
         id: &str,
         bundle: &Path,
@@ -152,14 +173,14 @@ impl Runsc {
         leave_running: bool,
     ) -> Result<(), CallError> {
         let args = argv::checkpoint(id, image, leave_running);
-        let deadline = self.config.timeouts.start();
+        let deadline = self.settings.timeouts.start();
         self.call(Call { verb: "checkpoint", args, bundle, deadline }, None, false).await
     }
 
     /// `delete --force`.
-    pub(crate) async fn delete(&self, id: &str, bundle: &Path) -> Result<(), CallError> {
+    pub async fn delete(&self, id: &str, bundle: &Path) -> Result<(), CallError> {
         let args = argv::delete(id, true);
-        let deadline = self.config.timeouts.delete();
+        let deadline = self.settings.timeouts.delete();
         self.call(Call { verb: "delete", args, bundle, deadline }, None, false).await
     }
 
@@ -172,7 +193,7 @@ impl Runsc {
         // A log of its own: runsc appends, and no line names its call.
         let log = call.bundle.join(format!("runsc-{}.log", call.verb));
         let mut command = Command::new(&self.binary)
-            .args(argv::globals(&self.config, self.network, &self.root, &log))
+            .args(argv::globals(&self.settings, self.network, &self.root, &log))
             .args(call.args)
             .mask_proc_sys_net(mask);
         if let Some(fds) = stdio {
@@ -200,11 +221,6 @@ struct Call<'a> {
     deadline: Duration,
 }
 
-/// Where `create` writes the sandbox's process id.
-pub(crate) fn pid_file(bundle: &Path) -> PathBuf {
-    bundle.join("runsc.pid")
-}
-
 #[cfg(test)]
 mod tests {
     use sandbox_host::{FakeHost, Scripted};
@@ -214,7 +230,7 @@ mod tests {
     fn runsc(host: Arc<FakeHost>) -> Runsc {
         Runsc {
             binary: "/bin/runsc".into(),
-            config: Arc::new(GvisorConfig::default()),
+            settings: Arc::new(Settings::example()),
             root: "/run/r".into(),
             host,
             network: Network::Sandbox,

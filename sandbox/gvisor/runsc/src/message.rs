@@ -1,18 +1,28 @@
 //! Error texts of runsc and its sandbox, classified in one place. runsc has no error codes: its text
 //! is all there is (`runsc/container`, `runsc/sandbox`, `runsc/boot`).
 
-use sandbox_core::{Classified, Kind};
+use sandbox_host::{Classified, Kind};
 use serde::Deserialize;
 
 /// A runsc command that failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RunscError {
+pub enum RunscError {
     /// With runsc's reason.
     #[error("runsc {verb}: {message}")]
-    Reason { verb: &'static str, message: String },
+    Reason {
+        /// The subcommand.
+        verb: &'static str,
+        /// One line of bounded length.
+        message: String,
+    },
     /// Without one.
     #[error("runsc {verb} failed ({status}) and gave no reason")]
-    Silent { verb: &'static str, status: String },
+    Silent {
+        /// The subcommand.
+        verb: &'static str,
+        /// How it exited.
+        status: String,
+    },
 }
 
 impl Classified for RunscError {

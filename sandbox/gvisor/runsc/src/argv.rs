@@ -3,13 +3,33 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::config::{FileAccess, GvisorConfig, HostUds, Network, Platform};
+use crate::settings::{FileAccess, HostUds, Network, Platform, Settings};
+
+/// Global flags that are set from elsewhere than [`Settings::flags`], which may not name them.
+pub const OWN_FLAGS: [&str; 16] = [
+    "root",
+    "log",
+    "log-fd",
+    "log-format",
+    "debug",
+    "debug-log",
+    "platform",
+    "network",
+    "overlay2",
+    "overlay",
+    "oci-seccomp",
+    "host-uds",
+    "file-access",
+    "directfs",
+    "ignore-cgroups",
+    "rootless",
+];
 
 /// The flags that come before every subcommand. runsc does not store them, so `create`, `start`
 /// and `restore` must get the same. `network` is the Pod's, `log` is where this one call reports
 /// its errors.
 pub(crate) fn globals(
-    config: &GvisorConfig,
+    settings: &Settings,
     network: Network,
     root: &Path,
     log: &Path,
@@ -20,21 +40,21 @@ pub(crate) fn globals(
         flag("log-format", "json"),
         // The shim has put itself into the Pod's cgroup, and whatever it starts starts there.
         flag("ignore-cgroups", "true"),
-        flag("platform", platform(config.platform)),
+        flag("platform", platform(settings.platform)),
         flag("network", network_text(network)),
-        flag("overlay2", &config.overlay2),
-        flag("file-access", file_access(config.file_access)),
-        flag("host-uds", host_uds(config.host_uds)),
-        flag("directfs", bool_text(config.directfs)),
-        flag("oci-seccomp", bool_text(config.oci_seccomp)),
+        flag("overlay2", &settings.overlay2),
+        flag("file-access", file_access(settings.file_access)),
+        flag("host-uds", host_uds(settings.host_uds)),
+        flag("directfs", bool_text(settings.directfs)),
+        flag("oci-seccomp", bool_text(settings.oci_seccomp)),
     ];
-    if config.debug {
+    if settings.debug {
         args.push(flag("debug", "true"));
     }
-    if let Some(path) = &config.debug_log {
+    if let Some(path) = &settings.debug_log {
         args.push(path_flag("debug-log", path));
     }
-    args.extend(config.flags.iter().map(|(name, value)| flag(name, value)));
+    args.extend(settings.flags.iter().map(|(name, value)| flag(name, value)));
     args
 }
 
@@ -143,23 +163,33 @@ mod tests {
     }
 
     #[test]
-    fn the_admins_choices_reach_runsc() {
-        let config = GvisorConfig {
+    fn settings_are_spelled() {
+        let settings = Settings {
             platform: Platform::Ptrace,
             network: Network::None,
             host_uds: HostUds::Open,
             debug: true,
             debug_log: Some("/var/log/gv/".into()),
             flags: [("net-raw".to_owned(), "true".to_owned())].into(),
-            ..GvisorConfig::default()
+            ..Settings::example()
         };
         assert_eq!(
-            text(&globals(&config, Network::None, Path::new("/r/k8s.io"), Path::new("/b/log"))),
+            text(&globals(&settings, Network::None, Path::new("/r/k8s.io"), Path::new("/b/log"))),
             "--root=/r/k8s.io --log=/b/log --log-format=json --ignore-cgroups=true \
              --platform=ptrace --network=none --overlay2=root:self --file-access=exclusive \
              --host-uds=open --directfs=true --oci-seccomp=true --debug=true \
              --debug-log=/var/log/gv/ --net-raw=true"
         );
+    }
+
+    #[test]
+    fn no_flag_is_set_twice() {
+        let settings =
+            Settings { debug: true, debug_log: Some("/l".into()), ..Settings::example() };
+        for arg in globals(&settings, Network::None, Path::new("/r"), Path::new("/b/log")) {
+            let name = arg.to_str().unwrap().trim_start_matches("--").split('=').next().unwrap();
+            assert!(OWN_FLAGS.contains(&name), "{name} could be set by `flags` as well");
+        }
     }
 
     #[test]

@@ -1,23 +1,44 @@
-//! Capability names as the bits of gVisor's masks (`include/uapi/linux/capability.h`).
+//! Capability sets as gVisor's masks; their bits are those of `include/uapi/linux/capability.h`.
 
 use oci_spec::runtime::{Capabilities as Names, Capability, LinuxCapabilities};
+use serde::Serialize;
 
-use crate::control::Capabilities;
+/// Capability sets as bit masks (`auth.TaskCapabilities`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Capabilities {
+    /// The limit of the effective and inheritable sets.
+    #[serde(rename = "PermittedCaps")]
+    pub permitted: u64,
+    /// Kept when a program is run, as far as its file has them too.
+    #[serde(rename = "InheritableCaps")]
+    pub inheritable: u64,
+    /// What the kernel checks.
+    #[serde(rename = "EffectiveCaps")]
+    pub effective: u64,
+    /// The limit of what a program can gain.
+    #[serde(rename = "BoundingCaps")]
+    pub bounding: u64,
+    /// Kept when an unprivileged program is run.
+    #[serde(rename = "AmbientCaps")]
+    pub ambient: u64,
+}
 
-/// The sets of `given` as masks. Guests keep `CAP_NET_RAW` only where raw sockets are on, as with
-/// runsc's own `exec`. Ambient capabilities are left out: the sentry does not know them.
-pub(crate) fn masks(given: &LinuxCapabilities, net_raw: bool) -> Capabilities {
-    let mask = |set: &Option<Names>| {
-        let names = set.iter().flatten();
-        let kept = names.filter(|c| net_raw || **c != Capability::NetRaw);
-        kept.map(|c| 1u64 << bit(*c)).fold(0, |all, one| all | one)
-    };
-    Capabilities {
-        permitted: mask(given.permitted()),
-        inheritable: mask(given.inheritable()),
-        effective: mask(given.effective()),
-        bounding: mask(given.bounding()),
-        ambient: 0,
+impl Capabilities {
+    /// The sets of `given` as masks. Guests keep `CAP_NET_RAW` only where raw sockets are on, as
+    /// with runsc's own `exec`. Ambient capabilities are left out: the sentry does not know them.
+    pub fn of(given: &LinuxCapabilities, net_raw: bool) -> Self {
+        let mask = |set: &Option<Names>| {
+            let names = set.iter().flatten();
+            let kept = names.filter(|c| net_raw || **c != Capability::NetRaw);
+            kept.map(|c| 1u64 << bit(*c)).fold(0, |all, one| all | one)
+        };
+        Self {
+            permitted: mask(given.permitted()),
+            inheritable: mask(given.inheritable()),
+            effective: mask(given.effective()),
+            bounding: mask(given.bounding()),
+            ambient: 0,
+        }
     }
 }
 
@@ -79,10 +100,10 @@ mod tests {
             "ambient": ["CAP_KILL"],
         }))
         .unwrap();
-        let kept = masks(&given, true);
+        let kept = Capabilities::of(&given, true);
         assert_eq!(kept.bounding, 1 | 1 << 13 | 1 << 40);
         assert_eq!(kept.effective, 1 << 5);
         assert_eq!((kept.permitted, kept.inheritable, kept.ambient), (0, 0, 0));
-        assert_eq!(masks(&given, false).bounding, 1 | 1 << 40);
+        assert_eq!(Capabilities::of(&given, false).bounding, 1 | 1 << 40);
     }
 }
