@@ -29,7 +29,7 @@ pub(crate) async fn configure(request: ConfigureRequest) -> Result<()> {
         let data = format!("mode=1777,size={}", request.shm_size);
         mounts::mount("tmpfs", Path::new("/dev/shm"), "tmpfs", flags, &data)?;
     }
-    network::configure(&request.interfaces, &request.routes, &request.neighbours).await?;
+    network::configure(request.interfaces, request.routes, request.neighbours).await?;
     for (key, value) in &request.sysctls {
         sysctl::write(key, value)?;
     }

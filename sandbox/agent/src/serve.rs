@@ -16,6 +16,7 @@ use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, Vso
 use ttrpc::asynchronous::Server;
 use ttrpc::asynchronous::transport::Listener;
 
+use crate::blocking::blocking;
 use crate::error::{Doing, Result};
 use crate::reaper::Reaper;
 use crate::sandbox::Sandbox;
@@ -51,7 +52,7 @@ pub(crate) fn serve(started_ns: u64) -> Result<()> {
 async fn run(started_ns: u64) -> Result<()> {
     let reaper = Reaper::default();
     reap(reaper.clone())?;
-    network::loopback_up().await?;
+    blocking(network::loopback_up).await?;
     hotplug::online_new_memory();
     let sandbox = Arc::new(Sandbox::new(started_ns, reaper));
     let of_streams = sandbox.clone();
