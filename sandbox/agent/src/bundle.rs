@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_api::agent::{BlockDevice, CreateContainerRequest};
+use agent_system::{MountedStorages, Rootfs, Storages, find_disk, make_dir, write_sysctl};
 use libcontainer::oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Result, invalid};
-use crate::paths::{container_dir, make_dir, states};
-use crate::rootfs::Rootfs;
-use crate::storage::{MountedStorages, Storages};
-use crate::{devices, disk, limits, spec, sysctl};
+use crate::paths::{container_dir, states};
+use crate::{devices, limits, spec};
 
 /// A prepared bundle.
 #[derive(Debug)]
@@ -54,7 +53,7 @@ pub(crate) fn prepare(
     };
     let adapted = spec::adapt(&request.spec, &placement)?;
     for (key, value) in &adapted.sysctls {
-        sysctl::write(key, value)?;
+        write_sysctl(key, value)?;
     }
     let mounts = adapted.spec.mounts().iter().flatten();
     storages.automount(mounts.filter_map(|mount| mount.source().as_deref()))?;
@@ -89,7 +88,7 @@ fn device(wanted: &BlockDevice) -> Result<(Value, devices::Rule)> {
     if !wanted.path.starts_with("/dev/") {
         return Err(invalid(format!("device path {:?} is not below /dev", wanted.path)));
     }
-    let found = disk::find(&wanted.serial)?;
+    let found = find_disk(&wanted.serial)?;
     let node = json!({
         "path": wanted.path, "type": "b", "major": found.major, "minor": found.minor,
         "fileMode": wanted.mode & 0o777, "uid": wanted.uid, "gid": wanted.gid,

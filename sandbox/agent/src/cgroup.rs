@@ -6,16 +6,13 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use agent_system::{CGROUPS, make_dir};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::devices::{self, Rule};
 use crate::error::{Doing, Result, internal, late};
 use crate::limits::Setting;
-use crate::paths::make_dir;
 use crate::reaper::kill;
-
-/// The hierarchy's mount point.
-pub(crate) const ROOT: &str = "/sys/fs/cgroup";
 
 /// The containers' parent cgroup.
 const PARENT: &str = "bulkhead";
@@ -25,9 +22,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Enables every controller for the containers' cgroups.
 pub(crate) fn prepare() -> Result<()> {
-    let parent = Path::new(ROOT).join(PARENT);
+    let parent = Path::new(CGROUPS).join(PARENT);
     make_dir(&parent)?;
-    for group in [Path::new(ROOT), &parent] {
+    for group in [Path::new(CGROUPS), &parent] {
         let controllers = group.join("cgroup.controllers");
         let list = fs::read_to_string(&controllers)
             .doing(|| format!("reading {}", controllers.display()))?;
@@ -42,7 +39,7 @@ pub(crate) fn prepare() -> Result<()> {
 
 /// Kills every process of every container.
 pub(crate) fn kill_all() -> Result<()> {
-    Cgroup(Path::new(ROOT).join(PARENT)).kill()
+    Cgroup(Path::new(CGROUPS).join(PARENT)).kill()
 }
 
 /// A container's cgroup.
@@ -52,7 +49,7 @@ pub(crate) struct Cgroup(PathBuf);
 impl Cgroup {
     /// The cgroup of `container`, a checked ID.
     pub(crate) fn of(container: &str) -> Self {
-        Self(Path::new(ROOT).join(PARENT).join(container))
+        Self(Path::new(CGROUPS).join(PARENT).join(container))
     }
 
     /// Its path in the OCI specification, which starts at the hierarchy's root.

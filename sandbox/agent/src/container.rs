@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api::agent::{CreateContainerRequest, Stdio};
+use agent_system::{PROGRAM, blocking, log_error};
 use libcontainer::oci_spec::runtime::Spec;
 use parking_lot::Mutex;
 
-use crate::blocking::blocking;
 use crate::bundle::{self, Mounts};
 use crate::cgroup::Cgroup;
 use crate::error::{Doing, Error, Kind, Result, late, missing, refused};
 use crate::launch::{RuntimeCall, launch};
-use crate::paths::{PROGRAM, states};
+use crate::paths::states;
 use crate::pod::Pod;
 use crate::process::{Process, Role};
-use crate::{console, exec, memory_stall, spec};
+use crate::{exec, memory_stall, spec};
 
 /// Execs that are not deleted, running or not.
 const EXECS_MAX: usize = 512;
@@ -63,7 +63,7 @@ impl Container {
             let failed = id.clone();
             let removed = blocking(move || bundle::remove(&failed)).await;
             if let Err(error) = removed {
-                console::error(&format!("cleaning up container {id:?}: {error}"));
+                log_error(&format!("cleaning up container {id:?}: {error}"));
             }
         }
         created

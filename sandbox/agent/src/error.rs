@@ -1,13 +1,7 @@
 //! Errors as the host receives them: a gRPC code and the text of the whole chain.
 
-use std::fmt::Display;
-
+pub(crate) use agent_system::{Doing, internal, invalid, late};
 pub(crate) use sandbox_host::{Error, Kind, Result};
-
-/// The request is invalid.
-pub(crate) fn invalid(message: impl Into<String>) -> Error {
-    Error::new(Kind::InvalidArgument, message)
-}
 
 /// The object that the request names does not exist.
 pub(crate) fn missing(message: impl Into<String>) -> Error {
@@ -17,28 +11,6 @@ pub(crate) fn missing(message: impl Into<String>) -> Error {
 /// The current state does not allow the request.
 pub(crate) fn refused(message: impl Into<String>) -> Error {
     Error::new(Kind::FailedPrecondition, message)
-}
-
-/// The guest has failed.
-pub(crate) fn internal(message: impl Into<String>) -> Error {
-    Error::new(Kind::Internal, message)
-}
-
-/// A wait has timed out.
-pub(crate) fn late(message: impl Into<String>) -> Error {
-    Error::new(Kind::DeadlineExceeded, message)
-}
-
-/// Adds what was being done to an error.
-pub(crate) trait Doing<T> {
-    /// Puts `what` before the cause's text.
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T>;
-}
-
-impl<T, E: Display> Doing<T> for std::result::Result<T, E> {
-    fn doing(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|cause| internal(format!("{}: {cause}", what())))
-    }
 }
 
 /// The status that carries `error` over ttrpc.
@@ -60,15 +32,6 @@ pub(crate) fn status(error: &Error) -> ttrpc::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_cause_follows_the_context() {
-        let failed: Result<()> =
-            Err(std::io::Error::other("no room")).doing(|| "mounting /x".into());
-        let error = failed.unwrap_err();
-        assert_eq!(error.to_string(), "mounting /x: no room");
-        assert_eq!(error.kind(), Kind::Internal);
-    }
 
     #[test]
     fn a_status_keeps_code_and_text() {

@@ -4,11 +4,12 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
+use agent_system::make_dir;
 use libcontainer::oci_spec::runtime::{Capability, LinuxCapabilities, Spec};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Doing, Result};
-use crate::paths::{make_dir, states};
+use crate::paths::states;
 use crate::runtime::LATE;
 
 /// Writes the runtime process's input for an exec of container `id` to `dir`, which is also its

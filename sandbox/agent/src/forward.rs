@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api::{ACCEPTED, REFUSED};
+use agent_system::log_debug;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_vsock::VsockStream;
 
+use crate::copy;
 use crate::error::{Result, internal, invalid};
 use crate::sandbox::Sandbox;
 use crate::streams::answer;
-use crate::{console, copy};
 
 /// How long connecting inside the guest may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,7 +23,7 @@ pub(crate) async fn connect(sandbox: Arc<Sandbox>, mut stream: VsockStream, head
     let tcp = match dial(&header).await {
         Ok(tcp) => tcp,
         Err(error) => {
-            console::debug(|| format!("refusing to forward to {header:?}: {error}"));
+            log_debug(|| format!("refusing to forward to {header:?}: {error}"));
             answer(&mut stream, REFUSED).await;
             return;
         }
@@ -31,7 +32,7 @@ pub(crate) async fn connect(sandbox: Arc<Sandbox>, mut stream: VsockStream, head
         return;
     }
     if let Err(error) = copy::forward(tcp, stream, sandbox.stream_write_max()).await {
-        console::debug(|| format!("forwarding to port {header}: {error}"));
+        log_debug(|| format!("forwarding to port {header}: {error}"));
     }
 }
 

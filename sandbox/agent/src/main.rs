@@ -3,32 +3,22 @@
 //! The same binary is the short-lived [`runtime`] process that creates containers' processes:
 //! libcontainer forks, which is unsafe in a process with threads.
 
-mod blocking;
-mod boot;
 mod bundle;
 mod cgroup;
-mod clock;
-mod configure;
-mod console;
 mod container;
 mod containers;
 mod copy;
 mod devices;
-mod disk;
 mod error;
 mod exec;
 mod forward;
-mod hotplug;
 mod launch;
 mod limits;
 mod memory_stall;
-mod mounts;
-mod network;
 mod paths;
 mod pod;
 mod process;
 mod reaper;
-mod rootfs;
 mod runtime;
 mod sandbox;
 mod serve;
@@ -36,20 +26,19 @@ mod service;
 mod spec;
 mod stats;
 mod stdio;
-mod storage;
 mod streams;
-mod sysctl;
-mod uevent;
+
+use agent_system::{boot, log_error, log_info, power_off, power_off_on_panic, since_boot};
 
 fn main() {
-    let started = clock::since_boot();
+    let started = since_boot();
     let mut arguments = std::env::args().skip(1);
     if arguments.next().as_deref() == Some(runtime::VERB) {
         std::process::exit(runtime::run(arguments.collect()));
     }
-    console::power_off_on_panic();
+    power_off_on_panic();
     let served = if std::process::id() == 1 {
-        boot::boot().and_then(|()| serve::serve(started))
+        boot().and_then(|()| cgroup::prepare()).and_then(|()| serve::serve(started))
     } else {
         // The mark, which the guest image's builder looks for in this file, must be used somewhere.
         Err(error::invalid(format!(
@@ -59,12 +48,12 @@ fn main() {
     };
     match served {
         Ok(()) => {
-            console::info("the host has closed the connection or asked to shut down: powering off")
+            log_info("the host has closed the connection or asked to shut down: powering off")
         }
-        Err(error) => console::error(&error.to_string()),
+        Err(error) => log_error(&error.to_string()),
     }
     if std::process::id() == 1 {
-        console::power_off();
+        power_off();
     }
     std::process::exit(1);
 }

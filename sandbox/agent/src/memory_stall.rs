@@ -10,14 +10,13 @@ use std::fs::File;
 use std::io::Write;
 use std::time::Duration;
 
+use agent_system::{blocking, log_error};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::blocking::blocking;
 use crate::cgroup::{Cgroup, keyed};
-use crate::console;
 use crate::error::{Doing, Result};
 
 /// The pressure trigger (Documentation/accounting/psi.rst): all tasks of the container were stalled
@@ -52,7 +51,7 @@ impl Drop for Watch {
 pub(crate) fn watch(cgroup: Cgroup) -> Watch {
     Watch(tokio::spawn(async move {
         if let Err(error) = follow(&cgroup).await {
-            console::error(&format!("a container's memory pressure is not watched: {error}"));
+            log_error(&format!("a container's memory pressure is not watched: {error}"));
         }
     }))
 }
@@ -97,7 +96,7 @@ fn open_trigger(cgroup: &Cgroup) -> Result<AsyncFd<File>> {
 fn trigger_oom(cgroup: &Cgroup, lowered: u64) -> Result<()> {
     let Some(limit) = cgroup.number("memory.max") else { return Ok(()) };
     let set = |bytes: u64| cgroup.write("memory.max", &bytes.to_string());
-    console::error(&format!("a container is stuck at its memory limit of {limit} bytes"));
+    log_error(&format!("a container is stuck at its memory limit of {limit} bytes"));
     set(lowered)?;
     if cgroup.number("memory.max") == Some(lowered) { set(limit) } else { Ok(()) }
 }

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
+use agent_system::Storages;
+
 use crate::error::{Result, refused};
 use crate::process::Process;
 use crate::reaper::Reaper;
-use crate::storage::Storages;
 
 /// What the Pod's containers share.
 #[derive(Debug)]

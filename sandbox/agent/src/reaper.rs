@@ -5,13 +5,12 @@ use std::io;
 use std::process::Command;
 use std::sync::Arc;
 
+use agent_system::now;
 use nix::errno::Errno;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-
-use crate::clock;
 
 /// A reaped process's exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +109,7 @@ impl Drop for ExpectedProcess {
 
 impl Table {
     fn exited(&mut self, pid: Pid, status: u32) {
-        let exit = ExitStatus { status, at_ns: clock::now() };
+        let exit = ExitStatus { status, at_ns: now() };
         match self.watched.remove(&pid.as_raw()) {
             // The receiver may have been dropped.
             Some(watcher) => drop(watcher.send(exit)),

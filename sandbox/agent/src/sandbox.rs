@@ -5,13 +5,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agent_api::agent::{ConfigureRequest, ConfigureResponse};
+use agent_system::{configure, memory_block, power_off, since_boot};
 
-use crate::configure::configure;
+use crate::cgroup;
 use crate::containers::Containers;
 use crate::error::{Doing, Result, internal, refused};
 use crate::pod::Pod;
 use crate::reaper::Reaper;
-use crate::{cgroup, clock, console, hotplug};
 
 /// The sandbox.
 #[derive(Debug)]
@@ -70,8 +70,8 @@ impl Sandbox {
             version: env!("CARGO_PKG_VERSION").into(),
             kernel: kernel.trim().into(),
             agent_started_ns: self.started_ns,
-            memory_block: hotplug::memory_block(),
-            configured_ns: clock::since_boot(),
+            memory_block: memory_block(),
+            configured_ns: since_boot(),
             ..ConfigureResponse::default()
         })
     }
@@ -83,7 +83,7 @@ pub(crate) fn shut_down() -> Result<()> {
     tokio::spawn(async {
         // Time for the response to reach the host.
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let _ = tokio::task::spawn_blocking(console::power_off).await;
+        let _ = tokio::task::spawn_blocking(power_off).await;
     });
     killed.map_err(|error| internal(format!("killing all containers: {error}")))
 }

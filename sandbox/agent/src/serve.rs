@@ -20,7 +20,7 @@ use crate::error::{Doing, Result};
 use crate::reaper::Reaper;
 use crate::sandbox::Sandbox;
 use crate::service::Service;
-use crate::{forward, hotplug, network, streams};
+use crate::{forward, streams};
 
 /// How long connecting to the host may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,8 +51,6 @@ pub(crate) fn serve(started_ns: u64) -> Result<()> {
 async fn run(started_ns: u64) -> Result<()> {
     let reaper = Reaper::default();
     reap(reaper.clone())?;
-    network::loopback_up().await?;
-    hotplug::online_new_memory();
     let sandbox = Arc::new(Sandbox::new(started_ns, reaper));
     let of_streams = sandbox.clone();
     tokio::spawn(streams::accept(listen(STREAM_PORT)?, move |stream, header| {

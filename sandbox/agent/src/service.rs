@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use agent_api::agent as api;
 use agent_api::agent_ttrpc::Agent;
+use agent_system::{blocking, online, set_clock};
 use async_trait::async_trait;
 use ttrpc::r#async::TtrpcContext as Context;
 
-use crate::blocking::blocking;
 use crate::container::Container;
 use crate::containers::check_id;
 use crate::error::{Error, Kind, Result, internal, invalid, missing, refused, status};
 use crate::sandbox::{self, Sandbox};
-use crate::{clock, hotplug, limits, process, stats};
+use crate::{limits, process, stats};
 
 /// Serves the host's requests.
 #[derive(Debug)]
@@ -228,7 +228,7 @@ impl Agent for Service {
         _: &Context,
         request: api::OnlineRequest,
     ) -> ttrpc::Result<api::OnlineResponse> {
-        answer(blocking(move || hotplug::online(request.vcpus)).await)
+        answer(blocking(move || online(request.vcpus)).await)
     }
 
     async fn set_clock(
@@ -236,7 +236,7 @@ impl Agent for Service {
         _: &Context,
         request: api::SetClockRequest,
     ) -> ttrpc::Result<api::Empty> {
-        empty(clock::set(request.clock_ns))
+        empty(set_clock(request.clock_ns))
     }
 
     async fn shutdown(&self, _: &Context, _: api::Empty) -> ttrpc::Result<api::Empty> {

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_api::{ACCEPTED, HEADER_MAX, REFUSED};
+use agent_system::{log_debug, log_error};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_vsock::{VMADDR_CID_HOST, VsockListener, VsockStream};
 
+use crate::copy;
 use crate::error::{Result, invalid};
 use crate::sandbox::Sandbox;
 use crate::stdio::StreamEnd;
-use crate::{console, copy};
 
 /// How long the host may take to send a header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,12 +35,12 @@ pub(crate) async fn accept<F>(
         let mut stream = match listener.accept().await {
             // Processes in containers can open vsock sockets as well.
             Ok((_, peer)) if peer.cid() != VMADDR_CID_HOST => {
-                console::error(&format!("refusing a stream from {peer}, which is not the host"));
+                log_error(&format!("refusing a stream from {peer}, which is not the host"));
                 continue;
             }
             Ok((stream, _)) => stream,
             Err(error) => {
-                console::error(&format!("accepting a stream: {error}"));
+                log_error(&format!("accepting a stream: {error}"));
                 // The agent may be out of descriptors for a while.
                 sleep(Duration::from_millis(100)).await;
                 continue;
@@ -51,7 +52,7 @@ pub(crate) async fn accept<F>(
             drop(permit);
             match header {
                 Ok(line) => serve(stream, line).await,
-                Err(error) => console::debug(|| error.to_string()),
+                Err(error) => log_debug(|| error.to_string()),
             }
         });
     }
@@ -62,7 +63,7 @@ pub(crate) async fn connect(sandbox: Arc<Sandbox>, mut stream: VsockStream, head
     let end = match stream_end(&sandbox, &header) {
         Ok(end) => end,
         Err(error) => {
-            console::debug(|| format!("refusing the stream {header:?}: {error}"));
+            log_debug(|| format!("refusing the stream {header:?}: {error}"));
             answer(&mut stream, REFUSED).await;
             return;
         }
@@ -77,7 +78,7 @@ pub(crate) async fn connect(sandbox: Arc<Sandbox>, mut stream: VsockStream, head
         StreamEnd::Terminal(pty) => copy::terminal(pty, stream, max).await,
     };
     if let Err(error) = done {
-        console::debug(|| format!("copying the stream {header:?}: {error}"));
+        log_debug(|| format!("copying the stream {header:?}: {error}"));
     }
 }
 
@@ -90,7 +91,7 @@ fn stream_end(sandbox: &Sandbox, header: &str) -> Result<StreamEnd> {
 /// Answers a header. False if the host has closed the connection.
 pub(crate) async fn answer(stream: &mut VsockStream, byte: u8) -> bool {
     let written = stream.write_all(&[byte]).await;
-    written.inspect_err(|error| console::debug(|| format!("answering a header: {error}"))).is_ok()
+    written.inspect_err(|error| log_debug(|| format!("answering a header: {error}"))).is_ok()
 }
 
 /// The container, the exec (empty for none) and the stream in a header.

@@ -7,31 +7,25 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, sendto,
-    socket,
-};
 use sandbox_core::{Classified, Kind};
+use sandbox_netlink::{NLM_F_CREATE, NLM_F_REPLACE, Netlink, attribute, u32_at};
 use sandbox_netns::{Namespace, NetnsError};
 use serde::{Deserialize, Serialize};
 
-/// Netlink's message types, flags and lengths (`linux/netlink.h`, `linux/rtnetlink.h`).
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+/// `linux/rtnetlink.h`, `linux/if_addr.h`: types of messages, lengths in bytes of their headers, and
+/// what is looked for in them.
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
+const ADDRESS_HEADER: usize = 8;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
-const NLM_F_REPLACE: u16 = 0x100;
-const NLM_F_CREATE: u16 = 0x400;
-const HEADER: usize = 16;
+const ROUTE_HEADER: usize = 12;
+const RTA_GATEWAY: u16 = 5;
 const RT_TABLE_MAIN: u8 = 254;
 const RTN_UNICAST: u8 = 1;
 const LOOPBACK_INDEX: u32 = 1;
@@ -83,12 +77,16 @@ pub(crate) async fn save(netns: PathBuf) -> Result<SavedNetwork, AddressError> {
         let failed = |verb| {
             move |source: io::Error| AddressError::Netlink { verb, path: netns.to_owned(), source }
         };
-        let mut addresses =
-            dump(RTM_GETADDR, RTM_NEWADDR, 8).map_err(failed("reading addresses"))?;
+        let mut netlink = Netlink::open().map_err(failed("opening netlink"))?;
+        let mut addresses = netlink
+            .dump(RTM_GETADDR, RTM_NEWADDR, ADDRESS_HEADER)
+            .map_err(failed("reading addresses"))?;
         addresses.retain(|body| !is_loopback_address(body));
-        let mut routes = dump(RTM_GETROUTE, RTM_NEWROUTE, 12).map_err(failed("reading routes"))?;
+        let mut routes = netlink
+            .dump(RTM_GETROUTE, RTM_NEWROUTE, ROUTE_HEADER)
+            .map_err(failed("reading routes"))?;
         routes.retain(|body| is_worth_keeping(body));
-        routes.sort_by_key(|body| has_attribute(body, 12, RTA_GATEWAY));
+        routes.sort_by_key(|body| has_gateway(body));
         Ok(SavedNetwork { netns: netns.to_owned(), addresses, routes })
     })
     .await
@@ -108,13 +106,13 @@ pub(crate) async fn restore(saved: SavedNetwork) -> Result<(), AddressError> {
         let failed = |verb| {
             move |source: io::Error| AddressError::Netlink { verb, path: netns.to_owned(), source }
         };
-        let link = open().map_err(failed("opening netlink"))?;
+        let mut netlink = Netlink::open().map_err(failed("opening netlink"))?;
         let mut first = Ok(());
         let addresses = saved.addresses.iter().map(|a| (RTM_NEWADDR, "putting back an address", a));
         let routes = saved.routes.iter().map(|r| (RTM_NEWROUTE, "putting back a route", r));
         for (kind, verb, body) in addresses.chain(routes) {
-            let put = request(&link, kind, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, body);
-            let done = put.and_then(|()| acknowledged(&link)).or_else(already_so);
+            let put = netlink.change(kind, NLM_F_CREATE | NLM_F_REPLACE, body, &[]);
+            let done = put.or_else(already_so);
             first = first.and(done.map_err(failed(verb)));
         }
         first
@@ -139,114 +137,24 @@ async fn inside<T: Send + 'static>(
     sandbox_netns::inside(&netns, namespace, move |_| work(&path)).await
 }
 
-fn open() -> io::Result<OwnedFd> {
-    let link = socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkRoute,
-    )?;
-    bind(link.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-    Ok(link)
-}
-
-/// Every message of type `answer` in the reply to the dump `question`, without its header. `length` is
-/// that of the question's own body.
-fn dump(question: u16, answer: u16, length: usize) -> io::Result<Vec<Vec<u8>>> {
-    let link = open()?;
-    request(&link, question, NLM_F_DUMP, &vec![0; length])?;
-    let mut found = Vec::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        let read = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        for (kind, body) in messages(&buffer[..read]) {
-            match kind {
-                NLMSG_DONE => return Ok(found),
-                NLMSG_ERROR => error_code(body)?,
-                kind if kind == answer => found.push(body.to_vec()),
-                _ => {}
-            }
-        }
-    }
-}
-
-fn request(link: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
-    let length = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?;
-    let mut message = Vec::with_capacity(HEADER + body.len());
-    message.extend(length.to_ne_bytes());
-    message.extend(kind.to_ne_bytes());
-    message.extend((NLM_F_REQUEST | flags).to_ne_bytes());
-    // Sequence number and port: each request has its answer read before the next.
-    message.extend([0; 8]);
-    message.extend(body);
-    sendto(link.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    Ok(())
-}
-
-fn acknowledged(link: &OwnedFd) -> io::Result<()> {
-    let mut buffer = vec![0; 1 << 13];
-    let read = recv(link.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    let answer = messages(&buffer[..read]).find(|(kind, _)| *kind == NLMSG_ERROR);
-    answer.map_or(Ok(()), |(_, body)| error_code(body))
-}
-
-/// Types and bodies of the messages in `bytes`.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
-        let body = bytes.get(HEADER..length)?;
-        let kind = u16_at(bytes, 4)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        Some((kind, body))
-    })
-}
-
-/// The code in an `NLMSG_ERROR`'s body: 0 is an acknowledgement.
-fn error_code(body: &[u8]) -> io::Result<()> {
-    let code = body.get(..4).and_then(|bytes| bytes.try_into().ok());
-    match code.map(i32::from_ne_bytes) {
-        Some(0) => Ok(()),
-        Some(code) => Err(io::Error::from_raw_os_error(-code)),
-        None => Err(io::ErrorKind::InvalidData.into()),
-    }
-}
-
 /// `ifaddrmsg.ifa_index`.
 fn is_loopback_address(body: &[u8]) -> bool {
     u32_at(body, 4) == Some(LOOPBACK_INDEX)
 }
-
-const RTA_GATEWAY: u16 = 5;
-/// `linux/if_addr.h`.
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
 
 /// Routes of the main table to other hosts; the kernel makes the rest itself.
 fn is_worth_keeping(body: &[u8]) -> bool {
     body.get(4) == Some(&RT_TABLE_MAIN) && body.get(7) == Some(&RTN_UNICAST)
 }
 
-/// Whether the attributes after the first `start` bytes hold one of type `wanted`.
-fn has_attribute(body: &[u8], start: usize, wanted: u16) -> bool {
-    attribute(body, start, wanted).is_some()
-}
-
-/// The value of the attribute of type `wanted` after the first `start` bytes.
-fn attribute(body: &[u8], start: usize, wanted: u16) -> Option<&[u8]> {
-    let mut rest = body.get(start..)?;
-    loop {
-        let length = u16_at(rest, 0)?.max(4);
-        let kind = u16_at(rest, 2)?;
-        if kind == wanted {
-            return rest.get(4..usize::from(length));
-        }
-        rest = rest.get(usize::from(length).next_multiple_of(4)..)?;
-    }
+fn has_gateway(route: &[u8]) -> bool {
+    attribute(route, ROUTE_HEADER, RTA_GATEWAY).is_some()
 }
 
 /// The address in the body of an `RTM_NEWADDR` message.
 fn address(body: &[u8]) -> Option<IpAddr> {
-    let value = attribute(body, 8, IFA_LOCAL).or_else(|| attribute(body, 8, IFA_ADDRESS))?;
+    let value = |kind| attribute(body, ADDRESS_HEADER, kind);
+    let value = value(IFA_LOCAL).or_else(|| value(IFA_ADDRESS))?;
     match value.len() {
         4 => Some(<[u8; 4]>::try_from(value).ok()?.into()),
         16 => Some(<[u8; 16]>::try_from(value).ok()?.into()),
@@ -254,33 +162,13 @@ fn address(body: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    #[test]
-    fn reads_messages_and_stops_at_nonsense() {
-        let mut bytes = Vec::new();
-        for (kind, body) in [(RTM_NEWADDR, &[1u8, 2, 3][..]), (NLMSG_DONE, &[0; 4])] {
-            bytes.extend(u32::try_from(HEADER + body.len()).unwrap().to_ne_bytes());
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend([0; 10]);
-            bytes.extend(body);
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-        }
-        let read: Vec<_> = messages(&bytes).collect();
-        assert_eq!(read, [(RTM_NEWADDR, &[1u8, 2, 3][..]), (NLMSG_DONE, &[0; 4][..])]);
-        assert_eq!(messages(&bytes[..18]).count(), 0, "cut short");
-        assert_eq!(messages(&[4, 0, 0, 0, 1, 0, 0, 0]).count(), 0, "shorter than a header");
-    }
+    use sandbox_host::{Command, Host, RealHost, spawn_detached};
+
+    use super::*;
 
     #[test]
     fn keeps_routes_in_an_order_that_works() {
@@ -294,8 +182,8 @@ mod tests {
         assert!(is_worth_keeping(&route(RT_TABLE_MAIN, RTN_UNICAST, 1)));
         assert!(!is_worth_keeping(&route(255, RTN_UNICAST, 1)), "the local table");
         assert!(!is_worth_keeping(&route(RT_TABLE_MAIN, 3, 1)), "a broadcast route");
-        assert!(has_attribute(&route(RT_TABLE_MAIN, 1, RTA_GATEWAY), 12, RTA_GATEWAY));
-        assert!(!has_attribute(&route(RT_TABLE_MAIN, 1, 1), 12, RTA_GATEWAY));
+        assert!(has_gateway(&route(RT_TABLE_MAIN, 1, RTA_GATEWAY)));
+        assert!(!has_gateway(&route(RT_TABLE_MAIN, 1, 1)));
     }
 
     #[test]
@@ -316,5 +204,54 @@ mod tests {
         restore(saved).await.unwrap();
         let missing = save("/nonexistent/netns".into()).await.unwrap_err();
         assert_eq!(missing.kind(), Kind::InvalidArgument);
+    }
+
+    /// Removes the namespace with this name when it is dropped.
+    struct Removed(String);
+
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            let command = Command::new("ip").args(["netns", "del", &self.0]).outlives_parent();
+            spawn_detached(command).unwrap();
+        }
+    }
+
+    /// Runs `ip` and returns its output.
+    async fn ip(args: &str) -> String {
+        let command = Command::new("ip").args(args.split(' ')).outlives_parent();
+        let output = RealHost::new().unwrap().run(command, Duration::from_secs(20)).await.unwrap();
+        assert_eq!(output.exit.status, 0, "{args}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[tokio::test]
+    #[ignore = "needs netns, program:ip"]
+    async fn a_namespace_gets_back_what_was_saved() {
+        let name = format!("bhgvisor-{}", std::process::id());
+        ip(&format!("netns add {name}")).await;
+        let _removed = Removed(name.clone());
+        let inside = async |args: &str| ip(&format!("-n {name} {args}")).await;
+        inside("link add eth0 type veth peer name peer").await;
+        inside("addr add 10.88.0.2/16 dev eth0").await;
+        inside("addr add fd00::2/64 dev eth0 nodad").await;
+        inside("link set peer up").await;
+        inside("link set eth0 up").await;
+        inside("route add default via 10.88.0.1 dev eth0 mtu 1400").await;
+        inside("-6 route add default via fd00::1 dev eth0").await;
+        let (addresses, routes) = ("-o addr show dev eth0 scope global", "route show dev eth0");
+        let before = (inside(addresses).await, inside(routes).await);
+        let saved = save(Path::new("/run/netns").join(&name)).await.unwrap();
+        let kept: SavedNetwork =
+            serde_json::from_str(&serde_json::to_string(&saved).unwrap()).unwrap();
+        assert!(kept.addresses().contains(&"10.88.0.2".parse().unwrap()), "{kept:?}");
+        assert!(kept.addresses().contains(&"fd00::2".parse().unwrap()), "{kept:?}");
+
+        inside("addr flush dev eth0").await;
+        assert_eq!((inside(addresses).await, inside(routes).await), Default::default());
+        restore(kept.clone()).await.unwrap();
+        assert_eq!((inside(addresses).await, inside(routes).await), before);
+        assert!(inside("-6 route show default").await.contains("via fd00::1"));
+        restore(kept).await.expect("what is there stays");
+        assert_eq!((inside(addresses).await, inside(routes).await), before);
     }
 }

@@ -26,7 +26,6 @@
 mod bpf;
 mod error;
 mod guest;
-mod netlink;
 mod network;
 mod snapshot;
 mod sys;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use sandbox_netlink::Netlink;
 use sandbox_netns::bpf::{ProgramKind, load_program};
 use sandbox_netns::{Dial, Namespace, PortForward, inside, inside_blocking};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,6 @@ use vm_driver::Nic;
 use crate::bpf;
 use crate::error::NetworkError;
 use crate::guest::{self, Endpoint, GuestNetwork};
-use crate::netlink::Netlink;
 use crate::snapshot::{self, Snapshot};
 use crate::tap::{self, Tap};
 use crate::tc::{self, Direction};

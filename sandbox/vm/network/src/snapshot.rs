@@ -3,8 +3,9 @@
 use std::io;
 use std::net::IpAddr;
 
+use sandbox_netlink::{Netlink, attribute, u16_at, u32_at};
+
 use crate::error::NetworkError;
-use crate::netlink::{Netlink, attribute, u16_at, u32_at};
 
 /// `linux/rtnetlink.h` and the headers of its messages: type of the dump, of its answers, and
 /// the length of the fixed part.
@@ -249,20 +250,9 @@ fn string(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_core::{DefaultNla, Emitable};
+    use sandbox_netlink::{body as message, bytes as raw, nested, number};
 
     use super::*;
-    use crate::netlink::{nested, number};
-
-    fn message(header: &[u8], attributes: &[DefaultNla]) -> Vec<u8> {
-        let mut tail = vec![0; attributes.buffer_len()];
-        attributes.emit(&mut tail);
-        [header, &tail].concat()
-    }
-
-    fn raw(kind: u16, value: &[u8]) -> DefaultNla {
-        DefaultNla::new(kind, value.to_vec())
-    }
 
     #[test]
     fn reads_a_route_with_everything() {

@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::net::if_::if_nametoindex;
+use sandbox_netlink::{Netlink, number};
 
 use crate::error::NetworkError;
-use crate::netlink::{Netlink, number};
 use crate::sys;
 
 /// `linux/rtnetlink.h`, `linux/if_link.h`, `linux/if.h`.

@@ -3,9 +3,10 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-
-use crate::netlink::{Netlink, attribute, nested, number, text, u32_at};
+use sandbox_netlink::{
+    NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, Netlink, attribute, bytes, nested, number, text,
+    u32_at,
+};
 
 /// `linux/rtnetlink.h`, `linux/pkt_sched.h`, `linux/pkt_cls.h`.
 const RTM_NEWQDISC: u16 = 36;
@@ -81,7 +82,7 @@ pub(crate) fn attach(
     program: &OwnedFd,
 ) -> io::Result<()> {
     let options = [
-        DefaultNla::new(TCA_BPF_FD, program.as_raw_fd().to_ne_bytes().to_vec()),
+        bytes(TCA_BPF_FD, &program.as_raw_fd().to_ne_bytes()),
         text(TCA_BPF_NAME, "bulkhead"),
         number(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT),
     ];

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use sandbox_host::{Command, Host, RealHost, spawn_detached};
-
-use crate::netlink::Netlink;
-use crate::snapshot;
+use sandbox_netlink::Netlink;
 use sandbox_netns::{Namespace, NetnsError, inside};
+
+use crate::snapshot;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 

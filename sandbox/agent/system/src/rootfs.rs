@@ -21,15 +21,20 @@ static NEXT_LAYER: AtomicU64 = AtomicU64::new(0);
 
 /// A mounted root file system, unmounted when dropped.
 #[derive(Debug)]
-pub(crate) struct Rootfs {
-    pub(crate) path: PathBuf,
+pub struct Rootfs {
+    /// Where it is.
+    pub path: PathBuf,
     mounts: Vec<PathBuf>,
 }
 
 impl Rootfs {
     /// Mounts the `wanted` root file system, below the container's `dir` where it needs a mount.
     /// Blocks.
-    pub(crate) fn mount(dir: &Path, wanted: &Wanted) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for what the host must not ask for; a mount that fails. Nothing stays mounted.
+    pub fn mount(dir: &Path, wanted: &Wanted) -> Result<Self> {
         let mut rootfs = Self { path: dir.join("rootfs"), mounts: Vec::new() };
         match &wanted.kind {
             Some(rootfs::Kind::Path(path)) => {
@@ -98,7 +103,7 @@ impl Drop for Rootfs {
     fn drop(&mut self) {
         for mount in self.mounts.iter().rev() {
             if let Err(error) = mounts::unmount(mount) {
-                console::error(&error.to_string());
+                console::log_error(&error.to_string());
             }
             let _ = fs::remove_dir(mount);
         }

@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use crate::error::{Doing, Result, invalid};
 
 /// Writes a sysctl. As for sysctl(8), `.` and `/` both separate.
-pub(crate) fn write(key: &str, value: &str) -> Result<()> {
+///
+/// # Errors
+///
+/// `InvalidArgument` for a key that is not below `/proc/sys`; the kernel's refusal.
+pub fn write_sysctl(key: &str, value: &str) -> Result<()> {
     let path = path_of(key)?;
     fs::write(&path, value).doing(|| format!("setting sysctl {key} to {value:?}"))
 }

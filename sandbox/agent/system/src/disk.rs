@@ -18,14 +18,21 @@ const SERIAL_MAX: usize = 20;
 
 /// A block device of the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct DiskNode {
+pub struct DiskNode {
+    /// Its node in `/dev`.
     pub(crate) node: PathBuf,
-    pub(crate) major: u64,
-    pub(crate) minor: u64,
+    /// The major number of the device.
+    pub major: u64,
+    /// The minor number of the device.
+    pub minor: u64,
 }
 
 /// Waits for the disk with this serial number. Blocks.
-pub(crate) fn find(serial: &str) -> Result<DiskNode> {
+///
+/// # Errors
+///
+/// `InvalidArgument` for what is no serial number; `DeadlineExceeded` if no such disk appears.
+pub fn find_disk(serial: &str) -> Result<DiskNode> {
     let valid = (1..=SERIAL_MAX).contains(&serial.len())
         && serial.bytes().all(|b| b.is_ascii_alphanumeric());
     if !valid {
@@ -60,7 +67,7 @@ pub(crate) fn mount(disk: &Disk, target: &Path, read_only: bool) -> Result<()> {
             disk.serial, disk.fs_type
         )));
     }
-    let found = find(&disk.serial)?;
+    let found = find_disk(&disk.serial)?;
     make_dir(target)?;
     let (mut flags, data) = options(&disk.options);
     if read_only || disk.read_only {
@@ -109,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_serial_is_not_a_path() {
-        let error = find("../x").unwrap_err().to_string();
+        let error = find_disk("../x").unwrap_err().to_string();
         assert_eq!(error, "disk serial \"../x\" is not 1 to 20 letters and digits");
     }
 

@@ -10,12 +10,12 @@ use crate::error::{Doing, Result, invalid};
 const NANOS: i64 = 1_000_000_000;
 
 /// Nanoseconds since the kernel started.
-pub(crate) fn since_boot() -> u64 {
+pub fn since_boot() -> u64 {
     u64::try_from(read(ClockId::CLOCK_BOOTTIME)).unwrap_or(0)
 }
 
 /// Nanoseconds since 1970, UTC.
-pub(crate) fn now() -> i64 {
+pub fn now() -> i64 {
     read(ClockId::CLOCK_REALTIME)
 }
 
@@ -25,7 +25,11 @@ fn read(clock: ClockId) -> i64 {
 }
 
 /// Sets the clock to `ns` nanoseconds since 1970, UTC.
-pub(crate) fn set(ns: i64) -> Result<()> {
+///
+/// # Errors
+///
+/// `InvalidArgument` for a time before 1970; the kernel's refusal.
+pub fn set_clock(ns: i64) -> Result<()> {
     let valid = u64::try_from(ns).ok().filter(|ns| *ns > 0);
     let since = valid.ok_or_else(|| invalid(format!("clock_ns {ns} is not after 1970")))?;
     clock_settime(ClockId::CLOCK_REALTIME, TimeSpec::from_duration(Duration::from_nanos(since)))

@@ -3,7 +3,11 @@
 use crate::error::{Doing, Result};
 
 /// Runs `work` on the runtime's blocking pool. It is completed even if the caller is cancelled.
-pub(crate) async fn blocking<T: Send + 'static>(
+///
+/// # Errors
+///
+/// That of `work`.
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(work).await.doing(|| "running a blocking task".into())?

@@ -1,4 +1,4 @@
-//! Mounting and unmounting: the only calls of mount(2) and umount2(2) in this crate.
+//! Mounting and unmounting: the only calls of mount(2) and umount2(2) in the agent.
 
 use std::path::Path;
 

@@ -16,10 +16,14 @@ use crate::{clock, console, mounts, network, sysctl, uevent};
 /// The kernel's pool gains nothing from more.
 const ENTROPY_MAX: usize = 4096;
 
-/// Sets up clock, host name, network, sysctls and shares.
-pub(crate) async fn configure(request: ConfigureRequest) -> Result<()> {
+/// Sets up clock, host name, network, sysctls and shares, as the host's first call asks for.
+///
+/// # Errors
+///
+/// The first that could not be set up; what was set up before it stays.
+pub async fn configure(request: ConfigureRequest) -> Result<()> {
     console::set_debug(request.debug);
-    clock::set(request.clock_ns)?;
+    clock::set_clock(request.clock_ns)?;
     add_entropy(&request.entropy)?;
     nix::unistd::sethostname(&request.hostname)
         .doing(|| format!("setting the host name {:?}", request.hostname))?;
@@ -29,9 +33,9 @@ pub(crate) async fn configure(request: ConfigureRequest) -> Result<()> {
         let data = format!("mode=1777,size={}", request.shm_size);
         mounts::mount("tmpfs", Path::new("/dev/shm"), "tmpfs", flags, &data)?;
     }
-    network::configure(&request.interfaces, &request.routes, &request.neighbours).await?;
+    network::configure(request.interfaces, request.routes, request.neighbours).await?;
     for (key, value) in &request.sysctls {
-        sysctl::write(key, value)?;
+        sysctl::write_sysctl(key, value)?;
     }
     for share in request.shares {
         blocking(move || mount_share(&share)).await?;
@@ -40,6 +44,7 @@ pub(crate) async fn configure(request: ConfigureRequest) -> Result<()> {
 }
 
 /// Adds the host's random bytes to the kernel's pool and credits them.
+#[expect(unsafe_code, reason = "only an ioctl credits random bytes")]
 fn add_entropy(bytes: &[u8]) -> Result<()> {
     /// `_IOW('R', 0x03, int[2])` of linux/random.h.
     const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;

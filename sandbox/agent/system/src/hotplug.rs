@@ -12,7 +12,7 @@ const CPUS: &str = "/sys/devices/system/cpu";
 const MEMORY: &str = "/sys/devices/system/memory";
 
 /// Size in bytes of a block of hot-pluggable memory; 0 where the kernel has no memory hotplug.
-pub(crate) fn memory_block() -> u64 {
+pub fn memory_block() -> u64 {
     let text = fs::read_to_string(Path::new(MEMORY).join("block_size_bytes")).unwrap_or_default();
     u64::from_str_radix(text.trim(), 16).unwrap_or(0)
 }
@@ -23,7 +23,11 @@ pub(crate) fn online_new_memory() {
 }
 
 /// Brings hot-plugged CPUs and memory online, until `vcpus` CPUs are. Blocks.
-pub(crate) fn online(vcpus: u32) -> Result<OnlineResponse> {
+///
+/// # Errors
+///
+/// `DeadlineExceeded` if fewer CPUs appear; what the kernel refuses to bring online.
+pub fn online(vcpus: u32) -> Result<OnlineResponse> {
     let online = uevent::await_device(&format!("processor {vcpus}"), || {
         bring_online(CPUS, "cpu", "online", "1")?;
         // The boot CPU may have no `online` file.

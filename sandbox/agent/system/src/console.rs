@@ -17,17 +17,17 @@ pub(crate) fn set_debug(wanted: bool) {
 }
 
 /// Writes an error, which a console with `quiet` shows as well.
-pub(crate) fn error(message: &str) {
+pub fn log_error(message: &str) {
     write(3, message);
 }
 
 /// Writes an informational message.
-pub(crate) fn info(message: &str) {
+pub fn log_info(message: &str) {
     write(6, message);
 }
 
 /// Writes a debug message if the host has enabled them.
-pub(crate) fn debug(message: impl FnOnce() -> String) {
+pub fn log_debug(message: impl FnOnce() -> String) {
     if DEBUG.load(Ordering::Relaxed) {
         write(3, &message());
     }
@@ -48,21 +48,21 @@ fn write(level: u8, message: &str) {
 }
 
 /// Logs panics and powers off: if PID 1 exits, the kernel panics without a reason.
-pub(crate) fn power_off_on_panic() {
+pub fn power_off_on_panic() {
     if std::process::id() != 1 {
         return;
     }
     std::panic::set_hook(Box::new(|panic| {
-        error(&format!("panic: {panic}"));
+        log_error(&format!("panic: {panic}"));
         power_off();
     }));
 }
 
 /// Powers the VM off. Returns only if the kernel refuses.
-pub(crate) fn power_off() {
+pub fn power_off() {
     nix::unistd::sync();
     for mode in [RebootMode::RB_POWER_OFF, RebootMode::RB_AUTOBOOT] {
         let Err(errno) = reboot(mode);
-        error(&format!("the kernel refuses to power off ({mode:?}): {errno}"));
+        log_error(&format!("the kernel refuses to power off ({mode:?}): {errno}"));
     }
 }

@@ -2,17 +2,24 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::MsFlags;
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 
 use crate::error::{Doing, Result};
-use crate::paths::{PROGRAM, make_dir};
-use crate::{cgroup, console, mounts};
+use crate::paths::make_dir;
+use crate::{console, hotplug, mounts, network};
+
+/// The agent's binary, on a read-only mount: inside a container it can be reached as
+/// `/proc/<pid>/exe` of the process that enters it.
+pub const PROGRAM: &str = "/agent";
+
+/// The mount point of the hierarchy of cgroups (v2).
+pub const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Lists the modules to load, in order, as absolute paths in the initramfs.
 const MODULES: &str = "/modules.list";
@@ -22,16 +29,21 @@ const NEW_ROOT: &str = "/newroot";
 /// Other container engines' default for containers without a limit.
 const OPEN_FILES: u64 = 1_048_576;
 
-/// Mounts file systems, loads modules and enables cgroup controllers.
-pub(crate) fn boot() -> Result<()> {
+/// Mounts file systems, loads modules, brings the loopback up and has new memory brought online.
+///
+/// # Errors
+///
+/// What a guest cannot do without has failed. A module that is not loaded is not among it.
+pub fn boot() -> Result<()> {
     umask(Mode::from_bits_truncate(0o022));
     early_mounts()?;
     load_modules();
     move_root()?;
     late_mounts()?;
-    cgroup::prepare()?;
     setrlimit(Resource::RLIMIT_NOFILE, OPEN_FILES, OPEN_FILES)
         .doing(|| format!("raising the number of open files to {OPEN_FILES}"))?;
+    network::loopback_up()?;
+    hotplug::online_new_memory();
     Ok(())
 }
 
@@ -58,7 +70,7 @@ fn load_modules() {
         match load_module(path) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            Err(error) => console::error(&format!("loading module {path}: {error}")),
+            Err(error) => console::log_error(&format!("loading module {path}: {error}")),
         }
         // The file is in memory.
         let _ = fs::remove_file(path);
@@ -68,9 +80,7 @@ fn load_modules() {
 
 fn load_module(path: &str) -> io::Result<()> {
     let file = fs::File::open(path)?;
-    // SAFETY: the descriptor is open, the parameters are an empty C string.
-    let done = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), 0) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    Ok(finit_module(&file, c"", ModuleInitFlags::empty())?)
 }
 
 /// Moves to a tmpfs as the root: pivot_root(2), which containers need, does not work on the
@@ -104,7 +114,7 @@ fn late_mounts() -> Result<()> {
         ("/dev/shm", "tmpfs", no_programs, "mode=1777"),
         ("/run", "tmpfs", safe, "mode=0755"),
         ("/tmp", "tmpfs", safe, "mode=1777"),
-        (cgroup::ROOT, "cgroup2", no_programs, ""),
+        (CGROUPS, "cgroup2", no_programs, ""),
     ] {
         make_dir(Path::new(target))?;
         mounts::mount(fs, Path::new(target), fs, flags, data)?;

@@ -18,15 +18,15 @@ use crate::{console, disk, mounts};
 /// The mounted storages: the number of containers that use each mount point.
 ///
 /// The lock is held across mounting and unmounting, so that a count always matches what is mounted.
-/// Only blocking threads take it. A mount waits at most for its disk to appear, see
-/// [`crate::uevent`]; a lookup in a share waits for the host's virtiofsd, without which no
-/// container of the Pod gets on either.
+/// Only blocking threads take it. A mount waits at most for its disk to appear, for
+/// as long as `uevent.rs` allows; a lookup in a share waits for the host's virtiofsd, without which
+/// no container of the Pod gets on either.
 #[derive(Debug, Default)]
-pub(crate) struct Storages(Mutex<HashMap<PathBuf, usize>>);
+pub struct Storages(Mutex<HashMap<PathBuf, usize>>);
 
 /// The storages that a container uses, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct MountedStorages {
+pub struct MountedStorages {
     storages: Arc<Storages>,
     mount_points: Vec<PathBuf>,
     /// Directories of a share that the host has a mount on.
@@ -36,7 +36,12 @@ pub(crate) struct MountedStorages {
 impl Storages {
     /// Mounts the storages that are not mounted yet and counts one user more for the others.
     /// Blocks.
-    pub(crate) fn mount(self: &Arc<Self>, wanted: &[Storage]) -> Result<MountedStorages> {
+    ///
+    /// # Errors
+    ///
+    /// `InvalidArgument` for what the host must not ask for; a mount that fails. Those before it are
+    /// released.
+    pub fn mount(self: &Arc<Self>, wanted: &[Storage]) -> Result<MountedStorages> {
         // Declared before the guard: dropped after it on an error, when it locks again.
         let mut mounted = MountedStorages {
             storages: self.clone(),
@@ -59,7 +64,11 @@ impl MountedStorages {
     /// caches on the first access, in the mount namespace of the process that makes it. If that
     /// were a container's, two containers with the same volume would not see each other's changes
     /// at once.
-    pub(crate) fn automount<'a>(&mut self, sources: impl Iterator<Item = &'a Path>) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// A directory whose status cannot be read.
+    pub fn automount<'a>(&mut self, sources: impl Iterator<Item = &'a Path>) -> Result<()> {
         let mut counts = self.storages.0.lock();
         for source in sources.filter(|source| source.starts_with(SHARE_MOUNT)) {
             let meta = fs::metadata(source)
@@ -82,7 +91,7 @@ impl Drop for MountedStorages {
         for point in mem::take(&mut self.mount_points).into_iter().rev() {
             if release(&mut counts, &point) {
                 if let Err(error) = mounts::unmount(&point) {
-                    console::error(&error.to_string());
+                    console::log_error(&error.to_string());
                 }
                 let _ = fs::remove_dir(&point);
             }
@@ -90,7 +99,7 @@ impl Drop for MountedStorages {
         for point in mem::take(&mut self.automounts).into_iter().rev() {
             if release(&mut counts, &point) {
                 if let Err(error) = mounts::unmount(&point) {
-                    console::error(&error.to_string());
+                    console::log_error(&error.to_string());
                 }
             }
         }
