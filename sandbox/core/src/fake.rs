@@ -322,6 +322,9 @@ impl Running for FakeProcess {
         Ended { exit, oom_killed: self.oom_killed.load(Ordering::SeqCst) }
     }
 
+    /// It has no output.
+    async fn drain(&self) {}
+
     async fn resize(&self, size: TerminalSize) -> Result<()> {
         self.journal.note(format!("resize {} {}x{}", self.name, size.width, size.height));
         Ok(())

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sandbox_host::{Error, Exit, Kind, Result};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tracing::Instrument;
 
 use crate::exit::Ended;
@@ -45,9 +45,14 @@ pub trait Running: fmt::Debug + Send + Sync {
     /// once it has exited.
     async fn signal(&self, signal: i32, all: bool) -> Result<()>;
 
-    /// Resolves when it has exited and its output was delivered; any number of callers. A process
-    /// whose sandbox is gone has exited.
+    /// Resolves when it has exited; any number of callers. It waits for no reader of its output: a
+    /// logger may end only when it learns of the exit. A process whose sandbox is gone has exited.
     async fn wait(&self) -> Ended;
+
+    /// Completes the streams of a process that has exited, and lets their readers see end-of-file.
+    /// Called once. Resolves when the output was delivered, after a few seconds at most: a reader
+    /// that stalls gets the rest later, as long as this value is not dropped.
+    async fn drain(&self);
 
     /// Sets its terminal's size.
     async fn resize(&self, size: TerminalSize) -> Result<()>;
@@ -93,6 +98,7 @@ pub enum Phase {
 pub struct Process {
     name: String,
     state: watch::Sender<State>,
+    drained: OnceCell<()>,
 }
 
 /// Each state owns what exists only in it.
@@ -106,7 +112,7 @@ enum State {
     /// What ran is kept until the process is deleted: its output may still wait for a reader.
     Exited {
         exit: Exit,
-        _ran: Option<Arc<dyn Running>>,
+        ran: Option<Arc<dyn Running>>,
     },
 }
 
@@ -166,7 +172,8 @@ impl Process {
     /// A process called `name` in errors (`container c1`), and the task that follows it.
     ///
     /// `report` is called once, with the process's exit; [`Phase::Exited`] is only seen when it
-    /// has returned. A process that was never started exits when `sandbox` resolves.
+    /// has returned, and the output is drained after that. A process that was never started exits
+    /// when `sandbox` resolves.
     pub fn follow<S, R, F>(
         name: String,
         prepared: Box<dyn Prepared>,
@@ -179,13 +186,15 @@ impl Process {
         F: Future<Output = ()> + Send + 'static,
     {
         let state = State::Created(prepared, Early::default());
-        let process = Arc::new(Self { name, state: watch::Sender::new(state) });
+        let state = watch::Sender::new(state);
+        let process = Arc::new(Self { name, state, drained: OnceCell::new() });
         let followed = Arc::clone(&process);
         tokio::spawn(async move {
             let ended = followed.ended(sandbox).await;
             report(ended).await;
             let ran = followed.state.borrow().running();
-            followed.state.send_replace(State::Exited { exit: ended.exit, _ran: ran });
+            followed.state.send_replace(State::Exited { exit: ended.exit, ran });
+            followed.drained().await;
         });
         process
     }
@@ -242,6 +251,15 @@ impl Process {
             // `self` holds the sender, so it cannot be closed.
             _ => Exit::now(Exit::KILLED),
         }
+    }
+
+    /// Waits until the output of a process that has exited was delivered.
+    async fn drained(&self) {
+        let ran = match &*self.state.borrow() {
+            State::Exited { ran: Some(ran), .. } => Arc::clone(ran),
+            _ => return,
+        };
+        self.drained.get_or_init(|| ran.drain()).await;
     }
 
     /// Starts the process. `started` is called once it runs and before anything else can be seen
@@ -435,7 +453,7 @@ impl Process {
     }
 
     /// The exit of a process that may be deleted: one that has exited, or was never started, which
-    /// ends it. Waits for a start that is under way.
+    /// ends it. Waits for a start that is under way, and until the output was delivered.
     ///
     /// # Errors
     ///
@@ -446,10 +464,12 @@ impl Process {
         let decided = |state: &State| {
             !matches!(state, State::Created(..) | State::Starting(_) | State::Abandoned(_))
         };
-        match state.wait_for(decided).await.as_deref() {
-            Ok(State::Exited { exit, .. }) => Ok(*exit),
-            _ => Err(self.precondition("is still running: kill it first")),
-        }
+        let exit = match state.wait_for(decided).await.as_deref() {
+            Ok(State::Exited { exit, .. }) => *exit,
+            _ => return Err(self.precondition("is still running: kill it first")),
+        };
+        self.drained().await;
+        Ok(exit)
     }
 
     fn precondition(&self, refusal: &str) -> Error {

@@ -90,3 +90,64 @@ async fn an_abandoned_process_is_released_before_its_exit_is_seen() {
         (Kind::FailedPrecondition, "container c has exited")
     );
 }
+
+/// Runs, has exited, and takes a while to deliver its output.
+#[derive(Debug)]
+struct Talkative {
+    exit: crate::exit::ExitCell,
+    delivered: Arc<std::sync::atomic::AtomicU32>,
+}
+
+#[async_trait]
+impl Prepared for Talkative {
+    async fn start(self: Box<Self>, _early: Early) -> Result<Arc<dyn Running>> {
+        Ok(Arc::new(*self))
+    }
+
+    async fn abandon(self: Box<Self>) {}
+}
+
+#[async_trait]
+impl Running for Talkative {
+    async fn signal(&self, _signal: i32, _all: bool) -> Result<()> {
+        self.exit.set(Exit::now(0));
+        Ok(())
+    }
+
+    async fn wait(&self) -> Ended {
+        Ended { exit: self.exit.wait().await, oom_killed: false }
+    }
+
+    async fn drain(&self) {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        self.delivered.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    async fn resize(&self, _size: TerminalSize) -> Result<()> {
+        Ok(())
+    }
+
+    async fn close_stdin(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A logger of nerdctl's kind ends when it learns of the exit: an exit that waited for it would
+/// never be reported.
+#[tokio::test(start_paused = true)]
+async fn an_exit_is_reported_before_the_output_is_delivered_and_a_delete_after() {
+    let delivered = Arc::default();
+    let exit = crate::exit::ExitCell::new();
+    let prepared = Talkative { exit, delivered: Arc::clone(&delivered) };
+    let sandbox = std::future::pending();
+    let process = Process::follow("c".into(), Box::new(prepared), sandbox, async |_| {});
+    process.start(|| {}).await.unwrap();
+    process.kill(15, false).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    assert_eq!(process.exited().await.status, 0);
+    assert_eq!(begun.elapsed(), Duration::ZERO);
+    let drained = || delivered.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(drained(), 0);
+    assert_eq!(process.delete().await.unwrap().status, 0);
+    assert_eq!((begun.elapsed(), drained()), (Duration::from_secs(10), 1));
+}

@@ -35,6 +35,7 @@ pub(crate) struct NewContainer {
     /// terminal.
     pub(crate) stdio: Option<ProcessFds>,
     image: Option<PathBuf>,
+    shares_pids: bool,
 }
 
 impl NewContainer {
@@ -54,6 +55,7 @@ impl NewContainer {
             pod: Arc::clone(pod),
             streams: Arc::clone(&streams),
             image: self.image,
+            shares_pids: self.shares_pids,
             origin,
         };
         let container = GvisorContainer {
@@ -90,6 +92,7 @@ pub(crate) async fn create(
     let config = &runtime.config;
     let process = bundle.spec().process().as_ref().ok_or(GvisorError::NoArgs)?;
     let defaults = Defaults::of(process, config.net_raw());
+    let shares_pids = spec::shares_pids(bundle.spec());
     runtime.runsc.prepare_root()?;
     record.store(bundle.path())?;
     mount_rootfs(runtime, &bundle, &rootfs)?;
@@ -124,7 +127,16 @@ pub(crate) async fn create(
         streams
     };
     let bundle = bundle.path().to_owned();
-    Ok(NewContainer { id, bundle, owner, defaults, streams, stdio: later, image: checkpoint })
+    Ok(NewContainer {
+        id,
+        bundle,
+        owner,
+        defaults,
+        streams,
+        stdio: later,
+        image: checkpoint,
+        shares_pids,
+    })
 }
 
 /// Cleans up after a failed creation; `joined` is the sandbox that the container was to join. Its

@@ -36,6 +36,8 @@ pub(crate) struct PreparedInit {
     pub(crate) streams: Arc<Streams>,
     /// A checkpoint to restore from.
     pub(crate) image: Option<PathBuf>,
+    /// The container has no process namespace of its own.
+    pub(crate) shares_pids: bool,
     pub(crate) origin: Origin,
 }
 
@@ -53,7 +55,7 @@ impl PreparedInit {
             Origin::Joined(stdio) => {
                 let stdio = stdio.take();
                 self.start(stdio, false).await?;
-                Ok(Part::Init)
+                Ok(Part::Init { shares_pids: self.shares_pids })
             }
             Origin::Launched(network) => {
                 let network = network.clone();

@@ -24,7 +24,11 @@ pub(crate) enum Part {
     /// sandbox's process.
     Root,
     /// The first process of another container.
-    Init,
+    Init {
+        /// Its container has no process namespace of its own: the kernel does not kill the rest of
+        /// the container when it exits.
+        shares_pids: bool,
+    },
     /// An exec, by the sandbox's process id.
     Exec(i32),
 }
@@ -33,7 +37,7 @@ pub(crate) enum Part {
 impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Root | Self::Init => f.write_str("the first process"),
+            Self::Root | Self::Init { .. } => f.write_str("the first process"),
             Self::Exec(pid) => write!(f, "process {pid}"),
         }
     }
@@ -74,12 +78,13 @@ impl StartedProcess {
         let following = tokio::spawn({
             let pod = Arc::clone(&pod);
             let container = container.clone();
-            let streams = Arc::clone(&streams);
             let exit = exit.clone();
             async move {
                 let seen = exited(&pod, &container, part).await;
                 drop(entry);
-                streams.finish().await;
+                if part == (Part::Init { shares_pids: true }) {
+                    kill_rest(&pod.control, &container).await;
+                }
                 exit.set(seen);
             }
         });
@@ -88,7 +93,7 @@ impl StartedProcess {
 
     fn finished(&self) -> GvisorError {
         let what = match self.part {
-            Part::Root | Part::Init => format!("container {}", self.container),
+            Part::Root | Part::Init { .. } => format!("container {}", self.container),
             Part::Exec(pid) => format!("process {pid} of container {}", self.container),
         };
         GvisorError::Finished { what }
@@ -108,8 +113,8 @@ impl Running for StartedProcess {
                 return Ok(());
             }
             Part::Exec(pid) => Target::Process(pid),
-            Part::Root | Part::Init if all => Target::All,
-            Part::Root | Part::Init => Target::Init,
+            Part::Root | Part::Init { .. } if all => Target::All,
+            Part::Root | Part::Init { .. } => Target::Init,
         };
         match self.pod.control.signal(&self.container, signal, target).await {
             Ok(()) => Ok(()),
@@ -122,6 +127,10 @@ impl Running for StartedProcess {
     async fn wait(&self) -> Ended {
         let exit = self.exit.wait().await;
         Ended { exit, oom_killed: self.pod.group.oom_killed() }
+    }
+
+    async fn drain(&self) {
+        self.streams.finish().await;
     }
 
     async fn resize(&self, size: TerminalSize) -> Result<()> {
@@ -143,7 +152,7 @@ impl Running for StartedProcess {
 /// The foreground process group of the process's terminal.
 fn foreground(part: Part) -> Target {
     match part {
-        Part::Root | Part::Init => Target::Foreground(0),
+        Part::Root | Part::Init { .. } => Target::Foreground(0),
         Part::Exec(pid) => Target::Foreground(pid),
     }
 }
@@ -170,7 +179,9 @@ async fn exited(pod: &Pod, container: &str, part: Part) -> Exit {
     let answer = async {
         match part {
             Part::Root => std::future::pending().await,
-            Part::Init => answered(container, part, || control.wait(container.to_owned())).await,
+            Part::Init { .. } => {
+                answered(container, part, || control.wait(container.to_owned())).await
+            }
             Part::Exec(pid) => {
                 answered(container, part, || control.wait_pid(container.to_owned(), pid)).await
             }
@@ -181,8 +192,19 @@ async fn exited(pod: &Pod, container: &str, part: Part) -> Exit {
         exit = answer => exit,
         sandbox = pod.exit.wait() => match part {
             Part::Root => sandbox,
-            Part::Init | Part::Exec(_) => Exit::now(Exit::KILLED),
+            Part::Init { .. } | Part::Exec(_) => Exit::now(Exit::KILLED),
         },
+    }
+}
+
+/// Kills what the first process of `container` has left in a process namespace that others share.
+/// It would hold the container's outputs open, whose end containerd waits for before it deletes the
+/// container.
+async fn kill_rest(control: &Control, container: &str) {
+    if let Err(error) = control.signal(container, libc::SIGKILL, Target::All).await {
+        let error = Error::from(error);
+        // Nothing was left, or the sandbox is gone.
+        tracing::debug!(%container, "killing what its first process left: {error}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! What has to change in a container's configuration before runsc reads it. Pure: JSON in, JSON
 //! out, so that fields which this project does not know stay as they are.
 
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use sandbox_core::annotation::{CONTAINER_TYPE, SANDBOX_ID};
 use serde_json::{Map, Value};
 
@@ -45,6 +46,17 @@ pub(crate) fn edit(
         }
     }
     spec
+}
+
+/// Whether a container's process namespace is one that others use too: it names one, or has none of
+/// its own.
+pub(crate) fn shares_pids(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let own = namespaces
+        .into_iter()
+        .flatten()
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none());
+    !own
 }
 
 /// The directory that stands behind the Pod's `/dev/shm`.
@@ -227,5 +239,18 @@ mod tests {
         let out = edit(&bare, "c", Placement::First { shm_size: None }, &[], false);
         assert_eq!(out["annotations"][CONTAINER_TYPE], "sandbox");
         assert_eq!(out["annotations"][SANDBOX_ID], "c");
+    }
+
+    #[test]
+    fn processes_are_shared_unless_the_container_has_a_namespace_of_its_own() {
+        for (namespaces, shared) in [
+            (json!([{"type": "pid"}, {"type": "ipc"}]), false),
+            (json!([{"type": "pid", "path": "/proc/1/ns/pid"}]), true),
+            (json!([{"type": "ipc"}]), true),
+        ] {
+            let spec = json!({"ociVersion": "1.1.0", "linux": {"namespaces": namespaces}});
+            let spec = serde_json::from_value(spec).unwrap();
+            assert_eq!(shares_pids(&spec), shared, "{namespaces}");
+        }
     }
 }

@@ -120,7 +120,7 @@ impl GuestProcess {
                 tracing::error!("after the exit of {}: {}", self.key, Error::from(error));
             }
         }
-        tokio::join!(self.streams.finish(), remove_exec(&self.vm, &self.key));
+        remove_exec(&self.vm, &self.key).await;
         ended
     }
 }
@@ -248,6 +248,10 @@ impl Running for GuestProcess {
 
     async fn wait(&self) -> Ended {
         *self.ended.get_or_init(|| self.exit()).await
+    }
+
+    async fn drain(&self) {
+        self.streams.finish().await;
     }
 
     async fn resize(&self, size: TerminalSize) -> Result<()> {

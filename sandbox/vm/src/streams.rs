@@ -19,8 +19,8 @@ use crate::guest::{Guest, GuestError, Key};
 /// Size of a copy in bytes: the default capacity of a pipe.
 const CHUNK: usize = 64 * 1024;
 
-/// How long the exit of a process is held back for its output. The copying continues afterwards at
-/// the reader's pace.
+/// How long the deletion of a process that has exited is held back for its output. The copying
+/// continues afterwards at the reader's pace.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// The streams of one process, being copied.

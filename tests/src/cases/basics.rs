@@ -5,7 +5,7 @@ use k8s_cri::v1 as api;
 
 use super::case::{Case, cases};
 use crate::bed::process::until;
-use crate::client::pod::{Container, Pod, bind, shell};
+use crate::client::pod::{Container, Pod, bind, pod_config, security, shell};
 use crate::client::stage::Stage;
 
 pub(super) const CASES: &[Case] = cases![
@@ -17,6 +17,7 @@ pub(super) const CASES: &[Case] = cases![
     container_restarts_in_its_pod,
     many_execs_at_once,
     exec_in_a_dead_container,
+    stop_in_a_shared_process_namespace,
 ];
 
 /// Two containers reach each other over localhost and share a volume.
@@ -164,5 +165,36 @@ fn exec_in_a_dead_container(stage: &Stage) -> Result<()> {
     container.exited()?;
     let refused = stage.cri.exec(&container.id, &["true"], 20);
     ensure!(refused.is_err(), "exec in an exited container: {refused:?}");
+    Ok(())
+}
+
+/// What a container's first process leaves in a process namespace that the Pod shares is killed with
+/// it: it would hold the container's output open, whose end containerd waits for. The Pod's other
+/// containers stay.
+fn stop_in_a_shared_process_namespace(stage: &Stage) -> Result<()> {
+    let shared = api::NamespaceOption { pid: api::NamespaceMode::Pod.into(), ..Default::default() };
+    let mut config = pod_config(stage)?;
+    if let Some(linux) = &mut config.linux {
+        let security = linux.security_context.get_or_insert_default();
+        security.namespace_options = Some(shared.clone());
+    }
+    let pod = Pod::run_config(stage, config)?;
+    let sharing = |script: &str| {
+        let mut config = shell(script);
+        security(&mut config).namespace_options = Some(shared.clone());
+        config
+    };
+    let other = pod.start("other", sharing("sleep 10000 & echo up; wait"))?;
+    other.logged("up")?;
+    for round in 0..5 {
+        let name = format!("parent{round}");
+        let parent = pod.start(&name, sharing("sleep 10000 & echo forked; sleep 10000"))?;
+        parent.logged("forked")?;
+        stage.cri.stop(&parent.id, 1)?;
+        let status = parent.exited()?;
+        ensure!(matches!(status.exit_code, 137 | 143), "exit code {}", status.exit_code);
+        stage.cri.remove(&parent.id)?;
+    }
+    ensure!(other.is_running()?, "the Pod's other container was killed");
     Ok(())
 }
