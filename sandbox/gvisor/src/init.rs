@@ -76,8 +76,15 @@ impl PreparedInit {
             return self.start(None, false).await;
         }
         let mask = self.runsc().mistakes_namespaces();
-        let NetworkNamespace::Path(path) = network else {
-            return self.start(None, mask).await;
+        let path = match network {
+            NetworkNamespace::Path(path) => path,
+            NetworkNamespace::New => {
+                // The sandbox is in it since its creation.
+                let made = format!("/proc/{}/ns/net", self.pod.process.pid);
+                netns::loopback_up(made.into()).await?;
+                return self.start(None, mask).await;
+            }
+            NetworkNamespace::Host => return self.start(None, mask).await,
         };
         let dial = self.save_network(path).await?;
         self.start(None, mask).await?;

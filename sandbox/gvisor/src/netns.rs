@@ -15,8 +15,10 @@ use sandbox_netlink::{NLM_F_CREATE, NLM_F_REPLACE, Netlink, attribute, u32_at};
 use sandbox_netns::{Namespace, NetnsError};
 use serde::{Deserialize, Serialize};
 
-/// `linux/rtnetlink.h`, `linux/if_addr.h`: types of messages, lengths in bytes of their headers, and
-/// what is looked for in them.
+/// `linux/rtnetlink.h`, `linux/if.h`, `linux/if_addr.h`: types of messages, lengths in bytes of their
+/// headers, and what is looked for in them.
+const RTM_SETLINK: u16 = 19;
+const IFF_UP: u32 = 1;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const ADDRESS_HEADER: usize = 8;
@@ -88,6 +90,30 @@ pub(crate) async fn save(netns: PathBuf) -> Result<SavedNetwork, AddressError> {
         routes.retain(|body| is_worth_keeping(body));
         routes.sort_by_key(|body| has_gateway(body));
         Ok(SavedNetwork { netns: netns.to_owned(), addresses, routes })
+    })
+    .await
+}
+
+/// Brings up the loopback of a namespace that was made for the sandbox, as runc does: runsc gives a
+/// sandbox only interfaces that are up.
+///
+/// # Errors
+///
+/// [`AddressError`] names the namespace and what was refused.
+pub(crate) async fn loopback_up(netns: PathBuf) -> Result<(), AddressError> {
+    inside(netns, |netns| {
+        let failed = |source| AddressError::Netlink {
+            verb: "bringing lo up",
+            path: netns.to_owned(),
+            source,
+        };
+        // `struct ifinfomsg`: the index, the flags, and which of them change.
+        let header: Vec<u8> = [0, LOOPBACK_INDEX, IFF_UP, IFF_UP]
+            .iter()
+            .flat_map(|field| field.to_ne_bytes())
+            .collect();
+        let mut netlink = Netlink::open().map_err(failed)?;
+        netlink.change(RTM_SETLINK, 0, &header, &[]).map_err(failed)
     })
     .await
 }

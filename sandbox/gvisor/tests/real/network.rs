@@ -125,7 +125,8 @@ async fn the_hosts_network_is_refused() {
 async fn a_new_namespace_of_its_own_works() {
     let mut bed = Bed::new().await;
     bed.config.network = Network::Sandbox;
-    let (_sandbox, task) = bed.launch(bed.script("c", "exit 6")).await.unwrap();
+    let script = "ip -4 address show dev lo | grep -q 'inet 127.0.0.1/8' && exit 6";
+    let (_sandbox, task) = bed.launch(bed.script("c", script)).await.unwrap();
     task.start().await;
     assert_eq!(ended(&task.init).await.status, 6);
     task.delete().await;
