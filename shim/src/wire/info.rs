@@ -41,7 +41,8 @@ fn describe(options: Any) -> Result<RuntimeInfo> {
     Ok(RuntimeInfo {
         name: format!("io.containerd.bulkhead.v2/{}", handler.backend_name()),
         version: Some(version).into(),
-        options: Some(options).into(),
+        // containerd fails on options without a type.
+        options: Some(options).filter(|options| !options.type_url.is_empty()).into(),
         features: Some(features).into(),
         ..RuntimeInfo::default()
     })
@@ -62,5 +63,6 @@ mod tests {
         assert_eq!(features["linux"]["seccomp"]["enabled"], true);
         assert!(!listed(&features["linux"]["namespaces"], "user"));
         assert_eq!(info.name, "io.containerd.bulkhead.v2/gvisor");
+        assert!(info.options.is_none(), "containerd cannot read options without a type");
     }
 }

@@ -51,6 +51,8 @@ fn to_v1(stats: &Stats) -> v1::Metrics {
             ..Default::default()
         }),
         network: stats.network.iter().map(network_v1).collect(),
+        // nerdctl reads its lists without looking whether it is there.
+        blkio: MessageField::some(v1::BlkIOStat::default()),
         ..Default::default()
     }
 }
