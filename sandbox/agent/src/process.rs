@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use agent_api::agent::Stdio;
+use agent_system::log_error;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -133,14 +134,26 @@ impl Process {
             Role::Init => ProcessState::Created { pid, agent, pty },
             Role::Exec => ProcessState::Running { pid, pty },
         };
-        tokio::spawn(self.clone().follow(launched.exited, cgroup));
+        tokio::spawn(self.clone().follow(launched.exited, cgroup, role));
         sized
     }
 
-    async fn follow(self: Arc<Self>, exited: oneshot::Receiver<ExitStatus>, cgroup: Cgroup) {
+    async fn follow(
+        self: Arc<Self>,
+        exited: oneshot::Receiver<ExitStatus>,
+        cgroup: Cgroup,
+        role: Role,
+    ) {
         // The reaper drops no sender: it lives as long as the agent.
         let Ok(ExitStatus { status, at_ns }) = exited.await else { return };
         let oom_killed = cgroup.oom_killed();
+        if role == Role::Init {
+            // The kernel does so in a process namespace of the container's own. In one that is
+            // shared, the rest would hold the outputs open, whose end containerd waits for.
+            if let Err(error) = cgroup.kill() {
+                log_error(&format!("killing what {} has left: {error}", self.name));
+            }
+        }
         *self.state.lock() = ProcessState::Exited(Exit { status, at_ns, oom_killed });
         self.finished.notify_waiters();
     }
