@@ -245,10 +245,15 @@ impl Task {
         self.deleted.get_or_try_init(release).await.copied()
     }
 
-    /// Forgets an exited exec; returns its exit.
+    /// Forgets an exec that has exited or was never started; returns its exit, which of the latter has
+    /// the status 0, as runc's shim returns it.
     pub(crate) async fn delete_exec(&self, exec_id: &str) -> Result<(u32, Exit)> {
         let process = self.process(exec_id)?;
-        let exit = process.delete().await?;
+        let never_started = process.phase() == Phase::Created;
+        let mut exit = process.delete().await?;
+        if never_started {
+            exit.status = 0;
+        }
         self.execs.lock().retain(|id, _| id.as_str() != exec_id);
         Ok((self.pid(), exit))
     }

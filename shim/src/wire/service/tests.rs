@@ -177,6 +177,20 @@ async fn verbs_out_of_order_get_the_right_codes() {
 }
 
 #[tokio::test]
+async fn an_exec_that_never_started_is_deleted_with_status_0() {
+    let bed = Bed::new();
+    bed.create("c").await.unwrap();
+    bed.start("c", "").await.unwrap();
+    bed.exec("c", "e").await.unwrap();
+    assert_eq!(bed.delete("c", "e").await.unwrap().exit_status, 0);
+    bed.exec("c", "e").await.unwrap();
+    bed.start("c", "e").await.unwrap();
+    bed.kill("c", "e", 9).await.unwrap();
+    bed.wait("c", "e").await.unwrap();
+    assert_eq!(bed.delete("c", "e").await.unwrap().exit_status, 137);
+}
+
+#[tokio::test]
 async fn a_failed_create_frees_the_id_and_bad_ids_are_refused() {
     let bed = Bed::new();
     let missing = bed.dir.path().join("none").display().to_string();
