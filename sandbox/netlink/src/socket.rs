@@ -113,15 +113,26 @@ impl Netlink {
     /// something changed meanwhile.
     fn answers(&self, wanted: u16) -> io::Result<(Vec<Vec<u8>>, bool)> {
         let mut answer = Answer::new(self.sequence, wanted);
-        let mut buffer = vec![0; 1 << 16];
+        while !answer.read(&self.datagram()?)? {}
+        Ok((answer.found, answer.interrupted))
+    }
+
+    /// The next datagram. Its length is asked for first: a buffer for the largest that could come
+    /// would stay with the allocator of a thread that has ended.
+    fn datagram(&self) -> io::Result<Vec<u8>> {
+        let length = self.receive(&mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
+        let mut datagram = vec![0; length];
+        let read = self.receive(&mut datagram, MsgFlags::empty())?;
+        datagram.truncate(read);
+        Ok(datagram)
+    }
+
+    fn receive(&self, buffer: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
         loop {
-            let read = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Err(Errno::EINTR) => continue,
+            match recv(self.socket.as_raw_fd(), buffer, flags) {
+                Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
-                read => read?,
-            };
-            if answer.read(&buffer[..read])? {
-                return Ok((answer.found, answer.interrupted));
+                read => return Ok(read?),
             }
         }
     }
