@@ -7,7 +7,7 @@ use containerd_shim_protos::events::task::{
     TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO,
     TaskOOM, TaskPaused, TaskResumed, TaskStart,
 };
-use containerd_shim_protos::protobuf::MessageDyn;
+use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
@@ -111,13 +111,7 @@ async fn connect(address: &str) -> ttrpc::Result<Client> {
 }
 
 fn request(at: SystemTime, namespace: &str, event: Event) -> ForwardRequest {
-    let (topic, message) = message(event);
-    let any = Any {
-        type_url: message.descriptor_dyn().full_name().to_owned(),
-        // Writing to memory cannot fail.
-        value: message.write_to_bytes_dyn().unwrap_or_default(),
-        ..Any::default()
-    };
+    let (topic, any) = message(event);
     let envelope = Envelope {
         timestamp: convert::timestamp(at),
         namespace: namespace.to_owned(),
@@ -128,13 +122,24 @@ fn request(at: SystemTime, namespace: &str, event: Event) -> ForwardRequest {
     ForwardRequest { envelope: Some(envelope).into(), ..ForwardRequest::default() }
 }
 
+/// A message of containerd's package of events. Its name is put together: asked for it, the protobuf
+/// crate parses the descriptors of all that the package imports, 300 KiB that every shim would keep.
+fn packed<M: Message>(message: &M) -> Any {
+    Any {
+        type_url: format!("containerd.events.{}", M::NAME),
+        // Writing to memory cannot fail.
+        value: message.write_to_bytes().unwrap_or_default(),
+        ..Any::default()
+    }
+}
+
 /// An event's topic and message (containerd's `api/events/task.proto`).
-fn message(event: Event) -> (&'static str, Box<dyn MessageDyn>) {
+fn message(event: Event) -> (&'static str, Any) {
     let container_id = event.container().to_string();
     match event {
         Event::Created { bundle, rootfs, stdio, checkpoint, pid, .. } => (
             topics::TASK_CREATE_EVENT_TOPIC,
-            Box::new(TaskCreate {
+            packed(&TaskCreate {
                 container_id,
                 bundle,
                 rootfs: rootfs.into_iter().map(mount).collect(),
@@ -146,44 +151,39 @@ fn message(event: Event) -> (&'static str, Box<dyn MessageDyn>) {
         ),
         Event::Started { pid, .. } => (
             topics::TASK_START_EVENT_TOPIC,
-            Box::new(TaskStart { container_id, pid, ..Default::default() }),
+            packed(&TaskStart { container_id, pid, ..Default::default() }),
         ),
         Event::ExecAdded { exec, .. } => {
             let exec_id = exec.into();
             let added = TaskExecAdded { container_id, exec_id, ..Default::default() };
-            (topics::TASK_EXEC_ADDED_EVENT_TOPIC, Box::new(added))
+            (topics::TASK_EXEC_ADDED_EVENT_TOPIC, packed(&added))
         }
         Event::ExecStarted { exec, pid, .. } => {
             let exec_id = exec.into();
             let started = TaskExecStarted { container_id, exec_id, pid, ..Default::default() };
-            (topics::TASK_EXEC_STARTED_EVENT_TOPIC, Box::new(started))
+            (topics::TASK_EXEC_STARTED_EVENT_TOPIC, packed(&started))
         }
         Event::Oom { .. } => {
-            (topics::TASK_OOM_EVENT_TOPIC, Box::new(TaskOOM { container_id, ..Default::default() }))
+            (topics::TASK_OOM_EVENT_TOPIC, packed(&TaskOOM { container_id, ..Default::default() }))
         }
         Event::Paused { .. } => (
             topics::TASK_PAUSED_EVENT_TOPIC,
-            Box::new(TaskPaused { container_id, ..Default::default() }),
+            packed(&TaskPaused { container_id, ..Default::default() }),
         ),
         Event::Resumed { .. } => (
             topics::TASK_RESUMED_EVENT_TOPIC,
-            Box::new(TaskResumed { container_id, ..Default::default() }),
+            packed(&TaskResumed { container_id, ..Default::default() }),
         ),
         Event::Checkpointed { path: checkpoint, .. } => (
             topics::TASK_CHECKPOINTED_EVENT_TOPIC,
-            Box::new(TaskCheckpointed { container_id, checkpoint, ..Default::default() }),
+            packed(&TaskCheckpointed { container_id, checkpoint, ..Default::default() }),
         ),
         Event::Exited { exec, pid, exit, .. } => ended(container_id, exec, pid, exit),
         Event::Deleted { exec, pid, exit, .. } => removed(container_id, exec, pid, exit),
     }
 }
 
-fn ended(
-    container_id: String,
-    exec: Option<Id>,
-    pid: u32,
-    exit: Exit,
-) -> (&'static str, Box<dyn MessageDyn>) {
+fn ended(container_id: String, exec: Option<Id>, pid: u32, exit: Exit) -> (&'static str, Any) {
     let message = TaskExit {
         // An exec's own id, or the container's for its first process.
         id: exec.map_or_else(|| container_id.clone(), String::from),
@@ -193,15 +193,10 @@ fn ended(
         exited_at: convert::timestamp(exit.at),
         ..Default::default()
     };
-    (topics::TASK_EXIT_EVENT_TOPIC, Box::new(message))
+    (topics::TASK_EXIT_EVENT_TOPIC, packed(&message))
 }
 
-fn removed(
-    container_id: String,
-    exec: Option<Id>,
-    pid: u32,
-    exit: Exit,
-) -> (&'static str, Box<dyn MessageDyn>) {
+fn removed(container_id: String, exec: Option<Id>, pid: u32, exit: Exit) -> (&'static str, Any) {
     let message = TaskDelete {
         container_id,
         id: exec.map(String::from).unwrap_or_default(),
@@ -210,7 +205,7 @@ fn removed(
         exited_at: convert::timestamp(exit.at),
         ..Default::default()
     };
-    (topics::TASK_DELETE_EVENT_TOPIC, Box::new(message))
+    (topics::TASK_DELETE_EVENT_TOPIC, packed(&message))
 }
 
 fn mount(mount: RootfsMount) -> Mount {
@@ -230,7 +225,13 @@ fn io(stdio: StdioPaths) -> TaskIO {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use containerd_shim_protos::protobuf::Message;
+
+    #[test]
+    fn names_are_those_of_the_package() {
+        use containerd_shim_protos::protobuf::MessageFull;
+        assert_eq!(packed(&TaskOOM::default()).type_url, TaskOOM::descriptor().full_name());
+        assert_eq!(packed(&TaskIO::default()).type_url, TaskIO::descriptor().full_name());
+    }
 
     #[test]
     fn exits_name_the_exec_or_the_container() {
