@@ -50,8 +50,8 @@ pub trait Running: fmt::Debug + Send + Sync {
     async fn wait(&self) -> Ended;
 
     /// Completes the streams of a process that has exited, and lets their readers see end-of-file.
-    /// Called once. Resolves when the output was delivered, after a few seconds at most: a reader
-    /// that stalls gets the rest later, as long as this value is not dropped.
+    /// Called once. Resolves when the output was delivered, or given up on: a terminal's reader that
+    /// stalls for 2 s gets the rest later, as long as this value is not dropped; a logger has 10 s.
     async fn drain(&self);
 
     /// Sets its terminal's size.

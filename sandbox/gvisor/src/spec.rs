@@ -52,10 +52,11 @@ pub(crate) fn edit(
 /// its own.
 pub(crate) fn shares_pids(spec: &Spec) -> bool {
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    let own = namespaces
-        .into_iter()
-        .flatten()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none());
+    let own = namespaces.into_iter().flatten().any(|namespace| {
+        let path = namespace.path().as_ref();
+        namespace.typ() == LinuxNamespaceType::Pid
+            && path.is_none_or(|path| path.as_os_str().is_empty())
+    });
     !own
 }
 
@@ -245,6 +246,7 @@ mod tests {
     fn processes_are_shared_unless_the_container_has_a_namespace_of_its_own() {
         for (namespaces, shared) in [
             (json!([{"type": "pid"}, {"type": "ipc"}]), false),
+            (json!([{"type": "pid", "path": ""}]), false),
             (json!([{"type": "pid", "path": "/proc/1/ns/pid"}]), true),
             (json!([{"type": "ipc"}]), true),
         ] {

@@ -171,6 +171,7 @@ mod tests {
         assert_eq!(metrics.cpu.usage.total, 5_000_000);
         assert_eq!((metrics.memory.usage.usage, metrics.memory.total_inactive_file), (100, 30));
         assert_eq!(metrics.memory.usage.limit, UNLIMITED);
+        assert!(metrics.blkio.is_some(), "nerdctl reads it without a look whether it is there");
 
         let any = encode(&sample(), Version::V2).unwrap();
         assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
