@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use runsc::{Control, Network, ProbeError, Runsc, StateFiles};
+use runsc::{Control, Network, ProbeError, Runsc, RunscId, StateFiles};
 use sandbox_core::{Backend, Id, LaunchSandbox, Launched, NetworkNamespace, Result};
 use sandbox_host::Host;
 use tokio::sync::OnceCell;
@@ -73,7 +73,6 @@ impl Backend for GvisorBackend {
     }
 
     async fn purge(&self, id: &Id, bundle: &Path) -> Result<()> {
-        let id = id.as_str();
         let root = self.root();
         let record = Record::load(bundle).ok().flatten();
         // runsc itself is needed for hooks alone; without it the rest is removed all the same.
@@ -81,12 +80,13 @@ impl Backend for GvisorBackend {
             Some(_) => self.runsc().await.ok(),
             None => None,
         };
-        let sandbox = record.map(|record| record.sandbox).filter(|sandbox| sandbox != id);
+        let sandbox = record.map(|record| record.sandbox).filter(|sandbox| *sandbox != sandbox.beside(id.as_str()));
         let control = sandbox.map(|sandbox| {
-            let files = StateFiles::new(&root, &sandbox, id);
+            let files = StateFiles::new(&root, &sandbox, &sandbox.beside(id.as_str()));
             Control::new(files.socket(), self.config.timeouts.call())
         });
-        let remains = Remains { id, bundle, root: &root, runsc };
+        let id = RunscId::new(id.as_str());
+        let remains = Remains { id: &id, bundle, root: &root, runsc };
         Ok(purge::container(&remains, control.as_ref(), &*self.host).await?)
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use runsc::RunscId;
 use sandbox_core::stdio::{Owner, Streams};
 use sandbox_core::{Container, ExecProcess, Prepared, ProcessInfo, Resources, Result, Stats};
 
@@ -18,7 +19,7 @@ use crate::runtime::Runtime;
 /// A container.
 #[derive(Debug)]
 pub(crate) struct GvisorContainer {
-    pub(crate) id: String,
+    pub(crate) id: RunscId,
     pub(crate) bundle: PathBuf,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) pod: Arc<Pod>,
@@ -46,8 +47,8 @@ impl GvisorContainer {
             if id != self.pod.id {
                 memory += event.memory;
             }
-            let own = event.cpu.get(&id).copied().unwrap_or(event.cpu_of_cgroup);
-            cpu.insert(id, own);
+            let own = event.cpu.get(&*id).copied().unwrap_or(event.cpu_of_cgroup);
+            cpu.insert(id.to_string(), own);
         }
         (cpu, memory)
     }
@@ -113,8 +114,8 @@ impl Container for GvisorContainer {
         // A client of containerd's pauses what it checkpoints, so a paused sandbox is as good.
         self.pod.check_lives()?;
         if !self.is_root() {
-            let id = self.id.clone();
-            let sandbox = self.pod.id.clone();
+            let id = self.id.to_string();
+            let sandbox = self.pod.id.to_string();
             return Err(GvisorError::PartialCheckpoint { id, sandbox }.into());
         }
         std::fs::create_dir_all(&image).map_err(|source| GvisorError::File {

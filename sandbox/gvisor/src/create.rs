@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use runsc::StateFiles;
+use runsc::{RunscId, StateFiles};
 use sandbox_core::stdio::{self, ConsoleSocket, Owner, ProcessFds, Streams};
 use sandbox_core::{Bundle, CreateContainer, Error, RootfsMount};
 use sandbox_host::ProcessRef;
@@ -26,7 +26,7 @@ use crate::spec::{self, Placement};
 
 /// A container that `runsc create` has made.
 pub(crate) struct NewContainer {
-    id: String,
+    id: RunscId,
     bundle: PathBuf,
     owner: Owner,
     defaults: Defaults,
@@ -74,9 +74,9 @@ impl NewContainer {
 
 /// Refuses an id that runsc knows: Debian's would remove the first container's state and leave
 /// its processes running.
-pub(crate) fn check_new(runtime: &Runtime, id: &str) -> Result<(), GvisorError> {
+pub(crate) fn check_new(runtime: &Runtime, id: &RunscId) -> Result<(), GvisorError> {
     match StateFiles::sandbox_of(runtime.runsc.root(), id) {
-        Some(_) => Err(GvisorError::Exists(id.to_owned())),
+        Some(_) => Err(GvisorError::Exists(id.to_string())),
         None => Ok(()),
     }
 }
@@ -89,6 +89,7 @@ pub(crate) async fn create(
     record: &Record,
 ) -> Result<NewContainer, GvisorError> {
     let CreateContainer { id, mut bundle, rootfs, stdio: paths, checkpoint } = request;
+    let runsc_id = RunscId::new(id.as_str());
     let config = &runtime.config;
     let process = bundle.spec().process().as_ref().ok_or(GvisorError::NoArgs)?;
     let defaults = Defaults::of(process, config.net_raw());
@@ -99,14 +100,14 @@ pub(crate) async fn create(
 
     let given = bundle.json();
     let allow = &config.allow_annotations;
-    let mut edited = spec::edit(given, id.as_str(), placement, allow, paths.terminal);
+    let mut edited = spec::edit(given, &runsc_id, placement, allow, paths.terminal);
     paths::spare_nested(&mut edited, &mount_table()?);
     paths::protect(&mut edited, &root_of(&bundle), bundle.path())?;
     bundle.replace(edited)?;
 
-    let owner = Owner { namespace: runtime.namespace.clone(), container: id.clone() };
+    let owner = Owner { namespace: runtime.namespace.clone(), container: id };
     let host = &*runtime.host;
-    let id = id.to_string();
+    let id = runsc_id;
     let mut later = None;
     let streams = if paths.terminal {
         // Not in the bundle, whose path is too long for a socket.
@@ -141,12 +142,12 @@ pub(crate) async fn create(
 
 /// Cleans up after a failed creation; `joined` is the sandbox that the container was to join. Its
 /// own errors are logged: the caller has the first one.
-pub(crate) async fn discard(runtime: &Runtime, id: &str, bundle: &Path, joined: Option<&Pod>) {
+pub(crate) async fn discard(runtime: &Runtime, id: &RunscId, bundle: &Path, joined: Option<&Pod>) {
     let runsc = &runtime.runsc;
     let remains = Remains { id, bundle, root: runsc.root(), runsc: Some(runsc) };
     let running = joined.filter(|pod| pod.exit.get().is_none()).map(|pod| &pod.control);
     if let Err(error) = purge::container(&remains, running, &*runtime.host).await {
-        tracing::warn!(container = id, "after a failed create: {}", Error::from(error));
+        tracing::warn!(container = %id, "after a failed create: {}", Error::from(error));
     }
     if let Some(pod) = joined {
         pod.leave(id);

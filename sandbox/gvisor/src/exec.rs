@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use oci_spec::runtime::{LinuxCapabilities, Process as ProcessSpec};
-use runsc::{Capabilities, ExecArgs};
+use runsc::{Capabilities, ExecArgs, RunscId};
 use sandbox_core::stdio::{self, Owner, Streams};
 use sandbox_core::{Early, Prepared, Result, Running, StdioPaths, TerminalSize};
 
@@ -56,7 +56,7 @@ fn masks(given: Option<&LinuxCapabilities>, net_raw: bool) -> Option<Capabilitie
 /// What gVisor is asked to run for `spec` in container `cid`.
 pub(crate) fn arguments(
     spec: &ProcessSpec,
-    cid: &str,
+    cid: &RunscId,
     terminal: bool,
     defaults: &Defaults,
     net_raw: bool,
@@ -80,7 +80,7 @@ pub(crate) fn arguments(
         no_new_privileges: spec.no_new_privileges().unwrap_or(false),
         terminal,
         guest_fds: [0, 1, 2],
-        cid: cid.to_owned(),
+        cid: cid.clone(),
     })
 }
 
@@ -149,7 +149,7 @@ mod tests {
         let bare = process(serde_json::json!({
             "user": {"uid": 7, "gid": 8, "additionalGids": [9]}, "cwd": "", "args": ["id"],
         }));
-        let args = arguments(&bare, "c", true, &defaults, false).unwrap();
+        let args = arguments(&bare, &RunscId::new("c"), true, &defaults, false).unwrap();
         assert_eq!((args.cwd.as_str(), &args.envv), ("/srv", &vec!["PATH=/bin".to_owned()]));
         assert_eq!((args.uid, args.gid, args.groups), (7, 8, vec![9]));
         assert_eq!(args.capabilities.bounding, 1);
@@ -158,7 +158,7 @@ mod tests {
             "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": ["id"], "env": [],
             "capabilities": {"bounding": ["CAP_NET_RAW"]}, "noNewPrivileges": true,
         }));
-        let args = arguments(&own, "c", false, &defaults, true).unwrap();
+        let args = arguments(&own, &RunscId::new("c"), false, &defaults, true).unwrap();
         assert_eq!((args.envv.len(), args.capabilities.bounding), (0, 1 << 13));
         assert!(args.no_new_privileges);
     }
@@ -166,11 +166,11 @@ mod tests {
     #[test]
     fn faults_are_named() {
         let none = process(serde_json::json!({"user": {"uid": 0, "gid": 0}, "cwd": "/"}));
-        let error = arguments(&none, "c", false, &Defaults::default(), false).unwrap_err();
+        let error = arguments(&none, &RunscId::new("c"), false, &Defaults::default(), false).unwrap_err();
         assert_eq!(error.to_string(), "process.args is empty; there is nothing to run");
         let relative =
             process(serde_json::json!({"user": {"uid": 0, "gid": 0}, "cwd": "x", "args": ["a"]}));
-        let error = arguments(&relative, "c", false, &Defaults::default(), false).unwrap_err();
+        let error = arguments(&relative, &RunscId::new("c"), false, &Defaults::default(), false).unwrap_err();
         assert_eq!(error.to_string(), "process.cwd \"x\" is not an absolute path");
     }
 }

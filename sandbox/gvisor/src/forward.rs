@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use async_trait::async_trait;
-use runsc::Control;
+use runsc::{Control, RunscId};
 use sandbox_core::Error;
 use sandbox_netns::{Dial, Stream};
 use tokio::net::{TcpStream, UnixStream};
@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 pub(crate) struct Inside {
     pub(crate) control: Control,
     /// The container that the sandbox was launched with: it runs as long as the sandbox does.
-    pub(crate) sandbox: String,
+    pub(crate) sandbox: RunscId,
 }
 
 #[async_trait]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use runsc::{Network, Runsc};
+use runsc::{Network, Runsc, RunscId};
 use sandbox_core::stdio::{ProcessFds, Streams};
 use sandbox_core::{Early, Error, Killer, NetworkNamespace, Prepared, Result, Running};
 use sandbox_netns::Dial;
@@ -29,7 +29,7 @@ pub(crate) enum Origin {
 /// A first process that was not started.
 #[derive(Debug)]
 pub(crate) struct PreparedInit {
-    pub(crate) id: String,
+    pub(crate) id: RunscId,
     pub(crate) bundle: PathBuf,
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) pod: Arc<Pod>,

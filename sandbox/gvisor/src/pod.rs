@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use runsc::Control;
+use runsc::{Control, RunscId};
 use sandbox_core::ExitCell;
 use sandbox_host::{ExitWatch, ProcessRef};
 use sandbox_netns::{Dial, PortForward};
@@ -23,7 +23,7 @@ const NETWORK: Duration = Duration::from_secs(5);
 /// What a launch leaves.
 #[derive(Debug)]
 pub(crate) struct Launched {
-    pub(crate) id: String,
+    pub(crate) id: RunscId,
     pub(crate) process: ProcessRef,
     pub(crate) control: Control,
     pub(crate) shm: Option<String>,
@@ -34,7 +34,7 @@ pub(crate) struct Launched {
 #[derive(Debug)]
 pub(crate) struct Pod {
     /// Its id, which is that of the container it was launched with.
-    pub(crate) id: String,
+    pub(crate) id: RunscId,
     /// Its process.
     pub(crate) process: ProcessRef,
     /// Its control server.
@@ -45,7 +45,7 @@ pub(crate) struct Pod {
     pub(crate) exit: ExitCell,
     /// What its containers may use together.
     pub(crate) group: Group,
-    members: Mutex<BTreeSet<String>>,
+    members: Mutex<BTreeSet<RunscId>>,
     paused: AtomicBool,
     kept: Arc<Kept>,
     settling: JoinHandle<()>,
@@ -79,21 +79,21 @@ impl Pod {
     }
 
     /// Counts container `id` as one of the sandbox's.
-    pub(crate) fn join(&self, id: &str) {
-        self.members.lock().insert(id.to_owned());
+    pub(crate) fn join(&self, id: &RunscId) {
+        self.members.lock().insert(id.clone());
     }
 
     /// Stops counting container `id`.
-    pub(crate) fn leave(&self, id: &str) {
+    pub(crate) fn leave(&self, id: &RunscId) {
         self.members.lock().remove(id);
         if let Err(e) = self.group.leave(id) {
             let error = sandbox_core::Error::from(e);
-            tracing::warn!(container = id, "limits without the container: {error}");
+            tracing::warn!(container = %id, "limits without the container: {error}");
         }
     }
 
     /// The sandbox's containers.
-    pub(crate) fn members(&self) -> Vec<String> {
+    pub(crate) fn members(&self) -> Vec<RunscId> {
         self.members.lock().iter().cloned().collect()
     }
 
@@ -117,7 +117,7 @@ impl Pod {
         }
         let exited = tokio::time::timeout(deadline, self.exit.wait()).await;
         exited.map(drop).map_err(|_| GvisorError::SandboxStays {
-            sandbox: self.id.clone(),
+            sandbox: self.id.to_string(),
             pid: self.process.pid,
             seconds: deadline.as_secs(),
         })
@@ -126,7 +126,7 @@ impl Pod {
     /// Fails when the sandbox has exited.
     pub(crate) fn check_lives(&self) -> Result<(), GvisorError> {
         match self.exit.get() {
-            Some(_) => Err(GvisorError::SandboxExited(self.id.clone())),
+            Some(_) => Err(GvisorError::SandboxExited(self.id.to_string())),
             None => Ok(()),
         }
     }
@@ -135,7 +135,7 @@ impl Pod {
     pub(crate) fn check_runs(&self) -> Result<(), GvisorError> {
         self.check_lives()?;
         if self.paused.load(Ordering::Acquire) {
-            return Err(GvisorError::Paused(self.id.clone()));
+            return Err(GvisorError::Paused(self.id.to_string()));
         }
         Ok(())
     }

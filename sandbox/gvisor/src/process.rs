@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use runsc::{Control, Target, UrpcError};
+use runsc::{Control, RunscId, Target, UrpcError};
 use sandbox_core::stdio::Streams;
 use sandbox_core::{Ended, Error, Exit, ExitCell, Kind, Result, Running, TerminalSize};
 use tokio::task::JoinHandle;
@@ -47,7 +47,7 @@ impl fmt::Display for Part {
 #[derive(Debug)]
 pub(crate) struct StartedProcess {
     pod: Arc<Pod>,
-    container: String,
+    container: RunscId,
     part: Part,
     streams: Arc<Streams>,
     exit: ExitCell,
@@ -65,7 +65,7 @@ impl StartedProcess {
     /// it exits.
     pub(crate) fn follow(
         pod: Arc<Pod>,
-        container: String,
+        container: RunscId,
         part: Part,
         streams: Arc<Streams>,
         entry: Option<Entry>,

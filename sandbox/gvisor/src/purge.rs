@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use runsc::{Control, Runsc, StateFiles};
+use runsc::{Control, Runsc, RunscId, StateFiles};
 use sandbox_core::{Error, Kind};
 use sandbox_host::Host;
 use sandbox_host::cgroup::Cgroup;
@@ -21,7 +21,8 @@ const CALL: Duration = Duration::from_secs(3);
 /// A container to clean up after.
 #[derive(Debug)]
 pub(crate) struct Remains<'a> {
-    pub(crate) id: &'a str,
+    /// The container, by the id that this release gives runsc.
+    pub(crate) id: &'a RunscId,
     pub(crate) bundle: &'a Path,
     /// runsc's state directory, for a bundle whose record is lost.
     pub(crate) root: &'a Path,
@@ -37,7 +38,8 @@ impl Remains<'_> {
             Ok(None) => {}
             Err(error) => tracing::warn!("cleaning up without a record: {}", Error::from(error)),
         }
-        let sandbox = StateFiles::sandbox_of(self.root, self.id)?;
+        let known = |id: &RunscId| StateFiles::sandbox_of(self.root, id);
+        let sandbox = known(self.id).or_else(|| known(&self.id.unterminated()))?;
         let root = self.root.to_owned();
         Some(Record { sandbox, root, processes: vec![], network: None, hooks: false, cgroup: None })
     }
@@ -53,19 +55,20 @@ pub(crate) async fn container(
     let mut steps = Steps::<GvisorError>::default();
     let rootfs = remains.bundle.join("rootfs");
     if let Some(record) = remains.record() {
-        let root = record.sandbox == remains.id;
-        let files = StateFiles::new(&record.root, &record.sandbox, remains.id);
+        let id = &record.sandbox.beside(&remains.id.to_string());
+        let root = record.sandbox == *id;
+        let files = StateFiles::new(&record.root, &record.sandbox, id);
         if let Some(control) = running {
-            destroy(control, remains.id).await;
+            destroy(control, id).await;
         }
         if record.hooks {
             if let Some(runsc) = remains.runsc.filter(|_| files.exist()) {
-                steps.take(runsc.delete(remains.id, remains.bundle).await);
+                steps.take(runsc.delete(id, remains.bundle).await);
             }
         }
         let mut processes = record.processes.clone();
         processes.extend(files.gofer());
-        processes.extend(runsc::strays(&record.root, remains.id, remains.bundle));
+        processes.extend(runsc::strays(&record.root, id, remains.bundle));
         steps.take(cleanup::kill_all(&processes, EXIT).await);
         steps.take(file("removing the state of runsc in", &record.root, files.remove(root)));
         steps.take(file(
@@ -105,15 +108,15 @@ async fn vacate(cgroup: &Cgroup) -> Result<(), GvisorError> {
 }
 
 /// Removes an exited container from its running sandbox.
-async fn destroy(control: &Control, id: &str) {
+async fn destroy(control: &Control, id: &RunscId) {
     match tokio::time::timeout(CALL, control.destroy(id)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => match Error::from(error) {
             // It never started there, or the sandbox has just exited.
             error if matches!(error.kind(), Kind::NotFound | Kind::Unavailable) => {}
-            error => tracing::warn!(container = id, "removing it from its sandbox: {error}"),
+            error => tracing::warn!(container = %id, "removing it from its sandbox: {error}"),
         },
-        Err(_) => tracing::warn!(container = id, "its sandbox did not remove it within {CALL:?}"),
+        Err(_) => tracing::warn!(container = %id, "its sandbox did not remove it within {CALL:?}"),
     }
 }
 
@@ -127,13 +130,21 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_dead_shim_left_is_removed_any_number_of_times() {
+        // Also what a shim of before the terminator left.
+        let id = RunscId::new("sb");
+        for made in [id.clone(), id.unterminated()] {
+            cleaned_twice(&id, made).await;
+        }
+    }
+
+    async fn cleaned_twice(id: &RunscId, made: RunscId) {
         let dir = tempfile::tempdir().unwrap();
         let bundle = dir.path().join("b");
         let root = dir.path().join("r");
         fs::create_dir_all(bundle.join("rootfs")).unwrap();
         fs::create_dir_all(&root).unwrap();
         let record = Record {
-            sandbox: "sb".into(),
+            sandbox: made.clone(),
             root: root.clone(),
             processes: vec![ProcessRef { pid: std::process::id(), start_time: 1 }],
             network: None,
@@ -141,16 +152,21 @@ mod tests {
             cgroup: None,
         };
         record.store(&bundle).unwrap();
-        for file in ["sb_sandbox:sb.state", "sb_sandbox:sb.lock", "runsc-sb.sock"] {
+        let made = &*made;
+        for file in [
+            format!("{made}_sandbox:{made}.state"),
+            format!("{made}_sandbox:{made}.lock"),
+            format!("runsc-{made}.sock"),
+        ] {
             fs::write(root.join(file), "{}").unwrap();
         }
-        fs::write(bundle.join("rootfs/.gvisor.filestore.sb"), "").unwrap();
+        fs::write(bundle.join("rootfs").join(format!(".gvisor.filestore.{made}")), "").unwrap();
         let host = FakeHost::new([]);
         let mount =
             sandbox_core::RootfsMount { kind: "bind".into(), source: "/".into(), options: vec![] };
         host.mount(&mount, &bundle.join("rootfs")).unwrap();
         for _ in 0..2 {
-            let remains = Remains { id: "sb", bundle: &bundle, root: &root, runsc: None };
+            let remains = Remains { id, bundle: &bundle, root: &root, runsc: None };
             container(&remains, None, &host).await.unwrap();
             assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
             assert_eq!(fs::read_dir(bundle.join("rootfs")).unwrap().count(), 0);
@@ -165,12 +181,15 @@ mod tests {
         let root = dir.path().join("r");
         fs::create_dir(&root).unwrap();
         fs::create_dir(dir.path().join("rootfs")).unwrap();
-        fs::write(dir.path().join("gvisor.json"), "{").unwrap();
-        fs::write(root.join("sb_sandbox:sb.state"), "{}").unwrap();
         let host = FakeHost::new([]);
-        let remains = Remains { id: "sb", bundle: dir.path(), root: &root, runsc: None };
-        container(&remains, None, &host).await.unwrap();
-        assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
-        assert!(!dir.path().join("gvisor.json").exists());
+        for made in ["sb+", "sb"] {
+            fs::write(dir.path().join("gvisor.json"), "{").unwrap();
+            fs::write(root.join(format!("{made}_sandbox:{made}.state")), "{}").unwrap();
+            let id = RunscId::new("sb");
+            let remains = Remains { id: &id, bundle: dir.path(), root: &root, runsc: None };
+            container(&remains, None, &host).await.unwrap();
+            assert_eq!(fs::read_dir(&root).unwrap().count(), 0, "{made}");
+            assert!(!dir.path().join("gvisor.json").exists());
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use runsc::RunscId;
 use sandbox_host::ProcessRef;
 use sandbox_host::cgroup::Cgroup;
 use sandbox_host::record::{self, RecordError};
@@ -18,7 +19,7 @@ const FILE: &str = "gvisor.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// The id of the sandbox it is in; its own when it was launched with it.
-    pub(crate) sandbox: String,
+    pub(crate) sandbox: RunscId,
     /// runsc's state directory.
     pub(crate) root: PathBuf,
     /// Processes that run for it: the sandbox (in the record of the container it was launched with) and
@@ -69,7 +70,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Record::load(dir.path()).unwrap(), None);
         let record = Record {
-            sandbox: "sb".into(),
+            sandbox: RunscId::new("sb"),
             root: "/run/r".into(),
             processes: ProcessRef::of(std::process::id()).into_iter().collect(),
             network: None,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use runsc::{Control, StateFiles};
+use runsc::{Control, RunscId, StateFiles};
 use sandbox_core::{
     CreateContainer, Created, Exit, First, Launched, NetworkNamespace, Resources, Result, Sandbox,
 };
@@ -38,7 +38,7 @@ pub(crate) struct Launch {
 /// Launches a sandbox: `runsc create` of its first container starts the sandbox's process.
 pub(crate) async fn launch(runtime: Runtime, launch: Launch) -> Result<Launched, GvisorError> {
     let runtime = Arc::new(runtime);
-    let id = launch.first.container.id.to_string();
+    let id = RunscId::new(launch.first.container.id.as_str());
     let bundle = launch.first.container.bundle.path().to_owned();
     create::check_new(&runtime, &id)?;
     match begin(&runtime, launch).await {
@@ -52,7 +52,7 @@ pub(crate) async fn launch(runtime: Runtime, launch: Launch) -> Result<Launched,
 
 async fn begin(runtime: &Arc<Runtime>, launch: Launch) -> Result<Launched, GvisorError> {
     let Launch { first: First { container, pause }, network, cgroups_path } = launch;
-    let id = container.id.to_string();
+    let id = RunscId::new(container.id.as_str());
     let bundle = container.bundle.path().to_owned();
     let shm = spec::shm_source(container.bundle.json()).map(str::to_owned);
     let resources = resources(&container);
@@ -68,7 +68,7 @@ async fn begin(runtime: &Arc<Runtime>, launch: Launch) -> Result<Launched, Gviso
     // Watched before it is marked: an exit in between is kept for the watcher.
     let watch = runtime.host.watch(pid)?;
     let process =
-        ProcessRef::of(pid).ok_or_else(|| GvisorError::ExitedEarly { sandbox: id.clone(), pid })?;
+        ProcessRef::of(pid).ok_or_else(|| GvisorError::ExitedEarly { sandbox: id.to_string(), pid })?;
     let files = StateFiles::new(runtime.runsc.root(), &id, &id);
     create::note_processes(&bundle, [process].into_iter().chain(files.gofer()))?;
     if !pause {
@@ -93,11 +93,16 @@ fn resources(request: &CreateContainer) -> Option<Resources> {
 
 /// What the bundle of `request` remembers of a container in `sandbox`, which removes `group` with
 /// it if the sandbox is its own.
-fn record(runtime: &Runtime, sandbox: &str, request: &CreateContainer, group: &Group) -> Record {
-    let launches = sandbox == request.id.as_str();
+fn record(
+    runtime: &Runtime,
+    sandbox: &RunscId,
+    request: &CreateContainer,
+    group: &Group,
+) -> Record {
+    let launches = *sandbox == RunscId::new(request.id.as_str());
     let hooks = request.bundle.json().get("hooks");
     Record {
-        sandbox: sandbox.to_owned(),
+        sandbox: sandbox.clone(),
         root: runtime.runsc.root().to_owned(),
         processes: Vec::new(),
         network: None,
@@ -109,7 +114,7 @@ fn record(runtime: &Runtime, sandbox: &str, request: &CreateContainer, group: &G
 impl GvisorSandbox {
     async fn join(&self, request: CreateContainer) -> Result<Created, GvisorError> {
         let Self { runtime, pod } = self;
-        let id = request.id.to_string();
+        let id = RunscId::new(request.id.as_str());
         let bundle = request.bundle.path().to_owned();
         pod.group.enter(&id, resources(&request).as_ref())?;
         let record = record(runtime, &pod.id, &request, &pod.group);
@@ -125,7 +130,7 @@ impl GvisorSandbox {
 #[async_trait]
 impl Sandbox for GvisorSandbox {
     async fn create(&self, request: CreateContainer) -> Result<Created> {
-        let id = request.id.to_string();
+        let id = RunscId::new(request.id.as_str());
         let bundle = request.bundle.path().to_owned();
         self.pod.check_runs()?;
         create::check_new(&self.runtime, &id)?;

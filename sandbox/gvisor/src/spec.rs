@@ -18,7 +18,7 @@ const SHM: &str = "/dev/shm";
 pub(crate) enum Placement<'a> {
     /// The sandbox is launched with it; its `/dev/shm` holds `shm_size` bytes.
     First { shm_size: Option<u64> },
-    /// It joins the sandbox of that id, whose `/dev/shm` came from `shm`.
+    /// It joins the sandbox of that id of runsc's, whose `/dev/shm` came from `shm`.
     Joins { sandbox: &'a str, shm: Option<&'a str> },
 }
 

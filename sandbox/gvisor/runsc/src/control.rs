@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capability::Capabilities;
 use crate::event::Event;
+use crate::id::RunscId;
 use crate::message;
 use crate::urpc::{Connection, UrpcError};
 
@@ -96,7 +97,7 @@ pub struct ExecArgs {
     pub guest_fds: [i32; 3],
     /// The container to run in.
     #[serde(rename = "ContainerID")]
-    pub cid: String,
+    pub cid: RunscId,
 }
 
 /// A process that runs in a container.
@@ -259,7 +260,7 @@ mod tests {
             no_new_privileges: true,
             terminal: false,
             guest_fds: [0, 1, 2],
-            cid: "c".into(),
+            cid: RunscId::new("c"),
         };
         assert_eq!(
             serde_json::to_string(&args).unwrap(),
@@ -268,7 +269,7 @@ mod tests {
                 r#""ExtraKGIDs":[6],"Capabilities":{"PermittedCaps":0,"InheritableCaps":0,"#,
                 r#""EffectiveCaps":0,"BoundingCaps":9223372036854775808,"AmbientCaps":0},"#,
                 r#""NoNewPrivileges":true,"StdioIsPty":false,"GuestFDs":[0,1,2],"#,
-                r#""ContainerID":"c"}"#
+                r#""ContainerID":"c+"}"#
             )
         );
     }

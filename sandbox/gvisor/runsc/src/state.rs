@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use sandbox_host::ProcessRef;
 use serde::Deserialize;
 
+use crate::id::RunscId;
+
 /// runsc's own files for a container.
 #[derive(Debug, Clone)]
 pub struct StateFiles {
     root: PathBuf,
     stem: String,
-    sandbox: String,
+    sandbox: RunscId,
 }
 
 /// The part of runsc's state file that is read (`runsc/container/container.go`).
@@ -34,18 +36,18 @@ struct SandboxState {
 
 impl StateFiles {
     /// Those of container `id` in `sandbox`, below runsc's state directory `root`.
-    pub fn new(root: &Path, sandbox: &str, id: &str) -> Self {
-        let stem = format!("{id}_sandbox:{sandbox}");
-        Self { root: root.to_owned(), stem, sandbox: sandbox.to_owned() }
+    pub fn new(root: &Path, sandbox: &RunscId, id: &RunscId) -> Self {
+        let stem = format!("{}_sandbox:{}", &**id, &**sandbox);
+        Self { root: root.to_owned(), stem, sandbox: sandbox.clone() }
     }
 
     /// The sandbox that container `id` is in, by runsc's own files in `root`.
-    pub fn sandbox_of(root: &Path, id: &str) -> Option<String> {
-        let start = format!("{id}_sandbox:");
+    pub fn sandbox_of(root: &Path, id: &RunscId) -> Option<RunscId> {
+        let start = format!("{}_sandbox:", &**id);
         let names = fs::read_dir(root).ok()?.flatten().map(|entry| entry.file_name());
         let stem = |name: OsString| {
             let name = name.into_string().ok()?;
-            name.strip_prefix(&start)?.strip_suffix(".state").map(str::to_owned)
+            name.strip_prefix(&start)?.strip_suffix(".state").map(RunscId::written)
         };
         names.filter_map(stem).next()
     }
@@ -56,7 +58,7 @@ impl StateFiles {
 
     /// Where the sandbox's control server listens.
     pub fn socket(&self) -> PathBuf {
-        let usual = self.root.join(format!("runsc-{}.sock", self.sandbox));
+        let usual = self.root.join(format!("runsc-{}.sock", &*self.sandbox));
         let recorded = self.read().map(|s| s.sandbox.socket).unwrap_or_default();
         if recorded.as_os_str().is_empty() { usual } else { recorded }
     }
@@ -91,8 +93,8 @@ impl StateFiles {
 
 /// Removes the file in which runsc keeps what a container wrote to its root file system
 /// (`overlay2 = "root:self"`); fine if it is not there.
-pub fn remove_filestore(rootfs: &Path, sandbox: &str) -> io::Result<()> {
-    gone(fs::remove_file(rootfs.join(format!(".gvisor.filestore.{sandbox}"))))
+pub fn remove_filestore(rootfs: &Path, sandbox: &RunscId) -> io::Result<()> {
+    gone(fs::remove_file(rootfs.join(format!(".gvisor.filestore.{}", &**sandbox))))
 }
 
 /// Where `create` writes the sandbox's process id.
@@ -122,17 +124,18 @@ mod tests {
     #[test]
     fn runscs_files_are_found_and_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let files = StateFiles::new(dir.path(), "sb", "ct");
+        let files = StateFiles::new(dir.path(), &RunscId::new("sb"), &RunscId::new("ct"));
         assert!(!files.exist());
-        assert_eq!(files.socket(), dir.path().join("runsc-sb.sock"));
+        assert_eq!(files.socket(), dir.path().join("runsc-sb+.sock"));
         let own = std::process::id();
         let state =
             format!(r#"{{"id":"ct","goferPid":{own},"sandbox":{{"controlSocketPath":"/tmp/s"}}}}"#);
-        fs::write(dir.path().join("ct_sandbox:sb.state"), state).unwrap();
-        fs::write(dir.path().join("ct_sandbox:sb.lock"), "").unwrap();
+        fs::write(dir.path().join("ct+_sandbox:sb+.state"), state).unwrap();
+        fs::write(dir.path().join("ct+_sandbox:sb+.lock"), "").unwrap();
         assert!(files.exist());
-        assert_eq!(StateFiles::sandbox_of(dir.path(), "ct").as_deref(), Some("sb"));
-        assert_eq!(StateFiles::sandbox_of(dir.path(), "c"), None);
+        let sandbox = |id| StateFiles::sandbox_of(dir.path(), &RunscId::new(id));
+        assert_eq!(sandbox("ct"), Some(RunscId::new("sb")));
+        assert_eq!(sandbox("c"), None);
         assert_eq!(files.socket(), PathBuf::from("/tmp/s"));
         assert_eq!(files.gofer().unwrap().pid, own);
         files.remove(false).unwrap();
