@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sandbox_core::{
-    Container, Ended, Error, ExecProcess, Exit, Id, Kind, Phase, Process, ProcessInfo, Result,
-    Sandbox, StdioPaths,
+    Container, Ended, Error, ExecProcess, Exit, Id, Kind, Phase, Process, Result, Sandbox,
+    StdioPaths,
 };
 use tokio::sync::OnceCell;
 
@@ -28,6 +28,15 @@ pub(crate) struct Snapshot {
     pub(crate) pid: u32,
     pub(crate) stdio: StdioPaths,
     pub(crate) phase: Phase,
+}
+
+/// A process as `Pids` lists it.
+#[derive(Debug)]
+pub(crate) struct ProcessInfo {
+    /// The host's PID.
+    pub(crate) pid: u32,
+    /// The exec that it was started as, if any.
+    pub(crate) exec_id: Option<String>,
 }
 
 /// A container with its processes.
@@ -221,15 +230,21 @@ impl Task {
         Ok(())
     }
 
-    /// The container's processes, execs named. One that does not run is listed by the process that
-    /// stands for it: containerd takes a task without any for one that was never created.
-    pub(crate) async fn pids(&self) -> Result<Vec<ProcessInfo>> {
-        match self.init.process.phase() {
-            Phase::Created | Phase::Starting | Phase::Exited(_) => {
-                Ok(vec![ProcessInfo { pid: self.pid(), exec_id: None }])
-            }
-            Phase::Running | Phase::Paused => self.container.pids().await,
-        }
+    /// What `Pids` lists: the first process, and the running execs with their ids. All are under
+    /// the PID of the host's process that stands for the container: a client looks for them in the
+    /// host's `/proc`, where the guest's own numbers are other processes'. In no state is the list
+    /// empty: containerd takes a task without processes for one that was never created.
+    pub(crate) fn pids(&self) -> Vec<ProcessInfo> {
+        let pid = self.pid();
+        let execs = self.execs.lock();
+        let running = execs.iter().filter(|(_, exec)| {
+            exec.as_ref().is_some_and(|exec| exec.process.phase() == Phase::Running)
+        });
+        let mut names: Vec<String> = running.map(|(id, _)| id.to_string()).collect();
+        names.sort();
+        let first = ProcessInfo { pid, exec_id: None };
+        let exec = |id| ProcessInfo { pid, exec_id: Some(id) };
+        [first].into_iter().chain(names.into_iter().map(exec)).collect()
     }
 
     /// Releases what an exited container holds; returns its exit. Deletes at the same time share

@@ -221,19 +221,6 @@ impl Container {
         Ok(())
     }
 
-    /// Its processes' PIDs, each with the ID of the exec that it was started as, if any.
-    pub(crate) fn pids(&self) -> Result<Vec<(u32, String)>> {
-        let execs: HashMap<u32, String> = match &*self.state.lock() {
-            ContainerState::Live { execs, .. } => {
-                let running = execs.iter().filter_map(|(id, exec)| Some((exec.pid()?, id.clone())));
-                running.collect()
-            }
-            ContainerState::Deleted => HashMap::new(),
-        };
-        let pids = self.cgroup.pids()?.into_iter();
-        Ok(pids.map(|pid| (pid, execs.get(&pid).cloned().unwrap_or_default())).collect())
-    }
-
     /// Kills its processes, unmounts its file systems and removes its directories. It can be
     /// called again after a failure.
     pub(crate) async fn delete(&self) -> Result<()> {

@@ -204,17 +204,6 @@ impl Agent for Service {
         empty(self.freeze(&request.container, false).await)
     }
 
-    async fn pids(
-        &self,
-        _: &Context,
-        request: api::ContainerRef,
-    ) -> ttrpc::Result<api::PidsResponse> {
-        let container = answer(self.0.containers.get(&request.container))?;
-        let pids = answer(container.pids())?.into_iter();
-        let pids = pids.map(|(pid, exec)| api::Pid { pid, exec, ..Default::default() }).collect();
-        Ok(api::PidsResponse { pids, ..Default::default() })
-    }
-
     async fn delete_container(
         &self,
         _: &Context,

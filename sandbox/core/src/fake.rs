@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::process::{Early, Prepared, Running, TerminalSize};
 use crate::request::{CreateContainer, ExecProcess, LaunchSandbox, Resources};
-use crate::sandbox::{Backend, Container, Created, Launched, ProcessInfo, Sandbox};
+use crate::sandbox::{Backend, Container, Created, Launched, Sandbox};
 use crate::{Ended, Exit, Id};
 
 /// What was requested of a fake, in order: `create c1`, `start c1`, `signal c1 9`, ...
@@ -258,10 +258,6 @@ impl Container for FakeContainer {
     async fn resume(&self) -> Result<()> {
         self.journal.note(format!("resume {}", self.name));
         Ok(())
-    }
-
-    async fn pids(&self) -> Result<Vec<ProcessInfo>> {
-        Ok(vec![ProcessInfo { pid: 1, exec_id: None }])
     }
 
     async fn checkpoint(&self, image: PathBuf, exit: bool) -> Result<()> {

@@ -28,7 +28,7 @@ pub use process::{Early, Killer, Phase, Prepared, Process, Running, TerminalSize
 pub use request::{
     CreateContainer, ExecProcess, First, LaunchSandbox, NetworkNamespace, Resources, StdioPaths,
 };
-pub use sandbox::{Backend, Container, Created, Launched, ProcessInfo, Sandbox};
+pub use sandbox::{Backend, Container, Created, Launched, Sandbox};
 // The traits' own vocabulary.
 pub use sandbox_host::{Classified, Error, Exit, Interface, Kind, Result, RootfsMount, Stats};
 pub use secret::Secret;

@@ -81,9 +81,6 @@ pub trait Container: Debug + Send + Sync {
     /// Thaws its processes.
     async fn resume(&self) -> Result<()>;
 
-    /// Its processes; never empty.
-    async fn pids(&self) -> Result<Vec<ProcessInfo>>;
-
     /// Writes its state to `image`, a directory; with `exit` it exits afterwards.
     async fn checkpoint(&self, image: PathBuf, exit: bool) -> Result<()>;
 
@@ -91,13 +88,4 @@ pub trait Container: Debug + Send + Sync {
     /// exited. The container that the sandbox was launched with takes the sandbox along.
     /// Idempotent.
     async fn delete(&self) -> Result<()>;
-}
-
-/// A process as `Pids` lists it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProcessInfo {
-    /// Process id; inside the sandbox where the host does not see the process.
-    pub pid: u32,
-    /// The exec it was started by, if any.
-    pub exec_id: Option<String>,
 }

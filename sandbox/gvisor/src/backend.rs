@@ -80,7 +80,9 @@ impl Backend for GvisorBackend {
             Some(_) => self.runsc().await.ok(),
             None => None,
         };
-        let sandbox = record.map(|record| record.sandbox).filter(|sandbox| *sandbox != sandbox.beside(id.as_str()));
+        let sandbox = record
+            .map(|record| record.sandbox)
+            .filter(|sandbox| *sandbox != sandbox.beside(id.as_str()));
         let control = sandbox.map(|sandbox| {
             let files = StateFiles::new(&root, &sandbox, &sandbox.beside(id.as_str()));
             Control::new(files.socket(), self.config.timeouts.call())

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use runsc::RunscId;
 use sandbox_core::stdio::{Owner, Streams};
-use sandbox_core::{Container, ExecProcess, Prepared, ProcessInfo, Resources, Result, Stats};
+use sandbox_core::{Container, ExecProcess, Prepared, Resources, Result, Stats};
 
 use crate::error::GvisorError;
 use crate::exec::{self, Defaults, PreparedExec};
-use crate::execs::Execs;
 use crate::pod::Pod;
 use crate::purge::{self, Remains};
 use crate::runtime::Runtime;
@@ -26,7 +25,6 @@ pub(crate) struct GvisorContainer {
     pub(crate) owner: Owner,
     /// What execs inherit.
     pub(crate) defaults: Defaults,
-    pub(crate) execs: Execs,
     /// Its first process's, until it is deleted: an output fifo without a reader waits for one.
     pub(crate) _streams: Arc<Streams>,
 }
@@ -48,7 +46,7 @@ impl GvisorContainer {
                 memory += event.memory;
             }
             let own = event.cpu.get(&*id).copied().unwrap_or(event.cpu_of_cgroup);
-            cpu.insert(id.to_string(), own);
+            cpu.insert((*id).to_owned(), own);
         }
         (cpu, memory)
     }
@@ -61,18 +59,16 @@ impl Container for GvisorContainer {
     }
 
     async fn exec(&self, request: ExecProcess) -> Result<Box<dyn Prepared>> {
-        let ExecProcess { id, spec, stdio } = request;
+        let ExecProcess { spec, stdio, .. } = request;
         let net_raw = self.runtime.config.net_raw();
         let args = exec::arguments(&spec, &self.id, stdio.terminal, &self.defaults, net_raw)?;
         Ok(Box::new(PreparedExec {
-            id: id.to_string(),
             args,
             paths: stdio,
             size: exec::console_size(&spec),
             owner: self.owner.clone(),
             pod: Arc::clone(&self.pod),
             runtime: Arc::clone(&self.runtime),
-            execs: self.execs.clone(),
         }))
     }
 
@@ -93,21 +89,6 @@ impl Container for GvisorContainer {
 
     async fn resume(&self) -> Result<()> {
         Ok(self.pod.resume().await?)
-    }
-
-    async fn pids(&self) -> Result<Vec<ProcessInfo>> {
-        let pod = &self.pod;
-        let mut processes = Vec::new();
-        if pod.exit.get().is_none() {
-            processes = pod.control.processes(&self.id).await?;
-        }
-        if processes.is_empty() {
-            // containerd takes an empty list for a task that is gone, and its exit code with it:
-            // one that has exited keeps the process that stood for it until it is deleted.
-            return Ok(vec![ProcessInfo { pid: pod.process.pid, exec_id: None }]);
-        }
-        let info = |pid| ProcessInfo { pid, exec_id: self.execs.id(pid) };
-        Ok(processes.into_iter().map(|process| info(process.pid)).collect())
     }
 
     async fn checkpoint(&self, image: PathBuf, exit: bool) -> Result<()> {

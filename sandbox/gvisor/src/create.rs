@@ -65,7 +65,6 @@ impl NewContainer {
             pod: Arc::clone(pod),
             owner: self.owner,
             defaults: self.defaults,
-            execs: crate::execs::Execs::default(),
             _streams: streams,
         };
         (container, init)

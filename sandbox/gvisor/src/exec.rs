@@ -10,7 +10,6 @@ use sandbox_core::stdio::{self, Owner, Streams};
 use sandbox_core::{Early, Prepared, Result, Running, StdioPaths, TerminalSize};
 
 use crate::error::GvisorError;
-use crate::execs::Execs;
 use crate::pod::Pod;
 use crate::process::{Part, StartedProcess};
 use crate::runtime::Runtime;
@@ -18,7 +17,6 @@ use crate::runtime::Runtime;
 /// An exec that was not started.
 #[derive(Debug)]
 pub(crate) struct PreparedExec {
-    pub(crate) id: String,
     pub(crate) args: ExecArgs,
     pub(crate) paths: StdioPaths,
     /// The size that its configuration has for its terminal.
@@ -26,8 +24,6 @@ pub(crate) struct PreparedExec {
     pub(crate) owner: Owner,
     pub(crate) pod: Arc<Pod>,
     pub(crate) runtime: Arc<Runtime>,
-    /// Those of its container.
-    pub(crate) execs: Execs,
 }
 
 /// What an exec inherits from its container where its own configuration has nothing.
@@ -121,10 +117,9 @@ impl Prepared for PreparedExec {
             // The process has the reading end, and with it what was written before.
             streams.close_stdin();
         }
-        let Self { id, args, pod, execs, .. } = *self;
-        let entry = u32::try_from(pid).ok().map(|number| execs.enter(number, id));
+        let Self { args, pod, .. } = *self;
         let part = Part::Exec(pid);
-        Ok(StartedProcess::follow(pod, args.cid, part, Arc::new(streams), entry))
+        Ok(StartedProcess::follow(pod, args.cid, part, Arc::new(streams)))
     }
 
     /// Nothing of an exec exists before its start.
@@ -166,11 +161,13 @@ mod tests {
     #[test]
     fn faults_are_named() {
         let none = process(serde_json::json!({"user": {"uid": 0, "gid": 0}, "cwd": "/"}));
-        let error = arguments(&none, &RunscId::new("c"), false, &Defaults::default(), false).unwrap_err();
+        let error =
+            arguments(&none, &RunscId::new("c"), false, &Defaults::default(), false).unwrap_err();
         assert_eq!(error.to_string(), "process.args is empty; there is nothing to run");
         let relative =
             process(serde_json::json!({"user": {"uid": 0, "gid": 0}, "cwd": "x", "args": ["a"]}));
-        let error = arguments(&relative, &RunscId::new("c"), false, &Defaults::default(), false).unwrap_err();
+        let error = arguments(&relative, &RunscId::new("c"), false, &Defaults::default(), false)
+            .unwrap_err();
         assert_eq!(error.to_string(), "process.cwd \"x\" is not an absolute path");
     }
 }

@@ -151,7 +151,7 @@ impl Prepared for PreparedInit {
         match self.run(early).await {
             Ok(part) => {
                 let Self { id, pod, streams, .. } = *self;
-                Ok(StartedProcess::follow(pod, id, part, streams, None))
+                Ok(StartedProcess::follow(pod, id, part, streams))
             }
             Err(error) => {
                 // A sandbox is of no use without its first container.

@@ -11,7 +11,6 @@ mod container;
 mod create;
 mod error;
 mod exec;
-mod execs;
 mod forward;
 mod group;
 mod init;

@@ -11,7 +11,6 @@ use sandbox_core::{Ended, Error, Exit, ExitCell, Kind, Result, Running, Terminal
 use tokio::task::JoinHandle;
 
 use crate::error::GvisorError;
-use crate::execs::Entry;
 use crate::pod::Pod;
 
 /// How long to wait before a running sandbox that broke off a wait is asked again.
@@ -68,7 +67,6 @@ impl StartedProcess {
         container: RunscId,
         part: Part,
         streams: Arc<Streams>,
-        entry: Option<Entry>,
     ) -> Arc<Self> {
         if part != Part::Root {
             // The sandbox itself delivers what is typed at its first container's terminal.
@@ -81,7 +79,6 @@ impl StartedProcess {
             let exit = exit.clone();
             async move {
                 let seen = exited(&pod, &container, part).await;
-                drop(entry);
                 if part == (Part::Init { shares_pids: true }) {
                     kill_rest(&pod.control, &container).await;
                 }

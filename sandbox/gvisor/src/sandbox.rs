@@ -67,8 +67,8 @@ async fn begin(runtime: &Arc<Runtime>, launch: Launch) -> Result<Launched, Gviso
     let pid = create::read_pid(runsc::pid_file(&bundle))?;
     // Watched before it is marked: an exit in between is kept for the watcher.
     let watch = runtime.host.watch(pid)?;
-    let process =
-        ProcessRef::of(pid).ok_or_else(|| GvisorError::ExitedEarly { sandbox: id.to_string(), pid })?;
+    let process = ProcessRef::of(pid)
+        .ok_or_else(|| GvisorError::ExitedEarly { sandbox: id.to_string(), pid })?;
     let files = StateFiles::new(runtime.runsc.root(), &id, &id);
     create::note_processes(&bundle, [process].into_iter().chain(files.gofer()))?;
     if !pause {

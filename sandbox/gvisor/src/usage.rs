@@ -3,9 +3,15 @@
 
 use std::collections::HashMap;
 
+/// The step of the sentry's clock (`linux.ClockTick` in `pkg/sentry/kernel`), in nanoseconds: a
+/// container that used less is measured as idle, although it ran to start.
+const TICK: u64 = 10_000_000;
+
 /// CPU time by container, in nanoseconds. What the sandbox used between two looks is shared out
 /// by what the sentry measured for each container in that time, so that a container's counter never
-/// runs backwards and all counters add up to what the host charged.
+/// runs backwards and all counters add up to what the host charged. A container that starts
+/// within a step of the sentry's clock is charged one step for it: CRI's clients take a counter of
+/// 0 for one that is missing.
 #[derive(Debug, Default)]
 pub(crate) struct CpuShares {
     host: u64,
@@ -17,8 +23,15 @@ impl CpuShares {
     /// Takes a look: `host` is the cgroup's counter, `guest` the sentry's by container. `root` is
     /// the sandbox's own container, which gets what no other container used.
     pub(crate) fn look(&mut self, host: u64, guest: &HashMap<String, u64>, root: &str) {
-        let spent = host.saturating_sub(self.host);
+        let mut spent = host.saturating_sub(self.host);
         self.host = self.host.max(host);
+        for (id, now) in guest {
+            if *now == 0 && id != root && !self.shared.contains_key(id) {
+                let step = TICK.min(spent);
+                spent -= step;
+                self.shared.insert(id.clone(), step);
+            }
+        }
         let used: Vec<(&String, u64)> = guest
             .iter()
             .map(|(id, now)| (id, now.saturating_sub(self.seen.get(id).copied().unwrap_or(0))))
@@ -62,6 +75,15 @@ mod tests {
         // `b` exited and left the sentry's list; `a` alone worked.
         shares.look(2600, &guest(&[("pod", 0), ("a", 20)]), "pod");
         assert_eq!((shares.of("a"), shares.of("b"), shares.of("pod")), (1250, 750, 600));
+    }
+
+    #[test]
+    fn a_container_that_only_started_is_charged_a_step_once() {
+        let mut shares = CpuShares::default();
+        shares.look(50_000_000, &guest(&[("pod", 0), ("a", 0)]), "pod");
+        assert_eq!((shares.of("a"), shares.of("pod")), (TICK, 40_000_000));
+        shares.look(50_000_400, &guest(&[("pod", 0), ("a", 0), ("b", 0)]), "pod");
+        assert_eq!((shares.of("a"), shares.of("b"), shares.of("pod")), (TICK, 400, 40_000_000));
     }
 
     #[test]

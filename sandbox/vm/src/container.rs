@@ -5,14 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use sandbox_core::stdio::Owner;
-use sandbox_core::{
-    Container, ExecProcess, Id, Kind, Prepared, ProcessInfo, Resources, Result, Stats,
-};
+use sandbox_core::{Container, ExecProcess, Id, Prepared, Resources, Result, Stats};
 use sandbox_host::Host;
 use sandbox_host::cleanup::Steps;
 
 use crate::error::VmError;
-use crate::guest::{GuestError, Key};
+use crate::guest::Key;
 use crate::process::{Part, PreparedExec};
 use crate::purge;
 use crate::vm::Vm;
@@ -89,21 +87,6 @@ impl Container for VmContainer {
     async fn resume(&self) -> Result<()> {
         self.vm.check_runs()?;
         Ok(self.vm.guest.resume(self.id.as_str()).await.map_err(VmError::from)?)
-    }
-
-    async fn pids(&self) -> Result<Vec<ProcessInfo>> {
-        let listed = if self.vm.has_exited() {
-            Vec::new()
-        } else {
-            match self.vm.guest.pids(self.id.as_str()).await {
-                // It was abandoned before it was started.
-                Err(GuestError::Refused { kind: Kind::NotFound, .. }) => Vec::new(),
-                listed => listed.map_err(VmError::from)?,
-            }
-        };
-        // containerd takes an empty list for a task that is gone, and its exit code with it.
-        let vmm = || vec![ProcessInfo { pid: self.pid(), exec_id: None }];
-        Ok(if listed.is_empty() { vmm() } else { listed })
     }
 
     async fn checkpoint(&self, _image: PathBuf, _exit: bool) -> Result<()> {

@@ -15,7 +15,7 @@ use agent_api::agent::{
 };
 use agent_api::agent_ttrpc::AgentClient;
 use agent_api::{PROTOCOL, STREAM_PORT};
-use sandbox_core::{Ended, Exit, ProcessInfo, Stats, StdioPaths, TerminalSize};
+use sandbox_core::{Ended, Exit, Stats, StdioPaths, TerminalSize};
 use tokio::net::UnixStream;
 use ttrpc::r#async::transport::Socket;
 use ttrpc::context::Context;
@@ -223,13 +223,6 @@ impl Guest {
         let request = container(id);
         let call = self.client.resume(Context::default(), &request);
         self.ask("thaw the container", self.call, call).await.map(drop)
-    }
-
-    pub(crate) async fn pids(&self, id: &str) -> Result<Vec<ProcessInfo>, GuestError> {
-        let request = container(id);
-        let call = self.client.pids(Context::default(), &request);
-        let answer = self.ask("list the processes", self.call, call).await?;
-        Ok(answer::processes(answer.pids))
     }
 
     pub(crate) async fn delete(&self, id: &str) -> Result<(), GuestError> {

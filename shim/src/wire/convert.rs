@@ -14,12 +14,12 @@ use containerd_shim_protos::protobuf::{CodedInputStream, Message, MessageField};
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::ttrpc;
 use sandbox_core::{
-    Bundle, CreateContainer, Error, ExecProcess, Exit, Id, Kind, Phase, ProcessInfo, Resources,
-    Result, RootfsMount, StdioPaths, TerminalSize,
+    Bundle, CreateContainer, Error, ExecProcess, Exit, Id, Kind, Phase, Resources, Result,
+    RootfsMount, StdioPaths, TerminalSize,
 };
 
 use crate::role::Role;
-use crate::task::Snapshot;
+use crate::task::{ProcessInfo, Snapshot};
 
 /// An error as the caller gets it.
 pub(crate) fn status(error: &Error) -> ttrpc::Error {

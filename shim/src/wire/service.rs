@@ -190,7 +190,7 @@ impl TaskService for Service {
     }
 
     async fn pids(&self, _: &TtrpcContext, req: PidsRequest) -> ttrpc::Result<PidsResponse> {
-        let listed = async { self.tasks.get(&req.id)?.pids().await };
+        let listed = async { Ok(self.tasks.get(&req.id)?.pids()) };
         call("pids", &req.id, "", listed).await.map(convert::pids)
     }
 

@@ -9,11 +9,12 @@ use k8s_cri::v1 as api;
 use super::case::{Case, cases};
 use crate::bed::process::until;
 use crate::bed::traces::cgroup_roots;
-use crate::client::pod::{Container, Pod, resources, shell};
+use crate::client::pod::{Container, Pod, command, resources, shell};
 use crate::client::stage::Stage;
 
 pub(super) const CASES: &[Case] = cases![
     stats_tell_cpu_and_memory,
+    an_idle_container_has_used_the_cpu,
     memory_update_takes_effect,
     pause_and_resume,
     out_of_memory,
@@ -50,6 +51,17 @@ fn stats_tell_cpu_and_memory(stage: &Stage) -> Result<()> {
     ensure!(then.1 < 256 << 20, "working set {} is above the limit", then.1);
     ensure!(then.2 > 0 && then.2 < 256 << 20, "available below a 256 MiB limit: {}", then.2);
     Ok(())
+}
+
+/// It ran to start, and CRI's clients take 0 for a figure that is missing.
+fn an_idle_container_has_used_the_cpu(stage: &Stage) -> Result<()> {
+    let pod = Pod::run(stage)?;
+    let container = pod.start("idle", command(&["sleep", "1000"]))?;
+    until("a CPU time in the stats", Duration::from_secs(20), || {
+        let cpu = stage.cri.stats(&container.id)?.cpu.unwrap_or_default();
+        let used = cpu.usage_core_nano_seconds.unwrap_or_default().value;
+        Ok((used > 0).then_some(()))
+    })
 }
 
 /// The limits that the memory controller holds for `pod` and all below it, v1 or v2.

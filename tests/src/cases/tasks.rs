@@ -15,8 +15,15 @@ use crate::bed::version::Version;
 use crate::client::stage::{Stage, skip};
 use crate::client::task::Task;
 
-pub(super) const CASES: &[Case] =
-    cases![ctr_verbs, ctr_attach, ctr_run_keeps_to_its_flags, root_on_a_disk, ctr_checkpoint];
+pub(super) const CASES: &[Case] = cases![
+    ctr_verbs,
+    ctr_processes,
+    ctr_attach,
+    ctr_run_keeps_to_its_flags,
+    an_id_that_begins_another,
+    root_on_a_disk,
+    ctr_checkpoint,
+];
 
 /// Counts, and exits with 9 on SIGTERM.
 const COUNTER: &str =
@@ -39,10 +46,6 @@ fn ctr_verbs(stage: &Stage) -> Result<()> {
     let task = Task::new(stage);
     task.run(&["--detach"], &["sh", "-c", COUNTER]).ok()?;
     ensure_state(&task, "RUNNING")?;
-    let listed = task.tasks(&["ps", &task.id]).ok()?;
-    let pids = listed.lines().skip(1).filter_map(|l| l.split_whitespace().next()?.parse().ok());
-    ensure!(pids.filter(|pid: &u32| *pid > 0).count() > 0, "no process in {listed:?}");
-
     let exec = |words: &[&str]| {
         let id = format!("x{}", stage.unique());
         task.tasks(&["exec", "--exec-id", &id, "--cwd", "/tmp", &task.id]).args(words).finish()
@@ -84,6 +87,35 @@ fn ctr_verbs(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// What `docker top` and its like look for on the host: the task's own process, and no other one's.
+fn ctr_processes(stage: &Stage) -> Result<()> {
+    let task = Task::new(stage);
+    task.run(&["--detach"], &["sh", "-c", "sleep 1000 & exec sleep 1000"]).ok()?;
+    let exec = task.tasks(&["exec", "--exec-id", "listed", &task.id]).args(["sleep", "1000"]);
+    let mut child = exec.spawn(Stdio::null(), Stdio::null(), Stdio::null())?;
+    let seen = until("the exec is listed", Duration::from_secs(20), || {
+        let listed = task.tasks(&["ps", &task.id]).ok()?;
+        Ok(listed.contains("listed").then_some(listed))
+    });
+    let checked = seen.and_then(|listed| {
+        let all = task.tasks(&["ls"]).ok()?;
+        let own = all.lines().find(|line| line.starts_with(&task.id)).context("not in ls")?;
+        let own = own.split_whitespace().nth(1).context("no PID in ls")?;
+        let pids: Vec<_> =
+            listed.lines().skip(1).filter_map(|l| l.split_whitespace().next()).collect();
+        ensure!(pids.contains(&own), "the task's {own} is not in {listed}");
+        for pid in pids {
+            let about =
+                |file| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            let is_its = about("cgroup").contains(&task.id) || about("cmdline").contains(&task.id);
+            ensure!(is_its, "process {pid} of the host is not the task's: {listed}");
+        }
+        Ok(())
+    });
+    kill_group(&mut child);
+    checked
+}
+
 /// A later attach sees the output from then on, and leaves the task running.
 fn ctr_attach(stage: &Stage) -> Result<()> {
     let task = Task::new(stage);
@@ -113,6 +145,26 @@ fn ctr_attach(stage: &Stage) -> Result<()> {
         ensure_state(&task, "RUNNING")?;
     }
     Ok(())
+}
+
+/// Runtimes that take an abbreviation for an id must not take this one for one.
+fn an_id_that_begins_another(stage: &Stage) -> Result<()> {
+    let short = Task::new(stage);
+    let long = Task::named(stage, format!("{}0", short.id));
+    for task in [&long, &short] {
+        task.run(&["--detach"], &["sleep", "1000"]).ok()?;
+    }
+    for task in [&short, &long] {
+        let exec = task.tasks(&["exec", "--exec-id", "x", &task.id]).args(["echo", &task.id]);
+        let said = exec.finish()?;
+        ensure!(said.out().trim() == task.id, "{:?} {:?}", said.out(), said.err());
+    }
+    short.tasks(&["kill", "--signal", "SIGKILL", &short.id]).ok()?;
+    until("the first has stopped", Duration::from_secs(20), || {
+        Ok((state(&short)?.as_deref() == Some("STOPPED")).then_some(()))
+    })?;
+    short.tasks(&["rm", &short.id]).finish()?;
+    ensure_state(&long, "RUNNING")
 }
 
 fn ctr_run_keeps_to_its_flags(stage: &Stage) -> Result<()> {

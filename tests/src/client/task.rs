@@ -24,7 +24,11 @@ pub(crate) struct Task<'a> {
 impl<'a> Task<'a> {
     /// A container that does not exist yet, under a new name.
     pub(crate) fn new(stage: &'a Stage) -> Self {
-        let id = format!("{}-{}", stage.node.place().id(), stage.unique());
+        Self::named(stage, format!("{}-{}", stage.node.place().id(), stage.unique()))
+    }
+
+    /// A container that does not exist yet, with the id `id`.
+    pub(crate) fn named(stage: &'a Stage, id: String) -> Self {
         stage.node.expect_shim(NAMESPACE, &id);
         Self { stage, id }
     }

@@ -38,10 +38,7 @@ pub(crate) async fn kill(host: &Host) {
 pub(crate) async fn pids_and_stats(host: &Host) {
     let container = host.run(&["sleep", "1000"], Stdio::new()).await;
     let exec = host.exec(&container.id, "e", &exec_spec(&["sleep", "1000"]), Stdio::new()).await;
-    let pid = host.start(&exec.id, "e").await;
-    let found = host.client.pids(ctx(), &crate::host::container(&container.id)).await.unwrap().pids;
-    assert_eq!(found.len(), 2, "{found:?}");
-    assert!(found.iter().any(|p| p.pid == pid && p.exec == "e"), "{found:?}");
+    host.start(&exec.id, "e").await;
     let stats = host.client.stats(ctx(), &crate::host::container(&container.id)).await.unwrap();
     assert_eq!(stats.pids, Some(2));
     assert!(stats.memory_usage.unwrap() > 0 && stats.cpu_total_ns.unwrap() > 0, "{stats}");

@@ -92,7 +92,7 @@ pub(crate) async fn delete(host: &Host) {
         host.delete("again").await;
         host.delete("again").await;
     }
-    let (kind, _) = code(host.client.pids(ctx(), &container("again")).await.unwrap_err());
+    let (kind, _) = code(host.client.stats(ctx(), &container("again")).await.unwrap_err());
     assert_eq!(kind, ttrpc::Code::NOT_FOUND);
 }
 

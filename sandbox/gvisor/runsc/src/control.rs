@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use sandbox_host::{Classified, Kind};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::capability::Capabilities;
 use crate::event::Event;
@@ -100,13 +100,6 @@ pub struct ExecArgs {
     pub cid: RunscId,
 }
 
-/// A process that runs in a container.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct GuestProcess {
-    /// The sandbox's number for it.
-    pub pid: u32,
-}
-
 impl Classified for UrpcError {
     fn kind(&self) -> Kind {
         match self {
@@ -123,11 +116,6 @@ impl Control {
     /// within `deadline`.
     pub fn new(socket: PathBuf, deadline: Duration) -> Self {
         Self { socket, deadline }
-    }
-
-    /// The processes of container `cid`.
-    pub async fn processes(&self, cid: &str) -> Result<Vec<GuestProcess>, UrpcError> {
-        Ok(self.ask("containerManager.Processes", &cid, &[]).await?.unwrap_or_default())
     }
 
     /// What container `cid` uses.

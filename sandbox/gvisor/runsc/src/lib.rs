@@ -22,7 +22,7 @@ mod urpc;
 pub use argv::OWN_FLAGS;
 pub use call::{CallError, Runsc};
 pub use capability::Capabilities;
-pub use control::{Control, ExecArgs, GuestProcess, Target};
+pub use control::{Control, ExecArgs, Target};
 pub use event::{Event, GuestInterface};
 pub use id::RunscId;
 pub use message::RunscError;

@@ -71,12 +71,9 @@ async fn signals_reach_the_guest() {
     assert_eq!(ended(&first.init).await.status, 42);
     let late = first.init.kill(15, false).await.unwrap_err();
     assert_eq!(late.kind(), Kind::NotFound, "{late}");
-    let pids = first.container.pids().await.unwrap();
-    assert_eq!(pids.len(), 1, "one that is not deleted yet still has a process: {pids:?}");
     first.delete().await;
 
     let second = running(&sandbox, bed.script("n", "sleep 1000 & sleep 1000")).await;
-    assert!(!second.container.pids().await.unwrap().is_empty());
     second.init.kill(9, true).await.unwrap();
     assert_eq!(ended(&second.init).await.status, 137);
 
@@ -97,7 +94,6 @@ async fn what_was_created_but_never_started_can_be_killed() {
     let bed = Bed::new().await;
     let (sandbox, pause) = bed.pod().await;
     let task = join(&sandbox, bed.script("m", "sleep 1")).await.unwrap();
-    assert!(!task.container.pids().await.unwrap().is_empty());
     task.init.kill(9, false).await.unwrap();
     assert_eq!(ended(&task.init).await.status, 137);
     let late = task.init.start(|| {}).await.unwrap_err();

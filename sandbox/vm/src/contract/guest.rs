@@ -182,21 +182,6 @@ impl Agent for Played {
         Ok(api::StatsResponse { cpu_total_ns: Some(1), ..Default::default() })
     }
 
-    async fn pids(
-        &self,
-        _: &TtrpcContext,
-        container: api::ContainerRef,
-    ) -> ttrpc::Result<api::PidsResponse> {
-        let processes = self.processes();
-        let of = processes.keys().filter(|(id, _)| *id == container.container);
-        let pid = |(_, exec): &(String, String)| api::Pid {
-            pid: 7,
-            exec: exec.clone(),
-            ..Default::default()
-        };
-        Ok(api::PidsResponse { pids: of.map(pid).collect(), ..Default::default() })
-    }
-
     async fn online(
         &self,
         _: &TtrpcContext,

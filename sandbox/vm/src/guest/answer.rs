@@ -1,15 +1,15 @@
 //! The guest's answers, none of which is trusted.
 
 use agent_api::PROTOCOL;
-use agent_api::agent::{Counters, Pid, StatsResponse};
-use sandbox_core::{Classified, Interface, Kind, ProcessInfo, Stats};
+use agent_api::agent::{Counters, StatsResponse};
+use sandbox_core::{Classified, Interface, Kind, Stats};
 
 use crate::dial::DialError;
 
 /// How many characters of a guest's text are kept for an error or a log.
 const TEXT_MAX: usize = 400;
 
-/// How many processes or interfaces of an answer are read.
+/// How many interfaces of an answer are read.
 const LIST_MAX: usize = 4096;
 
 /// A call to the agent that failed.
@@ -99,15 +99,6 @@ pub(super) fn stats(answer: StatsResponse) -> Stats {
         pids_limit: answer.pids_limit,
         network: answer.network.into_iter().take(LIST_MAX).map(interface).collect(),
     }
-}
-
-/// A container's processes.
-pub(super) fn processes(listed: Vec<Pid>) -> Vec<ProcessInfo> {
-    let info = |process: Pid| ProcessInfo {
-        pid: process.pid,
-        exec_id: Some(process.exec).filter(|exec| !exec.is_empty()),
-    };
-    listed.into_iter().take(LIST_MAX).map(info).collect()
 }
 
 #[cfg(test)]
