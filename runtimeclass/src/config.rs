@@ -1,5 +1,6 @@
 //! A handler's file: raw TOML in, a checked [`Handler`] out.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,15 +18,41 @@ use crate::fault::ConfigError;
 /// under gVisor with its defaults.
 pub const DEFAULT_CONFIG: &str = "/etc/bulkhead/default.toml";
 
+/// Where handlers' files are that nothing but a name chooses.
+const CONFIG_DIRECTORY: &str = "/etc/bulkhead";
+
 /// Where a handler's configuration comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigSource {
     /// No options: [`DEFAULT_CONFIG`] if it exists.
     Default,
+    /// No options, by a shim that was called under a handler's name: this file, which must exist.
+    Named(PathBuf),
     /// `ConfigPath`.
     Path(PathBuf),
     /// The options table itself, as TOML (containerd 1.7 and later).
     Inline(String),
+}
+
+impl ConfigSource {
+    /// Where options choose nothing, the file that the name of `program` does:
+    /// `containerd-shim-bulkhead-NAME-v2`, a link to the shim, chooses `/etc/bulkhead/NAME.toml`.
+    #[must_use]
+    pub fn or_named(self, program: &Path) -> Self {
+        let name = program
+            .file_name()
+            .and_then(OsStr::to_str)
+            .and_then(|name| name.strip_prefix("containerd-shim-bulkhead-")?.strip_suffix("-v2"));
+        match (self, name) {
+            (Self::Default, Some(name)) => named_in(Path::new(CONFIG_DIRECTORY), name),
+            (source, _) => source,
+        }
+    }
+}
+
+/// The file of the handler `name` in `directory`.
+fn named_in(directory: &Path, name: &str) -> ConfigSource {
+    ConfigSource::Named(directory.join(format!("{name}.toml")))
 }
 
 /// A checked handler: everything that decides how its Pods run. Each container's bundle keeps a
@@ -62,6 +89,11 @@ impl Handler {
     pub fn load(source: &ConfigSource) -> Result<Self, ConfigError> {
         match source {
             ConfigSource::Default => Self::read_default(Path::new(DEFAULT_CONFIG)),
+            ConfigSource::Named(path) => {
+                let text = fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Named { path: path.clone(), source })?;
+                Self::parse(&path.display().to_string(), &text)
+            }
             ConfigSource::Path(path) => {
                 let text = fs::read_to_string(path)
                     .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
@@ -212,6 +244,32 @@ mod tests {
 
     fn fault(text: &str) -> String {
         Handler::parse("x.toml", text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_programs_name_chooses_where_no_option_does() {
+        let named = |program: &str| ConfigSource::Default.or_named(Path::new(program));
+        let file = ConfigSource::Named("/etc/bulkhead/gvisor.toml".into());
+        assert_eq!(named("/opt/bin/containerd-shim-bulkhead-gvisor-v2"), file);
+        let file = ConfigSource::Named("/etc/bulkhead/kata-containers.toml".into());
+        assert_eq!(named("containerd-shim-bulkhead-kata-containers-v2"), file);
+        for plain in ["containerd-shim-bulkhead-v2", "containerd-shim-runc-v2", "shim", ""] {
+            assert_eq!(named(plain), ConfigSource::Default, "{plain}");
+        }
+        let path = ConfigSource::Path("/x.toml".into());
+        let kept = path.clone().or_named(Path::new("containerd-shim-bulkhead-gvisor-v2"));
+        assert_eq!(kept, path);
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let source = named_in(Path::new("/no/such"), "foo");
+        let error = Handler::load(&source).unwrap_err();
+        assert_eq!(sandbox_core::Classified::kind(&error), sandbox_core::Kind::NotFound);
+        let text = error.to_string();
+        for part in ["/no/such/foo.toml", "the name under which the shim was called", "create it"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

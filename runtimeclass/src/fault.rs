@@ -19,6 +19,17 @@ pub enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
+    /// The file that the shim's own name chose cannot be read.
+    #[error(
+        "handler configuration {path}: {source}; the name under which the shim was called chose \
+         this file: create it, or set ConfigPath in the runtime options to an existing one"
+    )]
+    Named {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The text is not TOML.
     #[error("{place} is not valid TOML: {message}")]
     Syntax {
@@ -46,10 +57,10 @@ pub enum ConfigError {
 impl Classified for ConfigError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                Kind::NotFound
-            }
-            Self::Unreadable { .. } => Kind::PermissionDenied,
+            Self::Unreadable { source, .. } | Self::Named { source, .. } => match source.kind() {
+                std::io::ErrorKind::NotFound => Kind::NotFound,
+                _ => Kind::PermissionDenied,
+            },
             Self::Syntax { .. } | Self::Faults { .. } | Self::OptionsType(_) => {
                 Kind::InvalidArgument
             }

@@ -23,6 +23,8 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Args {
     pub(crate) action: Action,
+    /// The name under which this program was called.
+    pub(crate) program: PathBuf,
     namespace: String,
     id: String,
     /// containerd's gRPC address.
@@ -33,11 +35,12 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// Reads the arguments after the program's name. Flags that are not known are ignored with
+    /// Reads the program's name and its arguments. Flags that are not known are ignored with
     /// their value: a newer containerd may send them.
     pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Self> {
         let mut parsed = Self {
             action: Action::Serve,
+            program: PathBuf::new(),
             namespace: String::new(),
             id: String::new(),
             address: String::new(),
@@ -46,6 +49,7 @@ impl Args {
         };
         let mut words = Vec::new();
         let mut args = args.into_iter().peekable();
+        parsed.program = args.next().unwrap_or_default().into();
         while let Some(arg) = args.next() {
             let Some(flag) = arg.strip_prefix("--").or_else(|| arg.strip_prefix('-')) else {
                 words.push(arg);
@@ -116,7 +120,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Args> {
-        Args::parse(line.split_whitespace().map(str::to_owned))
+        Args::parse(["shim"].into_iter().chain(line.split_whitespace()).map(str::to_owned))
     }
 
     #[test]

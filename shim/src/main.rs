@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use args::{Action, Args};
 
 fn main() -> ExitCode {
-    let args = match Args::parse(std::env::args().skip(1)) {
+    let args = match Args::parse(std::env::args()) {
         Ok(args) => args,
         Err(error) => return failed(&error),
     };
@@ -35,7 +35,7 @@ fn main() -> ExitCode {
             println!("  Version:  {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        Action::Info => wire::info(),
+        Action::Info => wire::info(&args.program),
         Action::Start => start::run(&args),
         Action::Delete => delete::run(&args),
         Action::Serve => serve::run(&args),

@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (id, namespace) = (args.id()?, args.namespace()?);
     let input = Input::read(&read_stdin()?, &id, &namespace)?;
     // Before anything is made: a wrong configuration leaves nothing behind.
-    let handler = Handler::load(&input.source)?;
+    let handler = Handler::load(&input.source.clone().or_named(&args.program))?;
     let bundle = state::working_directory()?;
     let group = group(&Bundle::load(&bundle)?, id.clone())?;
     state::store_handler(&bundle, &handler)?;

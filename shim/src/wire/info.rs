@@ -2,6 +2,7 @@
 //! (`api/types/introspection.proto`).
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 
 use bulkhead_runtimeclass::Handler;
 use containerd_shim_protos::protobuf::Message;
@@ -15,8 +16,9 @@ use crate::wire::options::config_source;
 /// The type containerd gives the features document, which is JSON inside.
 const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
-/// Prints the `RuntimeInfo` of the handler whose options stand on standard input.
-pub(crate) fn run() -> Result<()> {
+/// Prints the `RuntimeInfo` of the handler whose options stand on standard input, or which the name
+/// of `program` chooses.
+pub(crate) fn run(program: &Path) -> Result<()> {
     let failed = |e: String| Error::new(Kind::Internal, format!("describing the runtime: {e}"));
     let mut bytes = Vec::new();
     let limit = u64::try_from(INPUT_MAX).unwrap_or(u64::MAX);
@@ -24,13 +26,13 @@ pub(crate) fn run() -> Result<()> {
     let options = Any::parse_from_bytes(&bytes).map_err(|e| {
         Error::new(Kind::InvalidArgument, format!("standard input is no runtime options: {e}"))
     })?;
-    let info = describe(options)?;
+    let info = describe(options, program)?;
     let bytes = info.write_to_bytes().map_err(|e| failed(e.to_string()))?;
     io::stdout().write_all(&bytes).map_err(|e| failed(e.to_string()))
 }
 
-fn describe(options: Any) -> Result<RuntimeInfo> {
-    let handler = Handler::load(&config_source(&options)?)?;
+fn describe(options: Any, program: &Path) -> Result<RuntimeInfo> {
+    let handler = Handler::load(&config_source(&options)?.or_named(program))?;
     let features = Any {
         type_url: FEATURES.to_owned(),
         value: bulkhead_runtimeclass::features(&handler).to_string().into_bytes(),
@@ -54,7 +56,7 @@ mod tests {
 
     #[test]
     fn features_promise_only_what_is_done() {
-        let info = describe(Any::default()).unwrap();
+        let info = describe(Any::default(), Path::new("shim")).unwrap();
         let features: serde_json::Value = serde_json::from_slice(&info.features.value).unwrap();
         let listed = |list: &serde_json::Value, name: &str| {
             list.as_array().unwrap().iter().any(|entry| entry == name)

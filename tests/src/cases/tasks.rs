@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::case::{Case, cases};
 use crate::bed::containerd::NAMESPACE;
-use crate::bed::handler::Handler;
+use crate::bed::handler::{self, Handler};
+use crate::bed::image;
 use crate::bed::process::{kill_group, patience, until};
 use crate::bed::version::Version;
 use crate::client::stage::{Stage, skip};
@@ -21,6 +22,7 @@ pub(super) const CASES: &[Case] = cases![
     ctr_attach,
     ctr_run_keeps_to_its_flags,
     an_id_that_begins_another,
+    a_shims_name_chooses_the_handler,
     root_on_a_disk,
     ctr_checkpoint,
 ];
@@ -144,6 +146,26 @@ fn ctr_attach(stage: &Stage) -> Result<()> {
         last = seen?;
         ensure_state(&task, "RUNNING")?;
     }
+    Ok(())
+}
+
+/// A link to the shim by a handler's name, given as `--runtime` without any options. The handler's
+/// file is missing, since the bed writes nothing to `/etc/bulkhead`: the error names it.
+fn a_shims_name_chooses_the_handler(stage: &Stage) -> Result<()> {
+    if stage.handler == Handler::Runc {
+        return skip("runc's shim has one name");
+    }
+    let task = Task::new(stage);
+    let shim = handler::shim().context("the shim has not been built")?;
+    let name = format!("of-{}", task.id);
+    let link = stage.folder()?.join(format!("containerd-shim-bulkhead-{name}-v2"));
+    std::os::unix::fs::symlink(shim, &link)?;
+    let run = stage.node.ctr(NAMESPACE).args(["run", "--rm", "--runtime"]).arg(&link);
+    let done = run.args([image::BUSYBOX, &task.id, "true"]).finish()?;
+    let error = done.err();
+    let named = format!("/etc/bulkhead/{name}.toml");
+    ensure!(done.code() != 0 && error.contains(&named), "{} {error}", done.code());
+    ensure!(error.contains("the name under which the shim was called"), "{error}");
     Ok(())
 }
 
