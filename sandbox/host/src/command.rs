@@ -22,6 +22,8 @@ pub struct User {
 #[derive(Debug)]
 pub struct Command {
     pub(crate) program: PathBuf,
+    /// Its `argv[0]`, if not the program.
+    pub(crate) arg0: Option<OsString>,
     pub(crate) args: Vec<OsString>,
     pub(crate) env: Vec<(OsString, OsString)>,
     pub(crate) cwd: Option<PathBuf>,
@@ -36,6 +38,8 @@ pub struct Command {
     pub(crate) paths: Option<Paths>,
     /// The mount namespace it runs in, if not this process's; set by the host that starts it.
     pub(crate) mounts: Option<OwnedFd>,
+    /// Whether it runs in this process's mount namespace, whatever that of the host is.
+    pub(crate) in_own_mounts: bool,
     pub(crate) user: Option<User>,
 }
 
@@ -44,6 +48,7 @@ impl Command {
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
+            arg0: None,
             args: Vec::new(),
             env: Vec::new(),
             cwd: None,
@@ -57,8 +62,24 @@ impl Command {
             limits: Vec::new(),
             paths: None,
             mounts: None,
+            in_own_mounts: false,
             user: None,
         }
+    }
+
+    /// Sets the name that it is started with, its `argv[0]`; the default is the program.
+    #[must_use]
+    pub fn arg0(mut self, name: impl Into<OsString>) -> Self {
+        self.arg0 = Some(name.into());
+        self
+    }
+
+    /// Runs the process in this process's mount namespace, even if the host that starts it has
+    /// another ([`crate::Host::with_private_mounts`]).
+    #[must_use]
+    pub fn in_own_mounts(mut self) -> Self {
+        self.in_own_mounts = true;
+        self
     }
 
     /// Adds an argument.

@@ -14,6 +14,7 @@ mod error;
 mod exit;
 #[cfg(any(test, feature = "testing"))]
 mod fake;
+mod hooks;
 mod host;
 mod host_error;
 mod loopback;
@@ -37,6 +38,7 @@ pub use error::{Classified, Error, Kind, Result};
 pub use exit::Exit;
 #[cfg(any(test, feature = "testing"))]
 pub use fake::{FakeHost, Scripted};
+pub use hooks::{HookError, Hooks};
 pub use host::Host;
 pub use host_error::HostError;
 pub use mount::RootfsMount;

@@ -121,7 +121,7 @@ impl Host for RealHost {
     fn spawn(&self, mut command: Command) -> Result<Child, HostError> {
         let program = command.program.display().to_string();
         tracing::debug!(%program, arguments = %command.arguments().join(" "), "starting a program");
-        if let Some(namespace) = &self.namespace {
+        if let Some(namespace) = self.namespace.as_ref().filter(|_| !command.in_own_mounts) {
             let handle = namespace.handle();
             command.mounts = Some(
                 handle.map_err(|source| HostError::Spawn { program: program.clone(), source })?,

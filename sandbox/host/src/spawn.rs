@@ -51,13 +51,16 @@ pub fn spawn_detached(command: Command) -> Result<u32, HostError> {
 
 /// Starts `command`; streams that it does not set are `/dev/null`.
 pub(crate) fn spawn(command: Command) -> io::Result<std::process::Child> {
-    let Command { program, args, env, cwd, stdio, fds, .. } = command;
+    let Command { program, arg0, args, env, cwd, stdio, fds, .. } = command;
     let Command { mask_proc_sys_net, dies_with_parent, new_session, .. } = command;
     let Command { netns, without_privileges, limits, paths, mounts, user, .. } = command;
     let mut confinement = paths.as_ref().map(confine::prepare).transpose()?;
     #[expect(clippy::disallowed_methods, reason = "the only place that starts processes")]
     let mut process = std::process::Command::new(&program);
     process.args(args).env_clear().env("PATH", PATH).envs(env);
+    if let Some(name) = arg0 {
+        process.arg0(name);
+    }
     if let Some(cwd) = &cwd {
         process.current_dir(cwd);
     }

@@ -6,9 +6,11 @@
 pub mod bpf;
 mod error;
 mod forward;
+mod held;
 mod namespace;
 mod steer;
 
 pub use error::NetnsError;
 pub use forward::{Dial, PortForward, Stream};
+pub use held::Held;
 pub use namespace::{Namespace, inside, inside_blocking};

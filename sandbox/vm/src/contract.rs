@@ -366,3 +366,97 @@ fn kill_virtiofsd(vm: &Vm) {
     });
     assert!(killed.count() > 0, "no virtiofsd runs");
 }
+
+impl Vm {
+    /// A container whose hooks note their list, the state and the network namespace of its process;
+    /// `last` is run at the end of the `createRuntime` hook.
+    fn hooked(&self, id: &str, last: &str) -> CreateContainer {
+        let bundle = self.container(id).bundle;
+        let mut spec = bundle.json().clone();
+        let out = self.path("hooks");
+        for list in ["prestart", "createRuntime", "poststart", "poststop"] {
+            let last = if list == "createRuntime" { last } else { "true" };
+            let script = format!(
+                "state=$(cat); pid=$(echo \"$state\" | sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); \
+                 status=$(echo \"$state\" | sed 's/.*\"status\":\"\\([a-z]*\\)\".*/\\1/'); \
+                 net=$(readlink /proc/$pid/ns/net); echo {id} {list} $status $net >> {}; {last}",
+                out.display()
+            );
+            spec["hooks"][list] = json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+        }
+        fs::write(bundle.path().join("config.json"), spec.to_string()).unwrap();
+        CreateContainer {
+            id: Id::new(id).unwrap(),
+            bundle: Bundle::load(bundle.path()).unwrap(),
+            rootfs: vec![],
+            stdio: StdioPaths::default(),
+            checkpoint: None,
+        }
+    }
+
+    /// What the hooks have noted: container, list, status, network namespace.
+    fn noted(&self) -> Vec<Vec<String>> {
+        let noted = fs::read_to_string(self.path("hooks")).unwrap_or_default();
+        noted.lines().map(|line| line.split(' ').map(str::to_owned).collect()).collect()
+    }
+}
+
+/// The hooks of the host run in order, those of a creation in a network namespace of the Pod's.
+#[tokio::test]
+#[ignore = "needs mount"]
+async fn hooks_run_in_order_and_in_the_pods_network() {
+    let vm = Vm::new(of_cloud_hypervisor());
+    let request = LaunchSandbox::with_container(vm.hooked("pod", "true"), false);
+    let Launched { first, .. } = vm.backend().launch(request).await.unwrap();
+    let first = first.unwrap();
+    let running = first.init.start(Early::default()).await.unwrap();
+    vm.guest.end("pod", "", 0);
+    running.wait().await;
+    first.container.delete().await.unwrap();
+    let noted = vm.noted();
+    let lists: Vec<String> = noted.iter().map(|line| line[..3].join(" ")).collect();
+    let expected = [
+        "pod prestart creating",
+        "pod createRuntime creating",
+        "pod poststart running",
+        "pod poststop stopped",
+    ];
+    assert_eq!(lists, expected);
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    assert!(noted[0][3].starts_with("net:["), "{noted:?}");
+    assert_ne!(noted[0][3], own.to_str().unwrap());
+    assert_eq!(noted[0][3], noted[1][3]);
+    vm.assert_clean();
+}
+
+/// A hook that fails makes the creation fail, and what the hooks before it did is undone.
+#[tokio::test]
+#[ignore = "needs mount"]
+async fn a_hook_that_fails_leaves_nothing() {
+    let vm = Vm::new(of_cloud_hypervisor());
+    let failing = || vm.hooked("pod", "echo no address >&2; exit 3");
+    let request = LaunchSandbox::with_container(failing(), false);
+    let failed = vm.backend().launch(request).await.unwrap_err();
+    let text = "the createRuntime hook /bin/sh exited with status 3: no address";
+    assert_eq!(failed.to_string(), text);
+    let lists = || vm.noted().into_iter().map(|mut line| line.remove(1)).collect::<Vec<_>>();
+    assert_eq!(lists(), ["prestart", "createRuntime", "poststop"]);
+    assert_eq!(vm.driver.journal(), []);
+    vm.assert_clean();
+}
+
+/// After a crash the clean-up runs the `poststop` hooks, once.
+#[tokio::test]
+#[ignore = "needs mount"]
+async fn a_purge_runs_the_hooks_after_a_stop() {
+    let vm = Vm::new(of_cloud_hypervisor());
+    let request = LaunchSandbox::with_container(vm.hooked("pod", "true"), false);
+    let backend = vm.backend();
+    drop(backend.launch(request).await.unwrap());
+    for _ in 0..2 {
+        backend.purge(&Id::new("pod").unwrap(), &vm.path("pod")).await.unwrap();
+    }
+    let lists: Vec<String> = vm.noted().into_iter().map(|mut line| line.remove(1)).collect();
+    assert_eq!(lists, ["prestart", "createRuntime", "poststop"]);
+    vm.assert_clean();
+}

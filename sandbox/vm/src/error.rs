@@ -7,7 +7,7 @@ use sandbox_core::stdio::StdioError;
 use sandbox_core::{BundleError, Classified, Error, Kind};
 use sandbox_host::cleanup::StillRunning;
 use sandbox_host::record::RecordError;
-use sandbox_host::{HostError, MountError};
+use sandbox_host::{HookError, HostError, MountError};
 
 use crate::guest::GuestError;
 
@@ -24,6 +24,8 @@ pub(crate) enum VmError {
     Stdio(#[from] StdioError),
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    #[error(transparent)]
+    Hook(#[from] HookError),
     #[error(transparent)]
     Record(#[from] RecordError),
     #[error(transparent)]
@@ -76,6 +78,7 @@ impl Classified for VmError {
             Self::Mount(error) => error.kind(),
             Self::Stdio(error) => error.kind(),
             Self::Bundle(error) => error.kind(),
+            Self::Hook(error) => error.kind(),
             Self::Record(error) => error.kind(),
             Self::StillRunning(error) => error.kind(),
             Self::Part(error) => error.kind(),

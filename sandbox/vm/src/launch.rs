@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sandbox_core::{Created, Error, Kind, LaunchSandbox, Launched, NetworkNamespace, Result};
+use sandbox_netns::Held;
 use vm_network::Network;
 use vm_volumes::{ContainerPlan, GuestPlan, PodState};
 
@@ -32,8 +33,15 @@ pub(crate) async fn launch(
         None => None,
     };
     let guest = plan.as_mut().and_then(|plan| plan.guest.take()).unwrap_or_default();
+    let (netns, held) = match create_hooks(&environment, &request, netns).await {
+        Ok(network) => network,
+        Err(error) => {
+            purge_failed(&environment, &request, "hook").await;
+            return Err(error.into());
+        }
+    };
     let vm = boot(&environment, &request, netns, guest).await?;
-    let sandbox = VmSandbox::new(environment, Arc::new(vm), request.bundle.clone());
+    let sandbox = VmSandbox::new(environment, Arc::new(vm), request.bundle.clone(), held);
     match first_container(&sandbox, &request, plan).await {
         Ok(first) => Ok(Launched { sandbox: Arc::new(sandbox), first }),
         Err(error) => {
@@ -58,6 +66,51 @@ fn network_namespace(network: &NetworkNamespace) -> Result<Option<PathBuf>> {
     }
 }
 
+/// Removes what a sandbox left behind whose `step` failed.
+async fn purge_failed(environment: &Environment, request: &LaunchSandbox, step: &str) {
+    let purged = purge::container(&request.id, &request.bundle, &environment.host).await;
+    if let Err(left) = purged {
+        tracing::warn!(sandbox = %request.id, "after a failed {step}: {}", Error::from(left));
+    }
+}
+
+/// The record of a sandbox of which nothing runs yet.
+fn record(environment: &Environment, request: &LaunchSandbox) -> Result<Record, VmError> {
+    let hooks = match &request.first {
+        Some(first) => !sandbox::hooks(&first.container)?.is_empty(),
+        None => false,
+    };
+    let sandbox = request.id.to_string();
+    let dir = environment.vm_dir(&request.id);
+    Ok(Record { sandbox, dir, processes: Vec::new(), network: None, hooks })
+}
+
+/// Runs the hooks that the first container's creation has, some of which make the Pod's network:
+/// before the interfaces in its namespace `netns` are read. Returns that namespace and, where it
+/// was made for the hooks, what keeps it.
+async fn create_hooks(
+    environment: &Environment,
+    request: &LaunchSandbox,
+    netns: Option<PathBuf>,
+) -> Result<(Option<PathBuf>, Option<Held>), VmError> {
+    let Some(first) = &request.first else { return Ok((netns, None)) };
+    let hooks = sandbox::hooks(&first.container)?;
+    if !hooks.has_create() {
+        return Ok((netns, None));
+    }
+    let (path, held) = match netns {
+        Some(path) => (path.clone(), Held::join(&path).map_err(Error::from)?),
+        None => {
+            let held = Held::fresh().map_err(Error::from)?;
+            (held.path(), held)
+        }
+    };
+    // Before anything runs: with it a clean-up after a crash runs the hooks that undo these.
+    record(environment, request)?.store(&request.bundle)?;
+    hooks.create(&*environment.host, held.pid()).await?;
+    Ok((Some(path), Some(held)))
+}
+
 /// Boots the sandbox's VM.
 async fn boot(
     environment: &Environment,
@@ -66,8 +119,7 @@ async fn boot(
     guest: GuestPlan,
 ) -> Result<Vm, VmError> {
     let plan = plan_vm(environment, request, netns, guest);
-    let sandbox = request.id.to_string();
-    let record = Record { sandbox, dir: plan.dir.clone(), processes: Vec::new(), network: None };
+    let record = record(environment, request)?;
     // Before anything runs, for a clean-up after a crash.
     record.store(&request.bundle)?;
     let note = |parts: &Parts| {
@@ -78,10 +130,7 @@ async fn boot(
     match boot::boot(&plan, environment, note).await {
         Ok(booted) => Ok(Vm::new(booted, &environment.config)),
         Err(error) => {
-            let purged = purge::container(&request.id, &request.bundle, &environment.host).await;
-            if let Err(left) = purged {
-                tracing::warn!(sandbox = %request.id, "after a failed boot: {}", Error::from(left));
-            }
+            purge_failed(environment, request, "boot").await;
             Err(error)
         }
     }

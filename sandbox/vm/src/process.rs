@@ -9,7 +9,7 @@ use sandbox_core::stdio::{self, Owner};
 use sandbox_core::{
     Early, Ended, Error, Exit, Killer, Kind, Prepared, Result, Running, StdioPaths, TerminalSize,
 };
-use sandbox_host::Host;
+use sandbox_host::{Hooks, Host};
 use tokio::sync::OnceCell;
 
 use crate::error::VmError;
@@ -44,7 +44,11 @@ pub(crate) struct GuestProcess {
 
 /// A container's first process. The guest has made it, and it waits for its start.
 #[derive(Debug)]
-pub(crate) struct PreparedInit(pub(crate) GuestProcess);
+pub(crate) struct PreparedInit {
+    pub(crate) process: GuestProcess,
+    pub(crate) hooks: Hooks,
+    pub(crate) host: Arc<dyn Host>,
+}
 
 /// An exec. Nothing of it is in the guest, and its streams are not open.
 #[derive(Debug)]
@@ -154,9 +158,12 @@ async fn remove_exec(vm: &Vm, key: &Key) {
 #[async_trait]
 impl Prepared for PreparedInit {
     async fn start(self: Box<Self>, early: Early) -> Result<Arc<dyn Running>> {
-        let Self(process) = *self;
+        let Self { process, hooks, host } = *self;
         match process.run(early).await {
-            Ok(()) => Ok(Arc::new(process)),
+            Ok(()) => {
+                hooks.started(&*host, process.vm.vmm.pid()).await;
+                Ok(Arc::new(process))
+            }
             Err(error) => {
                 process.abandon().await;
                 Err(error.into())
@@ -165,12 +172,12 @@ impl Prepared for PreparedInit {
     }
 
     async fn abandon(self: Box<Self>) {
-        self.0.abandon().await;
+        self.process.abandon().await;
     }
 
     fn killer(&self) -> Option<Killer> {
-        let vm = Arc::clone(&self.0.vm);
-        (self.0.part != Part::Member).then(|| Arc::new(move || vm.request_stop()) as Killer)
+        let vm = Arc::clone(&self.process.vm);
+        (self.process.part != Part::Member).then(|| Arc::new(move || vm.request_stop()) as Killer)
     }
 }
 

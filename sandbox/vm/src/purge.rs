@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox_core::{Error, Id};
-use sandbox_host::Host;
+use sandbox_core::{Bundle, Error, Id};
 use sandbox_host::cleanup::{self, Steps};
+use sandbox_host::{Hooks, Host};
 use vm_share::Tree;
 
 use crate::error::VmError;
@@ -33,6 +33,9 @@ pub(crate) async fn container(id: &Id, bundle: &Path, host: &Arc<dyn Host>) -> R
             let tree = Tree::at(Arc::clone(host), &record.dir);
             steps.take(tree.remove(id).map_err(Error::from));
         }
+        if record.hooks {
+            steps.take(poststop(id, bundle, host, record).await);
+        }
     }
     steps.take(host.unmount_all(&bundle.join("rootfs")));
     if steps.clean() {
@@ -40,6 +43,18 @@ pub(crate) async fn container(id: &Id, bundle: &Path, host: &Arc<dyn Host>) -> R
         steps.take(Record::remove(bundle).map_err(VmError::file("removing the record in", bundle)));
     }
     steps.result()
+}
+
+/// Runs the container's `poststop` hooks, once.
+async fn poststop(
+    id: &Id,
+    bundle: &Path,
+    host: &Arc<dyn Host>,
+    record: Record,
+) -> Result<(), VmError> {
+    let config = Bundle::load(bundle)?;
+    Hooks::read(config.json(), id.as_str(), bundle)?.stopped(&**host).await;
+    Ok(Record { hooks: false, ..record }.store(bundle)?)
 }
 
 async fn vm(record: &Record, host: &Arc<dyn Host>, steps: &mut Steps<VmError>) {

@@ -24,6 +24,9 @@ pub(crate) struct Record {
     /// The changes to the Pod's network; only in the same record.
     #[serde(default)]
     pub(crate) network: Option<NetworkRecord>,
+    /// Whether its configuration has hooks, of which `poststop` is still to run.
+    #[serde(default)]
+    pub(crate) hooks: bool,
 }
 
 impl Record {

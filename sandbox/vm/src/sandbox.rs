@@ -6,6 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sandbox_core::stdio::{self, Owner};
 use sandbox_core::{CreateContainer, Created, Error, Exit, Result, Sandbox};
+use sandbox_host::{HookError, Hooks};
+use sandbox_netns::Held;
 use vm_driver::Capabilities;
 use vm_volumes::{self as volumes, ContainerPlan, Facts, PodState};
 
@@ -27,6 +29,8 @@ pub(crate) struct VmSandbox {
     vm: Arc<Vm>,
     /// The directory with the sandbox's record.
     bundle: PathBuf,
+    /// The Pod's network namespace, if it was made here.
+    _netns: Option<Held>,
 }
 
 /// What the container `request` needs on the host and in the guest, in a Pod as `pod` describes
@@ -52,10 +56,20 @@ pub(crate) async fn plan(
     Ok(plan)
 }
 
+/// The hooks of the container `request` that run on the host.
+pub(crate) fn hooks(request: &CreateContainer) -> Result<Hooks, HookError> {
+    Hooks::read(request.bundle.json(), request.id.as_str(), request.bundle.path())
+}
+
 impl VmSandbox {
     /// The sandbox in `vm`, with its record in the directory `bundle`.
-    pub(crate) fn new(environment: Arc<Environment>, vm: Arc<Vm>, bundle: PathBuf) -> Self {
-        Self { environment, vm, bundle }
+    pub(crate) fn new(
+        environment: Arc<Environment>,
+        vm: Arc<Vm>,
+        bundle: PathBuf,
+        netns: Option<Held>,
+    ) -> Self {
+        Self { environment, vm, bundle, _netns: netns }
     }
 
     pub(crate) fn vm(&self) -> &Vm {
@@ -83,6 +97,7 @@ impl VmSandbox {
         let guest = &self.vm.guest;
         let streams = Copying::connect(guest, &key, &request.stdio, fds, held).await?;
         let process = GuestProcess::new(key, Arc::clone(&self.vm), streams, part);
+        let init = PreparedInit { process, hooks: hooks(request)?, host: Arc::clone(host) };
         let container = VmContainer {
             id: request.id.clone(),
             bundle: request.bundle.path().to_owned(),
@@ -91,7 +106,7 @@ impl VmSandbox {
             owner,
             part,
         };
-        Ok(Created { container: Arc::new(container), init: Box::new(PreparedInit(process)) })
+        Ok(Created { container: Arc::new(container), init: Box::new(init) })
     }
 
     /// Mounts and plugs in what the container needs, and has the guest make it.
@@ -114,8 +129,11 @@ impl VmSandbox {
         let plan = plan(request, &self.vm.pod(), &self.vm.capabilities).await?;
         let sandbox = self.vm.id.to_string();
         let dir = self.vm.tree().dir().to_owned();
-        let record = Record { sandbox, dir, processes: Vec::new(), network: None };
+        let hooks = hooks(request)?;
+        let processes = Vec::new();
+        let record = Record { sandbox, dir, processes, network: None, hooks: !hooks.is_empty() };
         record.store(request.bundle.path()).map_err(VmError::from)?;
+        hooks.create(&*self.environment.host, self.vm.vmm.pid()).await?;
         Ok(self.make(request, plan, Part::Member).await?)
     }
 

@@ -53,7 +53,7 @@
 //!   host's paths; the host name and the sysctls of the first container are the guest's as well. A
 //!   process id namespace by path is the Pod's. Without one, or without an IPC namespace, the
 //!   Pod wants the host's: refused. So are user namespaces: the share has no id mapping.
-//! * cgroup path, AppArmor, SELinux, Intel RDT, host hooks, cpusets, block I/O and RDMA limits
+//! * cgroup path, AppArmor, SELinux, Intel RDT, cpusets, block I/O and RDMA limits
 //!   are about the host's kernel and are removed. `linux.resources.devices` stays.
 //! * Annotations: only CRI's names of the container and Pod stay.
 //! * `root.path` is the agent's to set, `root.readonly` stays.

@@ -27,9 +27,7 @@ const GUESTS: [&str; 3] = ["network", "ipc", "uts"];
 pub(crate) fn edit(plan: &mut ContainerPlan, request: &Request<'_>) -> Result<(), PlanError> {
     let spec =
         plan.spec.as_object_mut().ok_or_else(|| invalid("config.json", "this is no object"))?;
-    if spec.get("hooks").is_some_and(|hooks| hooks.as_object().is_some_and(|h| !h.is_empty())) {
-        plan.left_out.push("hooks, which are programs of the host".into());
-    }
+    refuse_hooks(spec)?;
     for key in ["hooks", "vm", "windows", "solaris", "zos", "domainname"] {
         spec.remove(key);
     }
@@ -59,6 +57,25 @@ pub(crate) fn edit(plan: &mut ContainerPlan, request: &Request<'_>) -> Result<()
     } else {
         let hostname = hostname.map(str::to_owned);
         plan.guest = Some(GuestPlan { hostname, sysctls, shm: None });
+    }
+    Ok(())
+}
+
+/// Refuses hooks that run in the container's namespaces. The host runs the others.
+fn refuse_hooks(spec: &Map<String, Value>) -> Result<(), PlanError> {
+    for (place, list) in
+        [("hooks.createContainer", "createContainer"), ("hooks.startContainer", "startContainer")]
+    {
+        let hooks = spec.get("hooks").and_then(|hooks| hooks.get(list)).and_then(Value::as_array);
+        if let Some(hook) = hooks.and_then(|hooks| hooks.first()) {
+            let path = hook["path"].as_str().unwrap_or_default();
+            let reason = format!(
+                "{path} would run in the container's namespaces, which are a guest's, where the \
+                 host's programs and paths do not exist; make it a createRuntime hook, or run the \
+                 container under another runtime handler"
+            );
+            return Err(unsupported(place, reason));
+        }
     }
     Ok(())
 }
