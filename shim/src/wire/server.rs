@@ -16,6 +16,15 @@ use crate::wire::service::Service;
 const TASK_V3: &str = "containerd.task.v3.Task";
 const TASK_V2: &str = "containerd.task.v2.Task";
 
+/// Services that containerd may look for in a shim and that this one does not have. A shim without
+/// one answers UNIMPLEMENTED, as containerd's own do; the library says so of a method that a service
+/// lacks, and INVALID_ARGUMENT of a service that it does not know.
+const ABSENT: [&str; 3] = [
+    "containerd.runtime.sandbox.v1.Sandbox",
+    "containerd.services.streaming.v1.Streaming",
+    "containerd.services.transfer.v1.Transfer",
+];
+
 /// A server of `service` on `listener`; [`Server::start`] has it accept.
 ///
 /// # Errors
@@ -30,7 +39,13 @@ pub(crate) fn server(service: &Arc<Service>, listener: UnixListener) -> io::Resu
     Ok(Server::new()
         .add_listener(Listener::from(listener))
         .register_service(methods(service))
-        .register_service(v2))
+        .register_service(v2)
+        .register_service(absent()))
+}
+
+fn absent() -> HashMap<String, Methods> {
+    let nothing = || Methods { methods: HashMap::new(), streams: HashMap::new() };
+    ABSENT.map(|name| (name.to_owned(), nothing())).into()
 }
 
 fn methods(service: &Arc<Service>) -> HashMap<String, Methods> {

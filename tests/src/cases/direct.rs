@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use containerd_shim_protos::api;
 use containerd_shim_protos::protobuf::Message;
 use ttrpc::Code;
@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = cases![
     start_refuses_garbage,
     start_refuses_bad_ids,
     both_task_services_answer,
+    what_is_not_there_is_unimplemented,
     version_and_info,
     life_of_a_task,
     wrong_order_is_refused,
@@ -112,6 +113,26 @@ fn both_task_services_answer(stage: &Stage) -> Result<()> {
         let bytes = answer.map_err(|e| anyhow::anyhow!("{service}: {e:?}"))?;
         let connect = api::ConnectResponse::parse_from_bytes(&bytes)?;
         ensure!(connect.shim_pid > 0 && connect.task_pid == 0, "{service}: {connect:?}");
+    }
+    shut_down(&shim, &bundle)
+}
+
+/// containerd tells by this code that a shim does not have a service, and goes on without it.
+fn what_is_not_there_is_unimplemented(stage: &Stage) -> Result<()> {
+    let bundle = Bundle::new(stage, "sleep 1000")?;
+    let shim = bundle.start(Caller::V17)?;
+    for (service, method) in [
+        ("containerd.task.v3.Task", "NoSuchMethod"),
+        ("containerd.runtime.sandbox.v1.Sandbox", "Platform"),
+        ("containerd.services.streaming.v1.Streaming", "Stream"),
+        ("containerd.services.transfer.v1.Transfer", "Transfer"),
+    ] {
+        match shim.call(service, method, &api::Empty::default())? {
+            Ok(_) => bail!("{service}/{method} succeeded"),
+            Err(refusal) => {
+                ensure!(refusal.code == Code::UNIMPLEMENTED, "{service}/{method}: {refusal:?}");
+            }
+        }
     }
     shut_down(&shim, &bundle)
 }
