@@ -17,9 +17,10 @@ use sandbox_core::{Error, Kind, Result};
 /// The wire type of strings and bytes.
 const LENGTH_DELIMITED: u32 = 2;
 
-/// runc's options that no backend implements, by field number. The options that are not listed
-/// change nothing here (`SystemdCgroup`: the Pod's cgroup path has that form already), or are
-/// containerd's own.
+/// runc's options that concern runc or its shim alone, by field number: a handler may keep them, as
+/// none of them asks for something that a container here goes without. The options that are not
+/// listed change nothing either (`SystemdCgroup`: the Pod's cgroup path has that form already), or
+/// are containerd's own.
 const RUNCS_OWN: [(u32, &str); 6] = [
     (1, "NoPivotRoot"),
     (2, "NoNewKeyring"),
@@ -82,16 +83,22 @@ fn generic(fields: Vec<(u32, Vec<u8>)>) -> Result<ConfigSource> {
 fn runc(fields: Vec<(u32, Vec<u8>)>) -> Result<ConfigSource> {
     let mut source = ConfigSource::Default;
     for (number, value) in fields {
-        if let Some((_, name)) = RUNCS_OWN.iter().find(|(own, _)| *own == number) {
-            return Err(invalid(format!(
-                "the runtime option {name} is for runc alone; take it out of the handler's options"
-            )));
-        }
         if number == 6 && !value.is_empty() {
             source = ConfigSource::Path(text("BinaryName", value)?.into());
         }
     }
     Ok(source)
+}
+
+/// The options among these that have no effect here. Options that cannot be decoded are refused
+/// where they are followed.
+pub(crate) fn without_effect(any: &Any) -> Vec<&'static str> {
+    if Type::of(&any.type_url) != Some(Type::Runc) {
+        return Vec::new();
+    }
+    let given = fields(&any.value).unwrap_or_default();
+    let is_given = |own: u32| given.iter().any(|(number, _)| *number == own);
+    RUNCS_OWN.iter().filter(|(own, _)| is_given(*own)).map(|(_, name)| *name).collect()
 }
 
 /// The fields of a message in their order, those that are no strings or bytes with nothing in them.
@@ -153,6 +160,17 @@ mod tests {
         let mut systemd = any(RUNC, &[(6, "/c.toml")]);
         systemd.value.extend([9 << 3, 1]);
         assert_eq!(config_source(&systemd).unwrap(), path);
+        assert!(without_effect(&systemd).is_empty());
+    }
+
+    #[test]
+    fn options_of_runc_alone_are_named() {
+        let mut own = any(RUNC, &[(7, "/run/runc"), (6, "/c.toml"), (3, "/shims")]);
+        // NoPivotRoot = true.
+        own.value.extend([1 << 3, 1]);
+        assert_eq!(config_source(&own).unwrap(), ConfigSource::Path("/c.toml".into()));
+        assert_eq!(without_effect(&own), ["NoPivotRoot", "ShimCgroup", "Root"]);
+        assert!(without_effect(&any(GENERIC, &[(2, "/c.toml"), (3, "a = 1")])).is_empty());
     }
 
     #[test]
@@ -164,8 +182,6 @@ mod tests {
         };
         let error = refused(&any("io.containerd.runsc.v1.options", &[]));
         assert!(error.contains("\"io.containerd.runsc.v1.options\" are not supported"), "{error}");
-        let error = refused(&any(RUNC, &[(6, "/c.toml"), (3, "/pods")]));
-        assert!(error.contains("option ShimCgroup is for runc alone"), "{error}");
         let short =
             Any { type_url: GENERIC.into(), value: b"\x12\x7fshort".to_vec(), ..Any::default() };
         assert!(refused(&short).contains("cannot be decoded"));

@@ -20,9 +20,10 @@ use tracing::Instrument;
 
 use crate::events::{Event, Events};
 use crate::pod::Pod;
+use crate::role::Role;
 use crate::task::Task;
 use crate::tasks::Tasks;
-use crate::wire::{convert, metrics};
+use crate::wire::{convert, metrics, options};
 
 /// The service of one Pod.
 #[derive(Debug, Clone)]
@@ -52,7 +53,13 @@ impl Service {
     async fn do_create(self, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
         // The id first: of two calls for one container the second must not touch its bundle.
         let slot = self.tasks.reserve(&Id::new(request.id.as_str())?)?;
+        let unused = request.options.as_ref().map(options::without_effect).unwrap_or_default();
         let (role, create) = convert::create(request)?;
+        // Once for a Pod.
+        if !unused.is_empty() && !matches!(role, Role::Member { .. }) {
+            let unused = unused.join(", ");
+            tracing::warn!("the runtime options {unused} concern runc alone and have no effect");
+        }
         let id = create.id.clone();
         let stdio = create.stdio.clone();
         let bundle = create.bundle.path().to_owned();
