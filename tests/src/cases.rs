@@ -5,6 +5,7 @@ mod case;
 mod crashes;
 mod direct;
 mod faults;
+mod hooks;
 mod images;
 mod isolation;
 mod network;
@@ -53,6 +54,7 @@ pub(crate) fn all() -> impl Iterator<Item = Case> {
         basics::CASES,
         terminals::CASES,
         tasks::CASES,
+        hooks::CASES,
         streams::CASES,
         resources::CASES,
         isolation::CASES,

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -66,6 +66,18 @@ pub(crate) fn spec(stage: &Stage, id: &str, script: &str) -> Value {
     })
 }
 
+/// Makes a root file system in `root` that has these of busybox's programs.
+pub(crate) fn make_root(stage: &Stage, root: &Path, applets: &[&str]) -> Result<()> {
+    let bin = root.join("bin");
+    fs::create_dir_all(&bin)?;
+    fs::create_dir_all(root.join("proc"))?;
+    fs::copy(stage.node.busybox(), bin.join("busybox"))?;
+    for applet in applets {
+        std::os::unix::fs::symlink("busybox", bin.join(applet))?;
+    }
+    Ok(())
+}
+
 impl<'a> Bundle<'a> {
     /// A bundle with a busybox root and a container that runs `script`.
     pub(crate) fn new(stage: &'a Stage, script: &str) -> Result<Self> {
@@ -76,13 +88,7 @@ impl<'a> Bundle<'a> {
         let id = format!("{}-{}", stage.node.place().id(), stage.unique());
         stage.node.expect_shim(NAMESPACE, &id);
         let bundle = Self { stage, dir: stage.node.run().join("direct").join(&id), id, program };
-        let bin = bundle.dir.join("rootfs/bin");
-        fs::create_dir_all(&bin)?;
-        fs::create_dir_all(bundle.dir.join("rootfs/proc"))?;
-        fs::copy(stage.node.busybox(), bin.join("busybox"))?;
-        for applet in ["sh", "sleep", "true", "cat"] {
-            std::os::unix::fs::symlink("busybox", bin.join(applet))?;
-        }
+        make_root(stage, &bundle.dir.join("rootfs"), &["sh", "sleep", "true", "cat"])?;
         bundle.write_config(spec(stage, &bundle.id, script).to_string())?;
         Ok(bundle)
     }

@@ -35,6 +35,21 @@ impl<'a> Task<'a> {
 
     /// `ctr run FLAGS IMAGE ID WORDS` under the stage's handler.
     pub(crate) fn run(&self, flags: &[&str], words: &[&str]) -> Run {
+        let run = self.start().args(["--cgroup", &self.cgroup()]).args(flags);
+        run.arg(image::BUSYBOX).arg(&self.id).args(words)
+    }
+
+    /// `ctr run FLAGS --config FILE ID` under the stage's handler: everything else is in the file.
+    pub(crate) fn run_config(&self, flags: &[&str], file: &str) -> Run {
+        self.start().args(flags).args(["--config", file]).arg(&self.id)
+    }
+
+    /// The path of its cgroup.
+    pub(crate) fn cgroup(&self) -> String {
+        format!("{}/ctr-{}", self.stage.node.place().cgroup(), self.id)
+    }
+
+    fn start(&self) -> Run {
         let stage = self.stage;
         let mut run = stage.node.ctr(NAMESPACE).args(["run", "--runtime"]);
         run = run.arg(stage.handler.runtime_type());
@@ -42,9 +57,7 @@ impl<'a> Task<'a> {
             let file = stage.node.handlers().join(format!("{}.toml", stage.handler.name()));
             run = run.arg("--runtime-config-path").arg(file);
         }
-        let cgroup = format!("{}/ctr-{}", stage.node.place().cgroup(), self.id);
-        run = run.args(["--cgroup", &cgroup]).args(flags);
-        run.arg(image::BUSYBOX).arg(&self.id).args(words)
+        run
     }
 
     /// `ctr tasks WORDS`.
@@ -59,7 +72,7 @@ impl Drop for Task<'_> {
         let _ = self.tasks(&["rm", "--force", &self.id]).finish();
         let node = &self.stage.node;
         let _ = node.ctr(NAMESPACE).args(["containers", "rm", &self.id]).finish();
-        self.stage.drop_cgroup(&format!("{}/ctr-{}", node.place().cgroup(), self.id));
+        self.stage.drop_cgroup(&self.cgroup());
         self.stage.drop_cgroup(&node.place().cgroup());
     }
 }
